@@ -12,3 +12,4 @@ pub mod proto;
 
 mod model;
 mod raft;
+mod store;
