@@ -167,7 +167,7 @@ pub fn log_id(reader: &mut Reader) -> Result<LogId, CodecError> {
 
 /// The log id of `index` written by the leader of `term`.
 pub fn new_log_id(term: u64, index: u64) -> LogId {
-    LogId { leader_id: openraft::impls::leader_id_std::CommittedLeaderId::new(term), index }
+    LogId { leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(term), index }
 }
 
 /// Appends a vote: term, candidate, whether a quorum granted it.
