@@ -11,5 +11,7 @@
 pub mod proto;
 pub mod settings;
 
+mod clock;
 mod model;
 mod raft;
+mod tls;
