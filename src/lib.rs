@@ -9,6 +9,9 @@
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod proto;
+pub mod settings;
 
+mod clock;
 mod model;
 mod raft;
+mod tls;
