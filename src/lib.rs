@@ -9,6 +9,7 @@
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod proto;
+pub mod settings;
 
 mod model;
 mod raft;

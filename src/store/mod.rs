@@ -3,6 +3,9 @@
 //! The write side of the state is [`Machine`], driven by Raft alone. The read side is [`Store`], for everybody. The rules
 //! of `model` decide what a command does; this module gives them a view, and writes what they answer.
 
+pub mod log;
+pub mod watermark;
+
 mod database;
 mod error;
 mod events;
@@ -21,9 +24,10 @@ mod receiver;
 mod records;
 mod size;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod view;
-pub mod watermark;
 
 pub use error::StoreError;
 pub use events::{Batch, Event, EventKind, EventSink};
