@@ -14,4 +14,5 @@ pub mod settings;
 mod clock;
 mod model;
 mod raft;
+mod store;
 mod tls;
