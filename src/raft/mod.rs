@@ -1,3 +1,4 @@
 //! Consensus: openraft behind our own words.
 
+pub mod codec;
 pub mod types;
