@@ -3,6 +3,7 @@
 //! A call is admitted once ([`Call::admit`]), from the request's own metadata. Everything it then waits for ends at
 //! [`Call::deadline`], the nearer of the server's request timeout and the client's `grpc-timeout`.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -79,11 +80,11 @@ impl Call {
     /// # Errors
     /// The barrier's, in etcd's words.
     pub async fn read_barrier(&self, state: &State) -> Result<(), ApiError> {
-        match state.consensus.read_barrier(self.deadline).await {
-            Ok(()) => Ok(()),
-            Err(ReadError::Timeout) => Err(self.timed_out()),
-            Err(error) => Err(error.into()),
-        }
+        let Err(error) = state.consensus.read_barrier(self.deadline).await else {
+            return Ok(());
+        };
+        state.metrics.read_indexes_failed.fetch_add(1, Relaxed);
+        Err(if error == ReadError::Timeout { self.timed_out() } else { error.into() })
     }
 
     /// Puts a command through the log and returns its answer and the revision right after it.

@@ -1,5 +1,8 @@
-//! When to end streams whose client asked for a connected member: after three election timeouts without a leader.
+//! The leader as this port sees it: when to end streams whose client asked for a connected member (after three election
+//! timeouts without a leader), and how often it changed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,18 +16,25 @@ const PATIENCE: u32 = 3;
 /// Tells streams that the leader is lost for good measure, not for a moment. Its monitor task ends with it.
 pub struct LeaderLoss {
     lost: watch::Receiver<bool>,
-    task: AbortHandle,
+    changes: Arc<AtomicU64>,
+    tasks: [AbortHandle; 2],
 }
 
 impl LeaderLoss {
     /// Starts watching `leader`. Must be called inside a runtime.
     pub fn monitor(leader: watch::Receiver<LeaderState>, election_timeout: Duration) -> Self {
         let (sender, lost) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            // An error says that the member is gone, and its streams with it.
-            let _gone = follow(leader, &sender, election_timeout * PATIENCE).await;
-        });
-        Self { lost, task: task.abort_handle() }
+        let changes = Arc::new(AtomicU64::new(0));
+        // An error of either says that the member is gone, and its streams with it.
+        let counting = tokio::spawn(count_changes(leader.clone(), Arc::clone(&changes)));
+        let following =
+            tokio::spawn(async move { follow(leader, &sender, election_timeout * PATIENCE).await });
+        Self { lost, changes, tasks: [counting.abort_handle(), following.abort_handle()] }
+    }
+
+    /// How often a leader other than the last one appeared.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// Resolves once the leader has been missing for too long; at once when it is already.
@@ -34,6 +44,21 @@ impl LeaderLoss {
             // The monitor ended with the member: other causes end the stream.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+async fn count_changes(
+    mut leader: watch::Receiver<LeaderState>,
+    changes: Arc<AtomicU64>,
+) -> Result<(), watch::error::RecvError> {
+    let mut last = None;
+    loop {
+        let now = leader.borrow_and_update().leader;
+        if now.is_some() && now != last {
+            changes.fetch_add(1, Relaxed);
+            last = now;
+        }
+        leader.changed().await?;
     }
 }
 
@@ -55,7 +80,9 @@ async fn follow(
 
 impl Drop for LeaderLoss {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 

@@ -116,17 +116,15 @@ impl Session for KeepAlive {
             request = self.requests.message() => request,
         };
         match request {
-            Ok(Some(request)) => Some(self.renew(request).await.map_err(Status::from)),
+            Ok(Some(request)) => {
+                // Each renewal has its own deadline: the stream lives as long as the client wants.
+                let state = Arc::clone(&self.state);
+                let call = Call::internal(&state);
+                Some(renew(&state, &call, request).await.map_err(Status::from))
+            }
             Ok(None) => None,
             Err(status) => Some(Err(status)),
         }
-    }
-}
-
-impl KeepAlive {
-    /// Each renewal has its own deadline: the stream lives as long as the client wants.
-    async fn renew(&self, request: pb::LeaseKeepAliveRequest) -> Result<pb::LeaseKeepAliveResponse, ApiError> {
-        renew(&self.state, &Call::internal(&self.state), request).await
     }
 }
 

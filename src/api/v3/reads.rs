@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
@@ -30,12 +31,17 @@ pub trait Read: Send + 'static {
     type Answer: Send + 'static;
     /// Answers from one state.
     fn read(&self, view: &impl View) -> Result<Self::Answer, RangeError>;
+    /// How many ranges the answer holds.
+    fn ranges(answer: &Self::Answer) -> usize;
 }
 
 impl Read for pb::RangeRequest {
     type Answer = pb::RangeResponse;
     fn read(&self, view: &impl View) -> Result<Self::Answer, RangeError> {
         kv::range(view, self)
+    }
+    fn ranges(_answer: &Self::Answer) -> usize {
+        1
     }
 }
 
@@ -44,6 +50,9 @@ impl Read for pb::TxnRequest {
     fn read(&self, view: &impl View) -> Result<Self::Answer, RangeError> {
         txn::read_only(view, self)
     }
+    fn ranges(answer: &Self::Answer) -> usize {
+        answer.responses.len()
+    }
 }
 
 /// Reads the state as it is now, on the thread that suits the size.
@@ -51,6 +60,12 @@ impl Read for pb::TxnRequest {
 /// # Errors
 /// The read's refusal; a timeout waiting for the pool.
 pub async fn read<R: Read>(state: &State, call: &Call, request: R) -> Result<R::Answer, ApiError> {
+    let answer = read_where_it_fits(state, call, request).await?;
+    state.metrics.ranges.fetch_add(R::ranges(&answer) as u64, Relaxed);
+    Ok(answer)
+}
+
+async fn read_where_it_fits<R: Read>(state: &State, call: &Call, request: R) -> Result<R::Answer, ApiError> {
     if let Some(answer) = read_inline(state.store.view(), &request) {
         return Ok(answer?);
     }
