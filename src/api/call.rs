@@ -75,6 +75,17 @@ impl Call {
         if self.clients_deadline { ApiError::DeadlineExceeded } else { ApiError::Timeout }
     }
 
+    /// Waits for `work`, but not beyond the deadline.
+    ///
+    /// # Errors
+    /// The work's own; [`Call::timed_out`].
+    pub async fn within<T, E: Into<ApiError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, ApiError> {
+        match tokio::time::timeout_at(self.deadline, work).await {
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(_elapsed) => Err(self.timed_out()),
+        }
+    }
+
     /// Waits until this member has applied everything that was committed when the call began.
     ///
     /// # Errors

@@ -192,7 +192,8 @@ impl From<RequestError> for ApiError {
             RequestError::LeaseProvided => Self::LeaseProvided,
             RequestError::TooManyOps => Self::TooManyOps,
             RequestError::DuplicateKey => Self::DuplicateKey,
-            RequestError::InvalidSortOption => Self::InvalidSortOption,
+            RequestError::InvalidSort => Self::InvalidSortOption,
+            RequestError::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
         }
     }
 }

@@ -25,8 +25,9 @@ pub async fn add(
 ) -> Result<pb::MemberAddResponse, ApiError> {
     let urls = peer_urls(&request.peer_ur_ls)?;
     let added = state.consensus.member_add(urls, request.is_learner, call.deadline()).await?;
-    let members = members(state);
-    Ok(pb::MemberAddResponse { header: state.header(NO_REVISION), member: Some(describe(added)), members })
+    let members = describe_all(added.members);
+    let member = members.iter().find(|member| member.id == added.affected).cloned();
+    Ok(pb::MemberAddResponse { header: state.header(NO_REVISION), member, members })
 }
 
 /// Removes a member; its id is never accepted again.
@@ -38,8 +39,8 @@ pub async fn remove(
     call: &Call,
     request: pb::MemberRemoveRequest,
 ) -> Result<pb::MemberRemoveResponse, ApiError> {
-    state.consensus.member_remove(request.id, call.deadline()).await?;
-    Ok(pb::MemberRemoveResponse { header: state.header(NO_REVISION), members: members(state) })
+    let after = state.consensus.member_remove(request.id, call.deadline()).await?;
+    Ok(pb::MemberRemoveResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
 
 /// Changes a member's peer URLs and nothing else of it.
@@ -51,8 +52,8 @@ pub async fn update(
     call: &Call,
     request: pb::MemberUpdateRequest,
 ) -> Result<pb::MemberUpdateResponse, ApiError> {
-    state.consensus.member_update(request.id, request.peer_ur_ls, call.deadline()).await?;
-    Ok(pb::MemberUpdateResponse { header: state.header(NO_REVISION), members: members(state) })
+    let after = state.consensus.member_update(request.id, request.peer_ur_ls, call.deadline()).await?;
+    Ok(pb::MemberUpdateResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
 
 /// Gives a learner that has caught up its vote.
@@ -64,8 +65,8 @@ pub async fn promote(
     call: &Call,
     request: pb::MemberPromoteRequest,
 ) -> Result<pb::MemberPromoteResponse, ApiError> {
-    state.consensus.member_promote(request.id, call.deadline()).await?;
-    Ok(pb::MemberPromoteResponse { header: state.header(NO_REVISION), members: members(state) })
+    let after = state.consensus.member_promote(request.id, call.deadline()).await?;
+    Ok(pb::MemberPromoteResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
 
 /// The members, by id. Linearizable when the client asks for that, as etcd's own client does.
@@ -80,11 +81,11 @@ pub async fn list(
     if request.linearizable {
         call.read_barrier(state).await?;
     }
-    Ok(pb::MemberListResponse { header: state.header(NO_REVISION), members: members(state) })
+    Ok(pb::MemberListResponse { header: state.header(NO_REVISION), members: describe_all(state.consensus.members()) })
 }
 
-fn members(state: &State) -> Vec<pb::Member> {
-    state.consensus.members().into_iter().map(describe).collect()
+fn describe_all(members: Vec<MemberInfo>) -> Vec<pb::Member> {
+    members.into_iter().map(describe).collect()
 }
 
 fn describe(info: MemberInfo) -> pb::Member {

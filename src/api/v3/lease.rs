@@ -11,13 +11,12 @@ use crate::api::error::ApiError;
 use crate::api::quota;
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
+use crate::model::check;
 use crate::model::command::{self, Command};
 use crate::model::effects::Response;
 use crate::model::view::View;
 use crate::proto::etcdserverpb as pb;
 
-/// Longest lease etcd grants, seconds.
-const MAX_TTL: i64 = 9_000_000_000;
 /// What a time-to-live answer says of a lease that does not exist.
 const TTL_UNKNOWN: i64 = -1;
 
@@ -30,9 +29,7 @@ pub async fn grant(
     call: &Call,
     request: pb::LeaseGrantRequest,
 ) -> Result<pb::LeaseGrantResponse, ApiError> {
-    if request.ttl > MAX_TTL {
-        return Err(ApiError::LeaseTtlTooLarge);
-    }
+    check::lease_grant(&request)?;
     let id = if request.id == 0 { rand::random_range(1..=i64::MAX) } else { request.id };
     let ttl = request.ttl.max(state.limits.min_lease_ttl());
     let command = Command::LeaseGrant(command::LeaseGrant { id, ttl });
@@ -67,7 +64,7 @@ pub async fn renew(
     request: pb::LeaseKeepAliveRequest,
 ) -> Result<pb::LeaseKeepAliveResponse, ApiError> {
     let header = state.header_now();
-    let ttl = state.consensus.lease_renew(request.id, call.deadline()).await?;
+    let ttl = call.within(state.consensus.lease_renew(request.id)).await?;
     Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
 }
 
@@ -80,7 +77,7 @@ pub async fn time_to_live(
     call: &Call,
     request: pb::LeaseTimeToLiveRequest,
 ) -> Result<pb::LeaseTimeToLiveResponse, ApiError> {
-    let remaining = state.consensus.lease_remaining(request.id, call.deadline()).await?;
+    let remaining = call.within(state.consensus.lease_remaining(request.id)).await?;
     let mut response = pb::LeaseTimeToLiveResponse { id: request.id, ttl: TTL_UNKNOWN, ..Default::default() };
     if let Some((granted, remaining)) = remaining {
         (response.granted_ttl, response.ttl) = (granted, remaining);
