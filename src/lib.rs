@@ -13,3 +13,4 @@ pub mod settings;
 
 mod model;
 mod raft;
+mod store;

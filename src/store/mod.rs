@@ -1,0 +1,3 @@
+//! What is kept on disk: the Raft log (segments) and the replicated state (RocksDB).
+
+pub mod watermark;
