@@ -13,6 +13,7 @@ use crate::model::effects::Refusal;
 use crate::model::kv::RangeError;
 use crate::model::view::ViewError;
 use crate::raft::{LeaseError, MemberError, ProposeError, ReadError};
+use crate::store::{HashError, StoreError};
 
 /// Everything a v3 request can be refused with. [`ApiError::row`] is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +218,22 @@ impl From<ViewError> for ApiError {
     fn from(error: ViewError) -> Self {
         tracing::error!(error = %error, "failed to read the store for a client request");
         Self::Internal
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = %error, "failed to read the store for a client request");
+        Self::Internal
+    }
+}
+
+impl From<HashError> for ApiError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Refused(refusal) => refusal.into(),
+            HashError::Store(error) => error.into(),
+        }
     }
 }
 

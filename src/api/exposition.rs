@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
 
+use super::histogram::Observations;
 use super::methods::METHODS;
 use super::metrics::Metrics;
 use super::process;
@@ -95,6 +96,11 @@ fn store(page: &mut Page, state: &State) {
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it in use.", size.in_use);
     page.gauge("etcd_debugging_mvcc_current_revision", "Current revision.", state.store.revision());
     page.gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision.", state.store.compacted());
+    page.counter("etcd_mvcc_put_total", "Keys put.", state.metrics.puts.load(Relaxed));
+    page.counter("etcd_mvcc_delete_total", "Keys deleted.", state.metrics.deletes.load(Relaxed));
+    page.counter("etcd_mvcc_txn_total", "Revisions with several changes.", state.metrics.txns.load(Relaxed));
+    let syncs = state.metrics.wal_fsync.read();
+    page.histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &syncs);
     page.counter("etcd_mvcc_range_total", "Ranges served by this member.", state.metrics.ranges.load(Relaxed));
 }
 
@@ -152,16 +158,15 @@ impl Page {
         self.sample(name, &[], value);
     }
 
-    /// `buckets` are (upper bound in seconds, observations at or below it), rising; `count` is all of them.
-    pub(super) fn histogram(&mut self, name: &str, help: &str, buckets: &[(f64, u64)], sum_seconds: f64, count: u64) {
+    pub(super) fn histogram(&mut self, name: &str, help: &str, seen: &Observations) {
         self.head(name, "histogram", help);
         let series = format!("{name}_bucket");
-        for (bound, below) in buckets {
+        for (bound, below) in &seen.buckets {
             self.sample(&series, &[("le", &bound.to_string())], below);
         }
-        self.sample(&series, &[("le", "+Inf")], count);
-        self.sample(&format!("{name}_sum"), &[], sum_seconds);
-        self.sample(&format!("{name}_count"), &[], count);
+        self.sample(&series, &[("le", "+Inf")], seen.count);
+        self.sample(&format!("{name}_sum"), &[], seen.sum_seconds);
+        self.sample(&format!("{name}_count"), &[], seen.count);
     }
 
     pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -183,8 +188,12 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use tonic::Code;
+
+    use super::*;
+    use crate::api::histogram::Histogram;
 
     #[test]
     fn samples_are_prometheus_lines_with_labels_in_the_order_given() {
@@ -196,13 +205,14 @@ mod tests {
 
     #[test]
     fn histograms_end_with_everything() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_millis(1));
+        histogram.observe(Duration::from_secs(60));
         let mut page = Page::default();
-        page.histogram("h", "An h.", &[(0.001, 1), (0.002, 3)], 0.5, 4);
-        let lines: Vec<&str> = page.0.lines().skip(2).collect();
-        assert_eq!(
-            lines,
-            ["h_bucket{le=\"0.001\"} 1", "h_bucket{le=\"0.002\"} 3", "h_bucket{le=\"+Inf\"} 4", "h_sum 0.5", "h_count 4"]
-        );
+        page.histogram("h", "An h.", &histogram.read());
+        let lines: Vec<&str> = page.0.lines().collect();
+        assert_eq!(lines[2], "h_bucket{le=\"0.001\"} 1");
+        assert_eq!(lines[15..], ["h_bucket{le=\"8.192\"} 1", "h_bucket{le=\"+Inf\"} 2", "h_sum 60.001", "h_count 2"]);
     }
 
     #[test]

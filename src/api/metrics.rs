@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tonic::Code;
 
+use super::histogram::Histogram;
 use super::methods::METHODS;
+use crate::store::{Batch, EventKind, EventSink};
 
 /// gRPC has seventeen codes, numbered from 0.
 pub const CODES: usize = 17;
@@ -42,6 +45,14 @@ pub struct Metrics {
     pub health_success: AtomicU64,
     /// `/health` answers that said false.
     pub health_failures: AtomicU64,
+    /// Keys put by applied commands.
+    pub puts: AtomicU64,
+    /// Keys deleted by applied commands.
+    pub deletes: AtomicU64,
+    /// Revisions with more than one change.
+    pub txns: AtomicU64,
+    /// How long each sync of the log took. Filled by the log, through [`Metrics::sync_observer`].
+    pub wal_fsync: Histogram,
 }
 
 impl Default for Metrics {
@@ -56,16 +67,39 @@ impl Default for Metrics {
             ranges: AtomicU64::new(0),
             health_success: AtomicU64::new(0),
             health_failures: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
+            txns: AtomicU64::new(0),
+            wal_fsync: Histogram::default(),
         }
     }
 }
 
 impl Metrics {
+    /// What the log is given at its start, to say how long its syncs took.
+    pub fn sync_observer(self: &Arc<Self>) -> Arc<dyn Fn(Duration) + Send + Sync> {
+        let metrics = Arc::clone(self);
+        Arc::new(move |duration| metrics.wal_fsync.observe(duration))
+    }
+
     /// Counts a proposal as pending until the value is dropped, and as failed unless it was marked done.
     pub fn proposal(&self) -> PendingProposal<'_> {
         self.proposals_pending.fetch_add(1, Relaxed);
         PendingProposal { metrics: self, done: false }
     }
+}
+
+/// Counts what was applied. Subscribe it to the store.
+impl EventSink for Metrics {
+    fn publish(&self, batch: Arc<Batch>) {
+        let puts = batch.events.iter().filter(|event| event.kind != EventKind::Delete).count();
+        let txns = batch.events.chunk_by(|a, b| a.revision == b.revision).filter(|changes| changes.len() > 1).count();
+        self.puts.fetch_add(puts as u64, Relaxed);
+        self.deletes.fetch_add((batch.events.len() - puts) as u64, Relaxed);
+        self.txns.fetch_add(txns as u64, Relaxed);
+    }
+
+    fn reset(&self, _revision: i64, _compacted: i64) {}
 }
 
 /// A proposal under way.

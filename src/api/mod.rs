@@ -12,6 +12,7 @@ pub mod call;
 pub mod error;
 mod exposition;
 mod health;
+pub mod histogram;
 pub mod http;
 pub mod leader;
 mod methods;
@@ -22,3 +23,6 @@ pub mod service;
 pub mod state;
 mod stream;
 pub mod v3;
+
+#[cfg(test)]
+mod tests;

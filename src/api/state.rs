@@ -10,7 +10,7 @@ use super::leader::LeaderLoss;
 use super::metrics::Metrics;
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::raft::Consensus;
-use crate::store::Store;
+use crate::store::{EventSink, Store};
 use crate::watch::Hub;
 
 /// Bytes a gRPC message may have beyond `--max-request-bytes`, as etcd allows for framing.
@@ -77,15 +77,18 @@ pub struct State {
 
 impl State {
     /// Gathers what handlers need. Must be called inside the serving runtime: it starts the leader-loss monitor.
+    /// `metrics` is made before, because the log is opened with its observer.
     pub fn new(
         consensus: Consensus,
         store: Store,
         hub: Arc<Hub>,
         limits: Limits,
+        metrics: Arc<Metrics>,
         stopping: CancellationToken,
     ) -> Arc<Self> {
         let leader_loss = LeaderLoss::monitor(consensus.leader_watch(), limits.election_timeout);
-        let metrics = Arc::new(Metrics::default());
+        let sink: Arc<dyn EventSink> = metrics.clone();
+        store.subscribe(sink);
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
         Arc::new(Self { consensus, store, hub, limits, metrics, leader_loss, stopping, big_reads })
     }

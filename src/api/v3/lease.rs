@@ -92,9 +92,12 @@ pub async fn time_to_live(
 }
 
 /// Every lease this member knows of.
-pub fn leases(state: &State) -> pb::LeaseLeasesResponse {
-    let leases = state.store.leases().into_iter().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
-    pb::LeaseLeasesResponse { header: state.header_now(), leases }
+///
+/// # Errors
+/// A failed read.
+pub fn leases(state: &State) -> Result<pb::LeaseLeasesResponse, ApiError> {
+    let leases = state.store.leases()?.into_iter().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
+    Ok(pb::LeaseLeasesResponse { header: state.header_now(), leases })
 }
 
 /// One keep-alive stream: every request gets one answer, in order; the client's end of file ends it well.
@@ -172,6 +175,6 @@ impl pb::lease_server::Lease for Lease {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Reply<pb::LeaseLeasesResponse>, Status> {
         Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
-        Ok(Reply::new(leases(&self.0)))
+        Ok(Reply::new(leases(&self.0)?))
     }
 }

@@ -97,8 +97,7 @@ pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
 /// # Errors
 /// The engine's failure.
 pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiError> {
-    let store = state.store.clone();
-    blocking(move || store.defragment()).await??;
+    state.store.defragment().await?;
     Ok(pb::DefragmentResponse { header: None })
 }
 
