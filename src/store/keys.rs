@@ -11,7 +11,8 @@
 //!
 //! Integers in keys are big endian so that byte order is numeric order. Changing any of this means a new [`FORMAT`].
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
+use prost::encoding::{encode_varint, encoded_len_varint};
 
 /// The layout this program writes, and the newest it opens.
 pub const FORMAT: u32 = 1;
@@ -111,6 +112,9 @@ pub fn parse_version_key(stored: &[u8], out: &mut Vec<u8>) -> Result<(), Damaged
     Ok(())
 }
 
+/// First byte of every `lease` key that holds a lease record.
+pub const LEASE_PREFIX: &[u8] = b"l";
+
 /// The `lease` key of a lease record.
 pub fn lease_key(id: i64) -> [u8; 9] {
     tagged_id(b'l', id)
@@ -208,8 +212,7 @@ pub fn mod_revision(record: &[u8]) -> Result<i64, Damaged> {
         rest = after;
         let number = varint(&mut rest).ok_or(WHAT)?;
         match tag {
-            // Field 3, a varint.
-            0x18 => return Ok(number as i64),
+            MOD_REVISION_TAG => return Ok(number as i64),
             // Any other varint.
             tag if tag & 7 == 0 => {}
             // A byte string: step over it.
@@ -313,21 +316,51 @@ pub fn numbers_of<const N: usize>(row: &[u8], what: &'static str) -> Result<[u64
     Ok(numbers)
 }
 
-/// Appends an encoded `mvccpb.Event` that holds `record`, and says at which offset of `out` the record starts.
+/// Appends an encoded `mvccpb.Event` that ends with `record`.
 pub fn put_event(record: &[u8], deleted: bool, out: &mut impl BufMut) {
     if deleted {
         out.put_slice(&[0x08, 0x01]);
     }
     out.put_u8(0x12);
-    prost::encoding::encode_varint(record.len() as u64, out);
+    encode_varint(record.len() as u64, out);
     out.put_slice(record);
 }
 
 /// The `mvccpb.KeyValue` of a deletion: only the key and the revision that deleted it.
-pub fn tombstone(key: &Bytes, revision: i64) -> Vec<u8> {
-    use prost::Message;
-    crate::proto::mvccpb::KeyValue { key: key.clone(), mod_revision: revision, ..Default::default() }.encode_to_vec()
+pub fn tombstone(key: &[u8], revision: i64) -> Vec<u8> {
+    let mut record = Vec::with_capacity(tombstone_len(key, revision));
+    record.push(KEY_TAG);
+    encode_varint(key.len() as u64, &mut record);
+    record.extend_from_slice(key);
+    record.push(MOD_REVISION_TAG);
+    encode_varint(revision as u64, &mut record);
+    record
 }
+
+/// An `mvccpb.KeyValue` that holds nothing but the key.
+pub fn only_key(key: &[u8]) -> Vec<u8> {
+    let mut record = vec![KEY_TAG];
+    encode_varint(key.len() as u64, &mut record);
+    record.extend_from_slice(key);
+    record
+}
+
+/// Length of [`tombstone`].
+pub fn tombstone_len(key: &[u8], revision: i64) -> usize {
+    2 + encoded_len_varint(key.len() as u64) + key.len() + encoded_len_varint(revision as u64)
+}
+
+/// The key inside an encoded `mvccpb.KeyValue`; it stands first, as encoders write fields in order.
+pub fn key_of(record: &[u8]) -> Result<&[u8], Damaged> {
+    const WHAT: Damaged = Damaged("key-value");
+    let mut rest = record.strip_prefix(&[KEY_TAG]).ok_or(WHAT)?;
+    let len = varint(&mut rest).ok_or(WHAT)?;
+    rest.get(..len as usize).ok_or(WHAT)
+}
+
+/// Tags of `mvccpb.KeyValue`: field 1 as bytes, field 3 as a varint.
+const KEY_TAG: u8 = 0x0a;
+const MOD_REVISION_TAG: u8 = 0x18;
 
 #[cfg(test)]
 mod tests {
@@ -392,7 +425,7 @@ mod tests {
         put_event(&put.encode_to_vec(), false, &mut out);
         assert_eq!(Event::decode(&out[..]).unwrap(), Event { r#type: 0, kv: Some(put), prev_kv: None });
         out.clear();
-        put_event(&tombstone(&"k".into(), 8), true, &mut out);
+        put_event(&tombstone(b"k", 8), true, &mut out);
         let gone = KeyValue { key: "k".into(), mod_revision: 8, ..Default::default() };
         assert_eq!(Event::decode(&out[..]).unwrap(), Event { r#type: 1, kv: Some(gone), prev_kv: None });
     }
