@@ -11,6 +11,7 @@
 pub mod proto;
 pub mod settings;
 
+mod api;
 mod clock;
 mod model;
 mod raft;
