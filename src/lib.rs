@@ -11,6 +11,8 @@
 pub mod proto;
 pub mod settings;
 
+mod clock;
 mod model;
 mod raft;
 mod store;
+mod tls;

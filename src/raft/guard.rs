@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use openraft::async_runtime::watch::WatchReceiver;
+
 use super::Inner;
 
 /// Waits for the end of the core; returns only when it was ordered.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
+use openraft::{Instant as _, ServerState};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::error::{LeaseError, MemberError};
@@ -113,7 +114,7 @@ impl Inner {
 
     fn has_quorum(&self, patience: Duration) -> bool {
         let alone = self.store.membership().voter_ids().count() <= 1;
-        let acked = self.metrics.borrow().last_quorum_acked;
+        let acked = self.metrics.borrow_watched().last_quorum_acked;
         alone || acked.is_none_or(|at| at.into_inner().elapsed() < patience)
     }
 }

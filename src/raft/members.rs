@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EntryPayload, Precondition};
 use tokio::time::{Instant, timeout_at};
@@ -206,7 +207,7 @@ impl Inner {
     /// Decides and makes one change as the leader.
     async fn change_here(&self, change: &MemberChange) -> Try {
         let _one_at_a_time = self.changing.lock().await;
-        let base = self.metrics.borrow().membership_config.clone();
+        let base = self.metrics.borrow_watched().membership_config.clone();
         if base.get_joint_config().len() > 1 {
             return self.leave_joint(&base).await;
         }
@@ -278,7 +279,7 @@ impl Inner {
 
     /// How much of this leader's log is known to be in a member's log.
     fn progress(&self, id: NodeId) -> (u64, u64) {
-        let metrics = self.metrics.borrow();
+        let metrics = self.metrics.borrow_watched();
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
         (matched.map_or(0, |id| id.index), metrics.last_log_index.unwrap_or(0))
     }

@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use openraft::RaftMetrics;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +58,7 @@ pub(crate) struct Inner {
     store: Store,
     peers: Arc<Peers>,
     duties: Arc<dyn LeaderDuties>,
-    metrics: watch::Receiver<RaftMetrics<TypeConfig>>,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     leader: watch::Sender<LeaderState>,
     lead_times: parking_lot::Mutex<LeadTimes>,
     reads: ReadQueue,
@@ -172,13 +174,13 @@ impl Consensus {
 impl Inner {
     /// Who leads, straight from the core: fresher than [`Consensus::leader_watch`] and less careful.
     fn current_leader(&self) -> Option<NodeId> {
-        self.metrics.borrow().current_leader
+        self.metrics.borrow_watched().current_leader
     }
 
     fn status(&self) -> Status {
         let applied = self.store.applied().map_or(0, |log_id| log_id.index);
         // The core blocks while the borrow lives: copy and let go.
-        let metrics = self.metrics.borrow();
+        let metrics = self.metrics.borrow_watched();
         let committed = metrics.cluster_committed.max(metrics.local_committed).map_or(0, |log_id| log_id.index);
         let leader = self.leader.borrow().leader;
         Status {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::{Instant, sleep};
 
 use super::Inner;
@@ -29,7 +30,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             () = inner.stopping.cancelled() => return,
         }
         let (snapshot, applied) = {
-            let metrics = inner.metrics.borrow();
+            let metrics = inner.metrics.borrow_watched();
             let index = |id: Option<super::types::LogId>| id.map_or(0, |id| id.index);
             (index(metrics.snapshot), index(metrics.last_applied))
         };

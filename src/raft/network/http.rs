@@ -57,7 +57,7 @@ pub(super) async fn answer(stream: &mut Stream, first: BytesMut, inner: &Arc<Inn
             return Err(WireError::Closed);
         }
     }
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
     let path = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let (status, body) = match path {
         b"/members" => ("200 OK", members_json(inner)),

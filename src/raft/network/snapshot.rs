@@ -152,12 +152,16 @@ async fn gather(
         let frame = next_frame(stream, input, CHUNK_TIMEOUT).await?;
         match frame.kind {
             kind::CHUNK => {
-                let number = frame.id;
+                let name = receiver
+                    .files()
+                    .get(frame.id as usize)
+                    .map(|file| file.name.clone())
+                    .ok_or(CodecError::Unknown { what: "a file of a snapshot", tag: frame.id as u8 })?;
                 let mut reader = Reader::new(frame.body);
                 let offset = reader.u64("offset of a piece")?;
                 let piece = reader.rest();
                 let write = tokio::task::spawn_blocking(move || {
-                    let written = receiver.write(number as usize, offset, &piece);
+                    let written = receiver.write(&name, offset, &piece);
                     (receiver, written)
                 });
                 let (back, written) = write.await.map_err(task_failed)?;
