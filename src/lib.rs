@@ -17,3 +17,4 @@ mod model;
 mod raft;
 mod store;
 mod tls;
+mod watch;
