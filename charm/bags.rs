@@ -83,9 +83,7 @@ impl UnitBag {
         UnitBag {
             peer_url: url("peer-url"),
             client_url: url("client-url"),
-            names: value(bag, "names")
-                .map(|names| names.split(',').map(str::to_owned).collect())
-                .unwrap_or_default(),
+            names: value(bag, "names").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default(),
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
@@ -111,8 +109,7 @@ impl AppBag {
             ..AppBag::default()
         };
         for key in bag.keys() {
-            let Some((number, what)) = key.strip_prefix("unit-").and_then(|k| k.split_once('-'))
-            else {
+            let Some((number, what)) = key.strip_prefix("unit-").and_then(|k| k.split_once('-')) else {
                 continue;
             };
             let (Ok(number), Some(text)) = (number.parse(), value(bag, key)) else { continue };
@@ -172,12 +169,8 @@ impl AppChange {
                 ("peer-ca".to_owned(), trust.peer.clone()),
                 ("token".to_owned(), trust.token.clone()),
             ]),
-            AppChange::Certificate(unit, side, pem) => {
-                Bag::from([(certificate(unit, *side), pem.clone())])
-            }
-            AppChange::Join(unit, initial) => {
-                Bag::from([(unit_key(unit, "initial-cluster"), initial.clone())])
-            }
+            AppChange::Certificate(unit, side, pem) => Bag::from([(certificate(unit, *side), pem.clone())]),
+            AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.clone())]),
             AppChange::Turn(turn) => {
                 let text = turn.as_ref().map(|(unit, generation)| format!("{unit} {generation}"));
                 Bag::from([("turn".to_owned(), text.unwrap_or_default())])
@@ -199,7 +192,11 @@ mod tests {
         let mut bag = Bag::new();
         for change in changes {
             for (key, value) in change.write() {
-                if value.is_empty() { bag.remove(&key) } else { bag.insert(key, value) };
+                if value.is_empty() {
+                    bag.remove(&key)
+                } else {
+                    bag.insert(key, value)
+                };
             }
         }
         bag
@@ -228,11 +225,8 @@ mod tests {
     fn an_application_bag_reads_back_as_written_and_forgets_a_unit() {
         let unit = Unit::new("etcd", 12);
         let authority = pki::make_authority("clients", 1_800_000_000).unwrap();
-        let trust = Trust {
-            server: authority.certificate.clone(),
-            peer: authority.certificate.clone(),
-            token: "t".to_owned(),
-        };
+        let trust =
+            Trust { server: authority.certificate.clone(), peer: authority.certificate.clone(), token: "t".to_owned() };
         let mut changes = vec![
             AppChange::Trust(trust.clone()),
             AppChange::Bootstrap(unit.clone()),

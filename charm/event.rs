@@ -111,8 +111,7 @@ impl Invocation {
                 .map(|(_, verb)| Invocation::Action(*verb))
                 .ok_or_else(unknown),
             Some("hooks") => {
-                let (_, hook) =
-                    HOOKS.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
+                let (_, hook) = HOOKS.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
                 let event = match hook {
                     Hook::Stop => Event::Stop,
                     Hook::Remove => Event::Remove,
@@ -136,9 +135,8 @@ mod tests {
 
     #[test]
     fn a_departure_is_our_own_only_when_the_departing_unit_is_us() {
-        let read = |departing: Option<&Unit>| {
-            Invocation::read("hooks/peer-relation-departed", &unit(0), departing).unwrap()
-        };
+        let read =
+            |departing: Option<&Unit>| Invocation::read("hooks/peer-relation-departed", &unit(0), departing).unwrap();
         let hook = Hook::PeerDeparted;
         assert_eq!(read(Some(&unit(0))), Invocation::Hook(hook, Event::Leaving));
         assert_eq!(read(Some(&unit(1))), Invocation::Hook(hook, Event::Reconcile));
@@ -160,10 +158,7 @@ mod tests {
     #[test]
     fn anything_else_is_refused_by_name() {
         for path in ["", "charm", "hooks/", "hooks/nothing", "actions/install", "./charm"] {
-            assert_eq!(
-                Invocation::read(path, &unit(0), None),
-                Err(UnknownInvocation(path.to_owned()))
-            );
+            assert_eq!(Invocation::read(path, &unit(0), None), Err(UnknownInvocation(path.to_owned())));
         }
     }
 }

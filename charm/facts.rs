@@ -294,17 +294,8 @@ impl Facts {
     #[must_use]
     pub fn planned(&self) -> BTreeSet<Unit> {
         match &self.goal {
-            Some(goal) => goal
-                .iter()
-                .filter(|(_, life)| **life == Life::Alive)
-                .map(|(unit, _)| unit.clone())
-                .collect(),
-            None => self
-                .peer
-                .iter()
-                .flat_map(|peer| peer.units.keys().cloned())
-                .chain([self.unit.clone()])
-                .collect(),
+            Some(goal) => goal.iter().filter(|(_, life)| **life == Life::Alive).map(|(unit, _)| unit.clone()).collect(),
+            None => self.peer.iter().flat_map(|peer| peer.units.keys().cloned()).chain([self.unit.clone()]).collect(),
         }
     }
 
@@ -333,8 +324,7 @@ impl Facts {
         let name = self.unit.member_name();
         let published = self.peer.as_ref().and_then(|peer| peer.own.peer_url.clone());
         cluster.members.iter().find(|member| {
-            member.name == name
-                || member.name.is_empty() && Some(&member.peer_url) == published.as_ref()
+            member.name == name || member.name.is_empty() && Some(&member.peer_url) == published.as_ref()
         })
     }
 

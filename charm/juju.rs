@@ -316,10 +316,9 @@ fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {
 
 fn bag(tool: &'static str, args: &[&str]) -> Result<Bag, JujuError> {
     match json(tool, args)? {
-        Value::Object(map) => Ok(map
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())))
-            .collect()),
+        Value::Object(map) => {
+            Ok(map.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect())
+        }
         _ => Ok(Bag::new()),
     }
 }

@@ -16,6 +16,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+/// The kinds of refusal, as gRPC numbers them.
+pub use tonic::Code;
+
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb;
 use pb::cluster_client::ClusterClient;
@@ -62,7 +65,7 @@ pub enum ClientError {
 impl ClientError {
     /// The gRPC code of a refusal, if a member did answer.
     #[must_use]
-    pub fn code(&self) -> Option<tonic::Code> {
+    pub fn code(&self) -> Option<Code> {
         match self {
             ClientError::Refused(status) => Some(status.code()),
             _ => None,
@@ -134,10 +137,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] with every endpoint's reason; [`ClientError::Tls`] and
     /// [`ClientError::Endpoint`] for bad input.
-    pub async fn connect(
-        endpoints: &[String],
-        tls: Option<&TlsPem>,
-    ) -> Result<Client, ClientError> {
+    pub async fn connect(endpoints: &[String], tls: Option<&TlsPem>) -> Result<Client, ClientError> {
         let config = tls.map(tls_config).transpose()?;
         let mut reasons = Vec::new();
         for endpoint in endpoints.iter().take(MAX_ENDPOINTS) {
@@ -172,8 +172,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with etcd's sentence, such as `Peer URLs already exists`.
     pub async fn member_add_learner(&self, peer_urls: &[String]) -> Result<u64, ClientError> {
-        let request =
-            timed(pb::MemberAddRequest { peer_ur_ls: peer_urls.to_vec(), is_learner: true });
+        let request = timed(pb::MemberAddRequest { peer_ur_ls: peer_urls.to_vec(), is_learner: true });
         let answer = self.cluster().member_add(request).await?.into_inner();
         answer.member.map(|member| member.id).ok_or(ClientError::Answer("member add"))
     }
@@ -233,16 +232,12 @@ impl Client {
     pub async fn health(&self) -> Result<Vec<String>, ClientError> {
         match self.get("health").await {
             Ok(_) => {}
-            Err(error) if error.code() == Some(tonic::Code::PermissionDenied) => {}
+            Err(error) if error.code() == Some(Code::PermissionDenied) => {}
             Err(error) => return Err(error),
         }
-        let request =
-            timed(pb::AlarmRequest { action: 0, member_id: 0, alarm: pb::AlarmType::None.into() });
+        let request = timed(pb::AlarmRequest { action: 0, member_id: 0, alarm: pb::AlarmType::None.into() });
         let alarms = self.maintenance().alarm(request).await?.into_inner().alarms;
-        Ok(alarms
-            .iter()
-            .map(|raised| format!("{} on {:x}", raised.alarm().as_str_name(), raised.member_id))
-            .collect())
+        Ok(alarms.iter().map(|raised| format!("{} on {:x}", raised.alarm().as_str_name(), raised.member_id)).collect())
     }
 
     /// Moves raft leadership; only the raft leader accepts this.
@@ -259,14 +254,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`]; after a timeout the write may or may not have happened.
-    pub async fn put(
-        &self,
-        key: impl Into<Vec<u8>>,
-        value: impl Into<Vec<u8>>,
-    ) -> Result<i64, ClientError> {
+    pub async fn put(&self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Result<i64, ClientError> {
         let (key, value): (Vec<u8>, Vec<u8>) = (key.into(), value.into());
-        let request =
-            timed(pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() });
+        let request = timed(pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() });
         let answer = self.kv().put(request).await?.into_inner();
         answer.header.map(|header| header.revision).ok_or(ClientError::Answer("put"))
     }
@@ -319,10 +309,7 @@ fn timed<T>(message: T) -> tonic::Request<T> {
 }
 
 /// Opens one channel. `https` needs `config`; `http` must not have it.
-async fn open(
-    endpoint: &str,
-    config: Option<Arc<rustls::ClientConfig>>,
-) -> Result<Channel, ClientError> {
+async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Result<Channel, ClientError> {
     let bad = |cause: &dyn std::fmt::Display| ClientError::Endpoint {
         endpoint: endpoint.to_owned(),
         cause: cause.to_string(),
@@ -373,10 +360,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 fn tls_config(pem: &TlsPem) -> Result<Arc<rustls::ClientConfig>, ClientError> {
-    let bad = |what: &'static str, cause: &dyn std::fmt::Display| ClientError::Tls {
-        what,
-        cause: cause.to_string(),
-    };
+    let bad = |what: &'static str, cause: &dyn std::fmt::Display| ClientError::Tls { what, cause: cause.to_string() };
     let mut roots = rustls::RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(pem.ca.as_bytes()) {
         let authority = authority.map_err(|e| bad("authority", &e))?;
@@ -415,11 +399,7 @@ mod stream {
     use super::Stream;
 
     impl AsyncRead for Stream {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             match self.get_mut() {
                 Stream::Plain(inner) => Pin::new(inner).poll_read(cx, buf),
                 Stream::Tls(inner) => Pin::new(inner).poll_read(cx, buf),
@@ -428,11 +408,7 @@ mod stream {
     }
 
     impl AsyncWrite for Stream {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             match self.get_mut() {
                 Stream::Plain(inner) => Pin::new(inner).poll_write(cx, buf),
                 Stream::Tls(inner) => Pin::new(inner).poll_write(cx, buf),
@@ -487,10 +463,8 @@ mod tests {
         // The first listener accepts into its backlog and never answers the HTTP/2 preface.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoints: Vec<String> = [&silent, &closed]
-            .iter()
-            .map(|l| format!("https://{}", l.local_addr().unwrap()))
-            .collect();
+        let endpoints: Vec<String> =
+            [&silent, &closed].iter().map(|l| format!("https://{}", l.local_addr().unwrap())).collect();
         drop(closed);
         let authority = crate::pki::make_authority("test", 1_800_000_000).unwrap();
         let tls = TlsPem {

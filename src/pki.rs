@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -184,8 +184,7 @@ pub fn sign_request(
     let fail = |e: rcgen::Error| PkiError::Generate { what: "a certificate", cause: e.to_string() };
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, read_key(&authority.key)?)
         .map_err(|e| unreadable("the authority's certificate", &e))?;
-    let mut signing = CertificateSigningRequestParams::from_pem(request)
-        .map_err(|e| unreadable("the request", &e))?;
+    let mut signing = CertificateSigningRequestParams::from_pem(request).map_err(|e| unreadable("the request", &e))?;
     let until = validity.until.min(certificate_validity(&authority.certificate)?.until);
     let mut params = CertificateParams::new(published).map_err(fail)?;
     params.distinguished_name = name_of(&described.subject);
@@ -209,10 +208,8 @@ pub fn sign_request(
 /// # Errors
 /// [`PkiError::Unreadable`] for bad PEM or a bad signature.
 pub fn describe_request(request: &str) -> Result<Described, PkiError> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(request.as_bytes())
-        .map_err(|e| unreadable("the request", &e))?;
-    let (_, parsed) = X509CertificationRequest::from_der(&pem.contents)
-        .map_err(|e| unreadable("the request", &e))?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|e| unreadable("the request", &e))?;
+    let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| unreadable("the request", &e))?;
     parsed.verify_signature().map_err(|e| unreadable("the request's signature", &e))?;
     let info = &parsed.certification_request_info;
     let mut names = Vec::new();
@@ -287,11 +284,10 @@ pub fn check_issued_by(certificate: &str, bundle: &str) -> Result<(), PkiError> 
     let mut trusted = false;
     for authority in x509_parser::pem::Pem::iter_from_buffer(bundle.as_bytes()) {
         let authority = authority.map_err(|e| unreadable("the authority bundle", &e))?;
-        let (_, authority) = X509Certificate::from_der(&authority.contents)
-            .map_err(|e| unreadable("the authority bundle", &e))?;
+        let (_, authority) =
+            X509Certificate::from_der(&authority.contents).map_err(|e| unreadable("the authority bundle", &e))?;
         trusted |= with_certificate(certificate, |leaf| {
-            leaf.issuer() == authority.subject()
-                && leaf.verify_signature(Some(authority.public_key())).is_ok()
+            leaf.issuer() == authority.subject() && leaf.verify_signature(Some(authority.public_key())).is_ok()
         })?;
     }
     if trusted { Ok(()) } else { Err(PkiError::Untrusted { subject }) }
@@ -322,10 +318,8 @@ fn name_of(common_name: &str) -> DistinguishedName {
 
 fn read_key(key: &str) -> Result<KeyPair, PkiError> {
     // The parser's reason is dropped on purpose: it could quote the key.
-    KeyPair::from_pem(key).map_err(|_| PkiError::Unreadable {
-        what: "a private key",
-        cause: "expected one PKCS#8 PEM block".to_owned(),
-    })
+    KeyPair::from_pem(key)
+        .map_err(|_| PkiError::Unreadable { what: "a private key", cause: "expected one PKCS#8 PEM block".to_owned() })
 }
 
 fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<(), PkiError> {
@@ -370,12 +364,9 @@ fn name_text(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-fn with_certificate<T>(
-    certificate: &str,
-    read: impl FnOnce(&X509Certificate<'_>) -> T,
-) -> Result<T, PkiError> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes())
-        .map_err(|e| unreadable("the certificate", &e))?;
+fn with_certificate<T>(certificate: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) -> Result<T, PkiError> {
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(certificate.as_bytes()).map_err(|e| unreadable("the certificate", &e))?;
     let parsed = pem.parse_x509().map_err(|e| unreadable("the certificate", &e))?;
     Ok(read(&parsed))
 }
@@ -398,8 +389,7 @@ mod tests {
         let key = make_key().unwrap();
         let san = names(&["10.0.0.5", "etcd0"]);
         let request = make_request(&key, "etcd0", &san).unwrap();
-        let cert =
-            sign_request(authority, &request, &san, usage, Validity::days(NOW, LEAF_DAYS)).unwrap();
+        let cert = sign_request(authority, &request, &san, usage, Validity::days(NOW, LEAF_DAYS)).unwrap();
         (cert, key)
     }
 
@@ -420,10 +410,7 @@ mod tests {
         let authority = make_authority("clients", NOW).unwrap();
         let twin = make_authority("clients", NOW).unwrap();
         let (cert, _) = leaf(&authority, Usage::ClientOnly);
-        assert!(matches!(
-            check_issued_by(&cert, &twin.certificate),
-            Err(PkiError::Untrusted { .. })
-        ));
+        assert!(matches!(check_issued_by(&cert, &twin.certificate), Err(PkiError::Untrusted { .. })));
         let bundle = format!("{}{}", twin.certificate, authority.certificate);
         check_issued_by(&cert, &bundle).unwrap();
     }
@@ -433,13 +420,8 @@ mod tests {
         let authority = make_authority("peers", NOW).unwrap();
         let key = make_key().unwrap();
         let request = make_request(&key, "etcd0", &names(&["10.0.0.5", "10.0.0.9"])).unwrap();
-        let refused = sign_request(
-            &authority,
-            &request,
-            &names(&["10.0.0.5"]),
-            Usage::ServerAndClient,
-            Validity::days(NOW, 1),
-        );
+        let refused =
+            sign_request(&authority, &request, &names(&["10.0.0.5"]), Usage::ServerAndClient, Validity::days(NOW, 1));
         assert!(matches!(refused, Err(PkiError::NamesDiffer { .. })));
     }
 
@@ -478,9 +460,7 @@ mod tests {
         let request = make_request(&key, "a", &names(&["a"])).unwrap();
         let serial = |now| {
             let validity = Validity::days(now, 30);
-            let cert =
-                sign_request(&authority, &request, &names(&["a"]), Usage::ClientOnly, validity)
-                    .unwrap();
+            let cert = sign_request(&authority, &request, &names(&["a"]), Usage::ClientOnly, validity).unwrap();
             with_certificate(&cert, |parsed| parsed.raw_serial().to_vec()).unwrap()
         };
         assert_ne!(serial(NOW), serial(NOW + 1));

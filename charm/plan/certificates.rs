@@ -30,12 +30,8 @@ pub fn install(facts: &Facts, actions: &mut Vec<Action>) {
     for side in Side::BOTH {
         let Some(pair) = facts.host.pairs.get(&side) else { continue };
         let Some(signed) = peer.app.certificates.get(&(facts.unit.clone(), side)) else { continue };
-        let ours = pair
-            .request
-            .as_ref()
-            .is_some_and(|request| request.says.public_key == signed.says.public_key);
-        let installed = pair.certificate.as_ref() == Some(&signed.pem)
-            && pair.trust.as_deref() == Some(trust.of(side));
+        let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == signed.says.public_key);
+        let installed = pair.certificate.as_ref() == Some(&signed.pem) && pair.trust.as_deref() == Some(trust.of(side));
         if ours && signed.trusted && !installed {
             actions.push(Action::InstallCertificate {
                 side,
@@ -63,8 +59,7 @@ pub fn sign(facts: &Facts, actions: &mut Vec<Action>) {
         }
         for side in Side::BOTH {
             let Some(request) = bag.requests.get(&side) else { continue };
-            if request.says.names == bag.names && !bag.names.is_empty() && is_due(facts, unit, side)
-            {
+            if request.says.names == bag.names && !bag.names.is_empty() && is_due(facts, unit, side) {
                 actions.push(Action::Issue {
                     unit: unit.clone(),
                     side,
@@ -90,10 +85,7 @@ fn is_due(facts: &Facts, unit: &Unit, side: Side) -> bool {
 /// True when both certificates of a unit are published and answer its current requests.
 #[must_use]
 pub fn complete(facts: &Facts, unit: &Unit) -> bool {
-    let signed = |side: Side| {
-        facts.peer.as_ref().is_some_and(|peer| {
-            peer.app.certificates.contains_key(&(unit.clone(), side))
-        })
-    };
+    let signed =
+        |side: Side| facts.peer.as_ref().is_some_and(|peer| peer.app.certificates.contains_key(&(unit.clone(), side)));
     Side::BOTH.iter().all(|side| signed(*side) && !is_due(facts, unit, *side))
 }

@@ -101,10 +101,7 @@ impl DaemonConfig {
     /// The client port, from the URL the member advertises.
     #[must_use]
     pub fn port(&self) -> u16 {
-        url::Url::parse(&self.advertise_client_urls)
-            .ok()
-            .and_then(|url| url.port())
-            .unwrap_or_else(default_port)
+        url::Url::parse(&self.advertise_client_urls).ok().and_then(|url| url.port()).unwrap_or_else(default_port)
     }
 }
 
@@ -114,29 +111,24 @@ impl DaemonConfig {
 /// The first bad one.
 pub fn check(given: &BTreeMap<String, Value>) -> Result<Options, BadOption> {
     let ok = Options::default();
-    let number = |name: &'static str, default: i64, low: i64, high: i64, wanted: &'static str| {
-        match given.get(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => match value.as_i64() {
-                Some(number) if (low..=high).contains(&number) => Ok(number),
-                _ => Err(BadOption { name, value: short(value), wanted }),
-            },
-        }
+    let number = |name: &'static str, default: i64, low: i64, high: i64, wanted: &'static str| match given.get(name) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => match value.as_i64() {
+            Some(number) if (low..=high).contains(&number) => Ok(number),
+            _ => Err(BadOption { name, value: short(value), wanted }),
+        },
     };
-    let text = |name: &'static str, default: &str, good: &dyn Fn(&str) -> bool, wanted| {
-        match given.get(name) {
-            None | Some(Value::Null) => Ok(default.to_owned()),
-            Some(Value::String(text)) if good(text) => Ok(text.clone()),
-            Some(value) => Err(BadOption { name, value: short(value), wanted }),
-        }
+    let text = |name: &'static str, default: &str, good: &dyn Fn(&str) -> bool, wanted| match given.get(name) {
+        None | Some(Value::Null) => Ok(default.to_owned()),
+        Some(Value::String(text)) if good(text) => Ok(text.clone()),
+        Some(value) => Err(BadOption { name, value: short(value), wanted }),
     };
     let port = number("port", 2379, 1024, 65_535, "a port from 1024 to 65535 other than 2380")?;
     if port == i64::from(PEER_PORT) {
         let value = port.to_string();
         return Err(BadOption { name: "port", value, wanted: "a port other than 2380, the members' own" });
     }
-    let heartbeat =
-        number("heartbeat-interval", 100, 10, 10_000, "milliseconds from 10 to 10000")?;
+    let heartbeat = number("heartbeat-interval", 100, 10, 10_000, "milliseconds from 10 to 10000")?;
     let election = number(
         "election-timeout",
         1000,
@@ -148,8 +140,7 @@ pub fn check(given: &BTreeMap<String, Value>) -> Result<Options, BadOption> {
         port: u16::try_from(port).unwrap_or_else(|_| default_port()),
         heartbeat_interval: heartbeat.unsigned_abs(),
         election_timeout: election.unsigned_abs(),
-        snapshot_count: number("snapshot-count", 10_000, 1, 10_000_000, "a number from 1 to 10000000")?
-            .unsigned_abs(),
+        snapshot_count: number("snapshot-count", 10_000, 1, 10_000_000, "a number from 1 to 10000000")?.unsigned_abs(),
         quota_backend_bytes: number(
             "quota-backend-bytes",
             0,
@@ -239,17 +230,12 @@ struct Initial {
 
 /// Plans settings, start and restart.
 pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
-    let (Some(peer), Some(trust)) =
-        (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.trust.as_ref()))
-    else {
+    let (Some(peer), Some(trust)) = (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.trust.as_ref())) else {
         return Standing::Preparing;
     };
     let initial = if facts.host.data {
         match &facts.host.config {
-            Some(old)
-                if old.name == facts.unit.member_name()
-                    && old.initial_cluster_token == trust.token =>
-            {
+            Some(old) if old.name == facts.unit.member_name() && old.initial_cluster_token == trust.token => {
                 Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
             }
             _ => return Standing::ForeignData,
@@ -382,20 +368,17 @@ pub fn wanted_restart(facts: &Facts) -> Option<String> {
     }
     let peer = facts.peer.as_ref()?;
     let old = facts.host.config.as_ref()?;
-    let initial =
-        Initial { cluster: old.initial_cluster.clone(), state: state_word(old) };
+    let initial = Initial { cluster: old.initial_cluster.clone(), state: state_word(old) };
     let config = render(facts, &peer.app.trust.as_ref()?.token, initial)?;
     Some(generation(&config, &facts.host.stamp))
 }
 
 /// The member takes part: the quorum answers and lists it, and it answers itself.
 fn serving(facts: &Facts) -> bool {
-    matches!(facts.store, Store::Reachable(_))
-        && facts.own_member().is_some_and(|member| member.reachable)
+    matches!(facts.store, Store::Reachable(_)) && facts.own_member().is_some_and(|member| member.reachable)
 }
 
 fn its_turn(facts: &Facts, generation: &str) -> bool {
     let turn = facts.peer.as_ref().and_then(|peer| peer.app.turn.as_ref());
-    !facts.done.app_written
-        && turn.is_some_and(|(unit, granted)| *unit == facts.unit && granted == generation)
+    !facts.done.app_written && turn.is_some_and(|(unit, granted)| *unit == facts.unit && granted == generation)
 }

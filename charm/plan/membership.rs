@@ -42,8 +42,7 @@ fn unit_of(facts: &Facts, member: &Member) -> Option<Unit> {
         let bag = if *unit == facts.unit { Some(&peer.own) } else { peer.units.get(unit) };
         let published = bag.and_then(|bag| bag.peer_url.as_ref()) == Some(&member.peer_url);
         let pair = format!("{name}={}", member.peer_url);
-        let laid_down =
-            peer.app.joins.get(unit).is_some_and(|line| line.split(',').any(|part| part == pair));
+        let laid_down = peer.app.joins.get(unit).is_some_and(|line| line.split(',').any(|part| part == pair));
         published || laid_down
     })
 }
@@ -105,16 +104,18 @@ fn to_admit(facts: &Facts, cluster: &Cluster) -> Option<(Unit, String)> {
         return None;
     }
     let planned = facts.planned();
-    peer.units.iter().chain([(&facts.unit, &peer.own)]).filter_map(|(unit, bag)| {
-        let url = bag.peer_url.as_ref()?;
-        let listed = cluster
-            .members
-            .iter()
-            .any(|member| member.name == unit.member_name() || member.peer_url == *url);
-        let fresh = bag.member.is_none() && !listed;
-        (planned.contains(unit) && fresh && certificates::complete(facts, unit))
-            .then(|| (unit.clone(), url.clone()))
-    }).min()
+    peer.units
+        .iter()
+        .chain([(&facts.unit, &peer.own)])
+        .filter_map(|(unit, bag)| {
+            let url = bag.peer_url.as_ref()?;
+            let listed =
+                cluster.members.iter().any(|member| member.name == unit.member_name() || member.peer_url == *url);
+            let fresh = bag.member.is_none() && !listed;
+            (planned.contains(unit) && fresh && certificates::complete(facts, unit))
+                .then(|| (unit.clone(), url.clone()))
+        })
+        .min()
 }
 
 /// True when no earlier joiner is still on its way and the members that answer, with one more,

@@ -76,9 +76,7 @@ pub fn forget(facts: &Facts, actions: &mut Vec<Action>) {
     named.sort();
     named.dedup();
     for unit in named {
-        let listed = cluster.members.iter().any(|member| {
-            member.name == unit.member_name() || member.name.is_empty()
-        });
+        let listed = cluster.members.iter().any(|member| member.name == unit.member_name() || member.name.is_empty());
         if facts.gone(unit) && !listed {
             actions.push(Action::PublishApp(AppChange::Forget(unit.clone())));
         }

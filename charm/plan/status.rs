@@ -82,9 +82,7 @@ impl Status {
     #[must_use]
     pub fn word(&self) -> Word {
         match self {
-            Status::Installing | Status::Starting | Status::Leaving | Status::Stopped => {
-                Word::Maintenance
-            }
+            Status::Installing | Status::Starting | Status::Leaving | Status::Stopped => Word::Maintenance,
             Status::AwaitingPeerRelation
             | Status::AwaitingAddress
             | Status::AwaitingAuthorities
@@ -111,12 +109,8 @@ impl Status {
             Status::Installing => "installing etcd".to_owned(),
             Status::AwaitingPeerRelation => "waiting for the peer relation".to_owned(),
             Status::AwaitingAddress => "waiting for an address from Juju".to_owned(),
-            Status::AwaitingAuthorities => {
-                "waiting for the leader to make the certificate authorities".to_owned()
-            }
-            Status::AwaitingCertificates => {
-                "waiting for the leader to sign the certificates".to_owned()
-            }
+            Status::AwaitingAuthorities => "waiting for the leader to make the certificate authorities".to_owned(),
+            Status::AwaitingCertificates => "waiting for the leader to sign the certificates".to_owned(),
             Status::AwaitingChoice => "waiting to start the cluster".to_owned(),
             Status::AwaitingJoin(unit) => {
                 format!("waiting to join the cluster begun by {unit}")
@@ -135,20 +129,17 @@ impl Status {
                 format!("the data of this member is gone: remove {unit} and add a unit")
             }
             Status::AuthoritiesGone => {
-                "the authorities' secret is gone: no certificate can be signed; restore secret 'pki'"
-                    .to_owned()
+                "the authorities' secret is gone: no certificate can be signed; restore secret 'pki'".to_owned()
             }
             Status::AuthoritiesUnusable(why) => {
                 format!("secret 'pki' with the authorities cannot be used: {why}")
             }
             Status::Leaving => "leaving the cluster".to_owned(),
             Status::HoldsLastCopy => {
-                "cannot leave: no other member has the data yet; wait, or remove with --force"
-                    .to_owned()
+                "cannot leave: no other member has the data yet; wait, or remove with --force".to_owned()
             }
             Status::NeededForQuorum => {
-                "cannot leave: the rest would have no quorum; repair them, or remove with --force"
-                    .to_owned()
+                "cannot leave: the rest would have no quorum; repair them, or remove with --force".to_owned()
             }
             Status::Stopped => "etcd has stopped".to_owned(),
         };
@@ -175,9 +166,7 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
         }
     }
     match standing {
-        Standing::ForeignData => {
-            Status::ForeignData(format!("{}/var/lib/etcd", facts.host.root.trim_end_matches('/')))
-        }
+        Standing::ForeignData => Status::ForeignData(format!("{}/var/lib/etcd", facts.host.root.trim_end_matches('/'))),
         Standing::DataLost => Status::DataLost(facts.unit.clone()),
         Standing::Outside { bootstrap } => certified_or(facts, Status::AwaitingJoin(bootstrap.clone())),
         Standing::Unchosen => certified_or(facts, Status::AwaitingChoice),
@@ -222,8 +211,7 @@ fn running(facts: &Facts) -> Status {
 
 /// A learner that runs is on its way, not ill.
 fn catching_up(facts: &Facts) -> bool {
-    facts.host.service != Service::Stopped
-        && facts.own_member().is_some_and(|member| member.learner)
+    facts.host.service != Service::Stopped && facts.own_member().is_some_and(|member| member.learner)
 }
 
 /// This unit's member votes and serves, and so does every member of a wanted unit. A member of a
@@ -237,9 +225,7 @@ fn is_healthy(facts: &Facts) -> bool {
         .filter(|(_, life)| **life == Life::Dying)
         .map(|(unit, _)| unit.member_name())
         .collect();
-    let gone = |name: &str| {
-        facts.goal.as_ref().is_some_and(|goal| goal.keys().all(|unit| unit.member_name() != name))
-    };
+    let gone = |name: &str| facts.goal.as_ref().is_some_and(|goal| goal.keys().all(|unit| unit.member_name() != name));
     cluster.own_healthy
         && facts.own_member().is_some_and(|member| !member.learner)
         && cluster
