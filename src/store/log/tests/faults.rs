@@ -12,6 +12,8 @@ use crate::raft::types::TypeConfig;
 
 const HELPER: &str = "store::log::tests::faults::helper_appends_and_reports";
 const DIR: &str = "LOG_TEST_DIR";
+/// A helper that reached this index was not stopped by the fault.
+const LAST: u64 = 20_000;
 /// Entries the helper keeps in flight.
 const PIPELINE: usize = 8;
 
@@ -24,7 +26,7 @@ async fn helper_appends_and_reports() {
     let options = LogOptions { segment_bytes: 256 << 10, first_segment_bytes: 64 << 10, ..LogOptions::default() };
     let (mut store, _) = open(Path::new(&dir), options).expect("opens");
     let mut waiting = std::collections::VecDeque::new();
-    for index in 0.. {
+    for index in 0..LAST {
         let (done, told) = TypeConfig::oneshot();
         store.append([entry(1, index, 900)], IOFlushed::signal(done)).await.expect("appends");
         waiting.push_back((index, told));
