@@ -18,5 +18,6 @@ mod clock;
 mod model;
 mod raft;
 mod store;
+mod timers;
 mod tls;
 mod watch;
