@@ -20,6 +20,10 @@ pub mod lease;
 pub(crate) mod memory;
 pub mod quota;
 pub mod record;
+#[cfg(test)]
+mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod txn;
 pub mod v2;
 pub mod view;
