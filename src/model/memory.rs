@@ -139,11 +139,7 @@ impl View for MemoryView {
         Ok(self.v2.get(key).cloned())
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         let inside = self.v2.iter().filter(|(key, _)| key.starts_with(prefix));
         for (key, value) in inside {
             if visit(key, value).is_break() {

@@ -21,9 +21,7 @@ pub(crate) mod memory;
 pub mod quota;
 pub mod record;
 #[cfg(test)]
-mod spec;
-#[cfg(test)]
-pub(crate) mod testing;
+pub(crate) mod tests;
 pub mod txn;
 pub mod v2;
 pub mod view;

@@ -135,12 +135,7 @@ fn visit(view: &impl View, keys: &KeyRange, at: Option<i64>, each: &mut Visit<'_
 
 /// The first `most` records and the number of all. At the current revision the scan ends with the last record kept and
 /// the view counts the rest; an older revision has no cheaper count than the scan itself.
-fn collect(
-    view: &impl View,
-    keys: &KeyRange,
-    at: Option<i64>,
-    most: usize,
-) -> Result<(Vec<Record>, i64), ViewError> {
+fn collect(view: &impl View, keys: &KeyRange, at: Option<i64>, most: usize) -> Result<(Vec<Record>, i64), ViewError> {
     let mut records = Vec::new();
     let mut total = 0;
     visit(view, keys, at, &mut |record| {

@@ -1,13 +1,13 @@
 //! etcd's key space said a second time, as simply as can be: whole states are copied, nothing is shared, nothing is fast.
-//! The rules must agree with it on every answer and every record. Used by tests only.
+//! The rules must agree with it on every answer and every record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::command::Command;
-use super::effects::{Refusal, Response};
-use super::view::Lease;
+use crate::model::command::Command;
+use crate::model::effects::{Refusal, Response};
+use crate::model::view::Lease;
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -280,83 +280,5 @@ fn relation(compare: &Compare, kv: &KeyValue) -> bool {
         2 => ordering.is_lt(),
         3 => ordering.is_ne(),
         _ => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::apply::apply;
-    use crate::model::check;
-    use crate::model::command::{decode, encode};
-    use crate::model::effects::Position;
-    use crate::model::kv::{self, Failure};
-    use crate::model::testing::{World, any_command, any_range, any_txn};
-    use crate::model::txn;
-    use crate::model::view::View;
-
-    fn refused<T>(answer: Result<T, Failure>) -> Result<T, Refusal> {
-        answer.map_err(|failure| match failure {
-            Failure::Refusal(refusal) => refusal,
-            Failure::View(error) => panic!("{error}"),
-        })
-    }
-
-    fn proposable(command: &Command) -> bool {
-        !matches!(command, Command::Txn(request) if check::txn(request, 128).is_err())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn any_run_of_commands_answers_and_leaves_what_the_spec_says(
-            commands in prop::collection::vec(any_command(), 1..24),
-            reads in prop::collection::vec(any_range(), 1..12),
-        ) {
-            let (mut world, mut spec) = (World::default(), Spec::default());
-            for command in commands.iter().filter(|command| proposable(command)) {
-                let expected = spec.run(command);
-                prop_assert_eq!(world.run(command).outcome, expected, "{:?}", command);
-                prop_assert_eq!(world.view.revision(), spec.revision());
-                for key in ["a", "b", "ba", "c", "d"] {
-                    prop_assert_eq!(world.kv(key), spec.keys().get(key.as_bytes()).cloned());
-                }
-                for lease in 1..4 {
-                    let attached = spec.keys().values().filter(|kv| kv.lease == lease).map(|kv| kv.key.clone());
-                    prop_assert_eq!(world.view.lease_keys(lease).unwrap(), attached.collect::<Vec<_>>());
-                }
-            }
-            for request in &reads {
-                prop_assert_eq!(refused(kv::range(&world.view, request)), spec.range(request), "{:?}", request);
-            }
-        }
-
-        #[test]
-        fn equal_states_and_commands_give_equal_effects(
-            commands in prop::collection::vec(any_command(), 1..16),
-            last in any_command(),
-        ) {
-            let mut world = World::default();
-            commands.iter().for_each(|command| drop(world.run(command)));
-            let at = Position { term: 5, index: 99 };
-            let first = apply(&world.view, &last, at).unwrap();
-            prop_assert_eq!(&first, &apply(&world.view.clone(), &last, at).unwrap());
-            let (_, reread) = decode(encode(last)).unwrap();
-            prop_assert_eq!(first, apply(&world.view, &reread, at).unwrap());
-        }
-
-        #[test]
-        fn a_read_only_txn_answers_alike_beside_the_log_and_through_it(
-            commands in prop::collection::vec(any_command(), 1..12),
-            request in any_txn().prop_filter("reads only", txn::is_read_only),
-        ) {
-            let mut world = World::default();
-            commands.iter().for_each(|command| drop(world.run(command)));
-            let beside = refused(txn::read_only(&world.view, &request)).map(Response::Txn);
-            prop_assert_eq!(beside, world.run(&Command::Txn(request)).outcome);
-        }
     }
 }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::apply::apply;
-use super::command::{Command, LeaseGrant, LeaseRevoke};
-use super::effects::{Effects, Position, Refusal, Response};
-use super::memory::MemoryView;
+use crate::model::apply::apply;
+use crate::model::command::{Command, LeaseGrant, LeaseRevoke};
+use crate::model::effects::{Effects, Position, Refusal, Response};
+use crate::model::memory::MemoryView;
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{
@@ -63,7 +63,7 @@ impl World {
 
     /// The live record of a key, decoded.
     pub(crate) fn kv(&self, key: &str) -> Option<KeyValue> {
-        use super::view::View;
+        use crate::model::view::View;
         self.view.get(key.as_bytes()).unwrap().map(|record| record.decode().unwrap())
     }
 }
@@ -196,8 +196,7 @@ pub(crate) fn any_txn() -> impl Strategy<Value = TxnRequest> {
     let txn = |op: BoxedStrategy<RequestOp>| {
         let compares = prop::collection::vec(any_compare(), 0..2);
         let branch = || prop::collection::vec(op.clone(), 0..4);
-        (compares, branch(), branch())
-            .prop_map(|(compare, success, failure)| TxnRequest { compare, success, failure })
+        (compares, branch(), branch()).prop_map(|(compare, success, failure)| TxnRequest { compare, success, failure })
     };
     let op = leaf.prop_recursive(2, 12, 4, move |inner| txn(inner).prop_map(txn_op));
     txn(op.boxed())
@@ -214,4 +213,11 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
             Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: expired * TERM })
         }),
     ]
+}
+
+/// A transaction of ranges only.
+pub(crate) fn any_read_txn() -> impl Strategy<Value = TxnRequest> {
+    let branch = || prop::collection::vec(any_range().prop_map(range_op), 0..4);
+    (prop::collection::vec(any_compare(), 0..2), branch(), branch())
+        .prop_map(|(compare, success, failure)| TxnRequest { compare, success, failure })
 }
