@@ -15,6 +15,8 @@ pub mod settings;
 
 mod api;
 mod clock;
+mod listen;
+mod logging;
 mod model;
 mod raft;
 mod store;
