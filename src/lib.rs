@@ -8,9 +8,15 @@
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
+pub mod client;
+pub mod pki;
 pub mod proto;
 pub mod settings;
 
+mod api;
+mod clock;
 mod model;
 mod raft;
 mod store;
+mod tls;
+mod watch;

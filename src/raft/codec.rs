@@ -114,6 +114,11 @@ impl Reader {
         String::from_utf8(bytes.into()).map_err(|error| CodecError::Invalid { what, cause: error.to_string() })
     }
 
+    /// Everything that is left.
+    pub fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.left)
+    }
+
     /// A list count, refused when the input cannot hold that many items of at least `item` bytes each.
     pub fn count(&mut self, what: &'static str, item: usize) -> Result<usize, CodecError> {
         let count = self.u32(what)? as usize;

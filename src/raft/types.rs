@@ -75,3 +75,5 @@ pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Typ
 pub type Membership = openraft::Membership<NodeId, Member>;
 /// Snapshot metadata.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+/// A snapshot: its metadata and its files on disk.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, crate::store::SnapshotFiles>;

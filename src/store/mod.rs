@@ -3,9 +3,6 @@
 //! The write side of the state is [`Machine`], driven by Raft alone. The read side is [`Store`], for everybody. The rules
 //! of `model` decide what a command does; this module gives them a view, and writes what they answer.
 
-pub mod log;
-pub mod watermark;
-
 mod database;
 mod error;
 mod events;
@@ -15,6 +12,7 @@ mod housekeeper;
 mod install;
 mod keys;
 mod leases;
+pub mod log;
 mod machine;
 mod open;
 mod options;
@@ -28,6 +26,7 @@ mod snapshot;
 mod tests;
 mod versions;
 mod view;
+pub mod watermark;
 
 pub use error::StoreError;
 pub use events::{Batch, Event, EventKind, EventSink};

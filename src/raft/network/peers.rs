@@ -125,8 +125,13 @@ impl Peers {
     /// Notes a refusal. "You have been removed" is final: the id is spent.
     pub fn refused(&self, refusal: &Refusal) {
         if *refusal == Refusal::Removed(self.me) {
-            self.expelled.send_replace(true);
+            self.expel();
         }
+    }
+
+    /// Says that this member has been removed.
+    pub fn expel(&self) {
+        self.expelled.send_replace(true);
     }
 
     /// The member with this id, if the member list names it.
@@ -223,10 +228,13 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
             Ok(Answer::Pong) => {
                 let micros = sent.elapsed().as_micros().min(u128::from(u64::MAX)) as u64;
                 target.traffic.round_trip_micros.store(micros, Ordering::Relaxed);
-                let was = target.active_since.lock().replace(sent);
-                if let Some(earlier) = was {
-                    *target.active_since.lock() = Some(earlier);
-                } else {
+                let first = {
+                    let mut since = target.active_since.lock();
+                    let first = since.is_none();
+                    since.get_or_insert(sent);
+                    first
+                };
+                if first {
                     reasons.clear();
                     tracing::info!(remote_peer_id = format!("{:x}", target.id), "peer became active");
                 }
