@@ -20,5 +20,6 @@ mod logging;
 mod model;
 mod raft;
 mod store;
+mod timers;
 mod tls;
 mod watch;
