@@ -12,6 +12,7 @@ pub mod proto;
 pub mod settings;
 
 mod clock;
+mod logging;
 mod model;
 mod raft;
 mod store;
