@@ -8,6 +8,7 @@
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
+pub mod node;
 pub mod proto;
 pub mod settings;
 
