@@ -13,6 +13,7 @@ pub mod proto;
 pub mod settings;
 
 mod clock;
+mod listen;
 mod logging;
 mod model;
 mod raft;
