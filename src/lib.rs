@@ -9,6 +9,7 @@
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod client;
+pub mod node;
 pub mod pki;
 pub mod proto;
 pub mod settings;
