@@ -1,1 +1,14 @@
-//! x
+//! The store behind the `etcd` charm: a replicated key-value daemon that speaks etcd's v3 and v2 APIs.
+//!
+//! # Import law
+//!
+//! `model` is pure: std and plain data crates only. `store` sees `model`; `raft` sees both; `watch` sees `model` and the
+//! read side of `store`; `api` sees `raft`, `watch` and `model`; `node` sees all. The charm sees `settings`, `client` and
+//! `pki`, and nothing else. Each foreign crate has one address: RocksDB in `store`, openraft in `raft` (and the two files
+//! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
+//! `tests/tidy.rs` reads the `use` lines and fails on a breach.
+
+pub mod proto;
+
+mod model;
+mod raft;

@@ -1,1 +1,3 @@
+//! One test binary, so that the crate links once: house rules, scenarios on real processes, comparisons with real etcd.
 
+mod tidy;

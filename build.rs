@@ -1,0 +1,14 @@
+//! Compiles the `.proto` files of the wire contract without `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["rpc.proto", "kv.proto", "auth.proto", "lock.proto", "election.proto", "health.proto", "command.proto"];
+    println!("cargo::rerun-if-changed=src/proto");
+    let descriptors = protox::compile(files, ["src/proto"])?;
+    // `bytes` fields decode as slices of the network buffer, without a copy.
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    tonic_prost_build::configure()
+        .codec_path("crate::proto::codec::Codec")
+        .compile_fds_with_config(descriptors, config)?;
+    Ok(())
+}

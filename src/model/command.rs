@@ -1,0 +1,48 @@
+//! The commands of the replicated log and their encoding.
+//!
+//! A command is one [`Envelope`] in protobuf (`src/proto/command.proto`). Everything that changes replicated state is a
+//! command, except membership, which is openraft's own entry kind.
+
+use bytes::Bytes;
+use prost::Message;
+
+pub use crate::proto::command::envelope::Command;
+pub use crate::proto::command::{ClusterVersion, Envelope, LeaseCheckpoints, LeaseGrant, LeaseRemaining, LeaseRevoke};
+
+/// The envelope format this program writes, and the newest it reads.
+pub const ENVELOPE_VERSION: u32 = 1;
+
+/// Why bytes from the log are not a command this program knows. Fatal: applying past an unknown command would diverge.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Not protobuf, or cut short.
+    #[error("a log entry does not decode as a command: {0}; the log is damaged, replace this member")]
+    Malformed(#[from] prost::DecodeError),
+    /// Written by a newer program.
+    #[error("a log entry has command format {0}, this program knows up to {ENVELOPE_VERSION}; upgrade this member")]
+    Newer(u32),
+    /// An envelope whose command this program does not know.
+    #[error("a log entry carries a command this program does not know; upgrade this member")]
+    Unknown,
+}
+
+/// The bytes of a log entry that carries `command`, asked for by nobody in particular (auth off).
+pub fn encode(command: Command) -> Bytes {
+    encode_as(command, String::new(), 0)
+}
+
+/// The bytes of a log entry that carries `command`, asked for by `user` under `auth_revision` of the auth store.
+pub fn encode_as(command: Command, user: String, auth_revision: u64) -> Bytes {
+    let envelope = Envelope { version: ENVELOPE_VERSION, user, auth_revision, command: Some(command) };
+    envelope.encode_to_vec().into()
+}
+
+/// Reads a log entry. Byte fields of the result are slices of `bytes`.
+pub fn decode(bytes: Bytes) -> Result<(Envelope, Command), CommandError> {
+    let mut envelope = Envelope::decode(bytes)?;
+    if envelope.version > ENVELOPE_VERSION {
+        return Err(CommandError::Newer(envelope.version));
+    }
+    let command = envelope.command.take().ok_or(CommandError::Unknown)?;
+    Ok((envelope, command))
+}

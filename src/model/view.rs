@@ -1,0 +1,112 @@
+//! What the rules may read: one consistent state, without knowing where it is kept.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::record::Record;
+
+/// A read failed below the view. The caller cannot go on: apply stops the process, a request answers `Internal`.
+#[derive(Debug, thiserror::Error)]
+#[error("read {what}: {cause}")]
+pub struct ViewError {
+    /// What was being read, for the log.
+    pub what: &'static str,
+    /// The engine's own words.
+    pub cause: String,
+}
+
+/// A set of keys, already normalised from etcd's `key`/`range_end` forms (reference: etcd-v3 §2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRange {
+    /// Exactly this key.
+    One(Bytes),
+    /// From `start` inclusive to `end` exclusive; `end` = `None` means to the last key. Empty when `end <= start`.
+    Span {
+        /// First key of the range.
+        start: Bytes,
+        /// First key after the range.
+        end: Option<Bytes>,
+    },
+}
+
+impl KeyRange {
+    /// Reads etcd's pair: no `range_end` = one key; a single zero byte = everything from `key` on.
+    pub fn new(key: Bytes, range_end: Bytes) -> Self {
+        if range_end.is_empty() {
+            Self::One(key)
+        } else if range_end.as_ref() == [0] {
+            Self::Span { start: key, end: None }
+        } else {
+            Self::Span { start: key, end: Some(range_end) }
+        }
+    }
+
+    /// Whether `key` belongs to the range.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Self::One(one) => one.as_ref() == key,
+            Self::Span { start, end } => key >= start.as_ref() && end.as_ref().is_none_or(|end| key < end.as_ref()),
+        }
+    }
+
+    /// Whether no key at all can belong to the range.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Span { start, end: Some(end) } if end <= start)
+    }
+}
+
+/// A granted lease as replicas agree on it. Deadlines are the leader's private matter (`timers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Never 0; negative ids are legal.
+    pub id: i64,
+    /// Granted time to live, seconds, at least the minimum.
+    pub ttl: i64,
+    /// Last checkpointed remaining seconds; 0 = none recorded, the full `ttl` counts.
+    pub remaining: i64,
+}
+
+/// One raised alarm: (member id, alarm type number of `etcdserverpb.AlarmType`).
+pub type Alarm = (u64, i32);
+
+/// What [`View::scan`] and [`View::scan_at`] call for each key, in key order. `Break` ends the scan.
+pub type Visit<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
+
+/// A consistent state of the store. During apply it includes the effects of every earlier entry.
+///
+/// Key-value reads at the current revision are the fast path ([`get`](View::get), [`scan`](View::scan)); reads at an
+/// older revision go through the version index. `revision` arguments satisfy `compacted() <= revision <= revision()`;
+/// checking that, and answering the client, is the caller's duty.
+pub trait View {
+    /// Current main revision; 1 on a fresh store.
+    fn revision(&self) -> i64;
+    /// Revision of the last compaction; -1 when there was none. Reads below it fail, at it they work.
+    fn compacted(&self) -> i64;
+    /// The live version of `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError>;
+    /// The version of `key` that was live at `revision`.
+    fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError>;
+    /// Every live key of `range`, in key order.
+    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError>;
+    /// Every key of `range` that was live at `revision`, in key order, with its version of then.
+    fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError>;
+    /// How many live keys `range` has. Implementations may count without reading values.
+    fn count(&self, range: &KeyRange) -> Result<i64, ViewError>;
+    /// A granted lease.
+    fn lease(&self, id: i64) -> Result<Option<Lease>, ViewError>;
+    /// Keys attached to a lease, in key order.
+    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError>;
+    /// Raised alarms, ordered by member then type.
+    fn alarms(&self) -> Vec<Alarm>;
+    /// The agreed cluster version such as `3.6.0`; empty before it is set.
+    fn cluster_version(&self) -> String;
+    /// One value of the v2 keyspace; its layout belongs to `model::v2`.
+    fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError>;
+    /// The v2 values whose key starts with `prefix`, in key order.
+    fn v2_scan(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ViewError>;
+}

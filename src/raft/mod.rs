@@ -1,0 +1,3 @@
+//! Consensus: openraft behind our own words.
+
+pub mod types;
