@@ -54,7 +54,7 @@ pub fn read(path: &Path) -> Result<Charm, String> {
     }
     let config = text_of(&mut zip, "config.yaml")?;
     let actions = text_of(&mut zip, "actions.yaml")?;
-    let has_code = zip.file_names().any(|name| name == "dispatch" || name.starts_with("hooks/"));
+    let has_code = zip.file_names().flatten().any(|name| name == "dispatch" || name.starts_with("hooks/"));
     if !has_code {
         return Err("the archive has neither dispatch nor hooks/".to_owned());
     }
@@ -98,7 +98,7 @@ fn text_of(zip: &mut ZipArchive<File>, name: &str) -> Result<Option<String>, Str
 /// The entry's path, file type and permission bits, after Juju's refusals.
 fn check_entry(zip: &mut ZipArchive<File>, index: usize) -> Result<(PathBuf, u32, u32), String> {
     let mut entry = zip.by_index(index).map_err(|error| format!("entry {index}: {error}"))?;
-    let name = entry.name().to_owned();
+    let name = entry.name().map_err(|error| format!("entry {index}: {error}"))?.into_owned();
     let path = PathBuf::from(&name);
     if path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return Err(format!("entry name {name:?} leads out of the charm"));

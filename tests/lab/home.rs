@@ -32,6 +32,11 @@ impl Home {
         Ok(Self { root: PathBuf::from(format!("/var/tmp/etcd-charm-lab-{}/{name}", Uid::current())) })
     }
 
+    /// The lab in that directory.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -20,8 +20,8 @@ pub const JUJU_DIR: &str = "/var/lib/juju";
 pub enum Provider {
     /// Containers with real systemd.
     Nspawn { base: PathBuf, network: network::Network },
-    /// Plain processes on loopback addresses, and why nothing better.
-    Process { reason: String },
+    /// Plain processes on loopback addresses.
+    Process,
 }
 
 /// Who runs a command inside a machine.
@@ -67,18 +67,23 @@ impl Provider {
         if let Some(reason) = reason {
             say(&format!("MACHINES ARE PLAIN PROCESSES, not containers: {reason}."));
             say("No systemd, no hardening, no own network: hooks run as this user under a directory prefix.");
-            return Ok(Self::Process { reason });
+            return Ok(Self::Process);
         }
         let base = base::ensure(say)?;
         let network = network::Network::create(home)?;
         Ok(Self::Nspawn { base, network })
     }
 
+    /// True when containers can be used here, so that the image is needed.
+    pub fn wants_base() -> bool {
+        nspawn::missing().is_none()
+    }
+
     /// Builds and boots machine `id`; returns once it can run commands.
     pub fn boot(&self, home: &Home, id: u32) -> Result<Machine, String> {
         match self {
             Self::Nspawn { base, network } => nspawn::Container::boot(home, base, network, id).map(Machine::Nspawn),
-            Self::Process { .. } => process::Prefix::make(home, id).map(Machine::Process),
+            Self::Process => process::Prefix::make(home, id).map(Machine::Process),
         }
     }
 }

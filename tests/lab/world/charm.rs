@@ -40,9 +40,6 @@ impl ConfigOption {
 /// One action of `actions.yaml`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Action {
-    /// Text for people.
-    #[serde(default)]
-    pub description: String,
     /// JSON-Schema properties by name.
     #[serde(default)]
     pub params: BTreeMap<String, Value>,

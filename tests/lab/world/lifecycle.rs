@@ -9,7 +9,7 @@ use super::relation::{End, LocalRelation, Member, Relation};
 use super::secret::Owner;
 use super::task::TaskState;
 use super::{App, Failure, Life, Machine, MachineState, StatusInfo, Storage, Unit, World};
-use crate::schedule::{Op, RelationHook, fingerprint};
+use crate::schedule::{Op, RelationHook};
 
 /// Longest pause between retries of a failed hook.
 const MAX_RETRY_MS: u64 = 300_000;
@@ -322,7 +322,7 @@ fn pending_machine(id: u32) -> Machine {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::schedule::{Next, next};
+    use crate::schedule::{Next, fingerprint, next};
     use crate::world::Options;
 
     /// A model with `units` units of a charm `toy` that has one peer relation `peer`.
