@@ -10,8 +10,10 @@ use serde_json::Value;
 
 use crate::client::{Lab, TaskReport, all_units_are};
 use crate::controller;
+use crate::demo;
 use crate::home::Home;
 use crate::requests::Request;
+use crate::scenario;
 use crate::status::{tabular, time_of_day};
 use crate::world::{LogLine, Options};
 
@@ -182,6 +184,16 @@ enum Cmd {
         #[arg(long, default_value = "DEBUG")]
         level: String,
     },
+    /// Not in Juju: deploy three units and use them with etcdctl, every command shown.
+    Demo { charm: PathBuf },
+    /// Not in Juju: play one acceptance scenario and report.
+    Scenario {
+        /// The .charm file.
+        #[arg(long, default_value = "etcd.charm")]
+        charm: PathBuf,
+        #[command(subcommand)]
+        which: Scenario,
+    },
     /// End the lab and remove everything it made.
     Destroy,
     /// The background process; started by `deploy`.
@@ -194,6 +206,17 @@ enum Cmd {
         #[arg(long, default_value = "auto")]
         machines: String,
     },
+}
+
+/// The scenarios.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Scenario {
+    /// 1→3→5→3→1 units, then remove-application from 3, under a continuous writer.
+    Scale,
+    /// Deploys three units once per seed; all must become healthy.
+    Seeds { count: u64 },
+    /// The Juju leader's machine dies; then one that is Juju leader and raft leader.
+    KillLeader,
 }
 
 /// Parses the command line and does what it says.
@@ -224,7 +247,7 @@ pub fn run() -> Result<ExitCode, String> {
         }
         Cmd::Wait { word, timeout } => {
             let done = |report: &crate::status::report::Report| all_units_are(report, None, &word);
-            lab.wait_until(&format!("every unit {word}"), Duration::from_secs(timeout), &mut |_| {}, &done)?;
+            lab.wait_settled(&format!("every unit {word}"), Duration::from_secs(timeout), &mut |_| {}, &done)?;
         }
         Cmd::Scp { from, to } => scp(&lab, &from, &to)?,
         Cmd::Ssh { unit, command } => return ssh(&lab, &unit, &command),
@@ -236,6 +259,8 @@ pub fn run() -> Result<ExitCode, String> {
             return Ok(ExitCode::from(task.raw["return-code"].as_i64().unwrap_or(1) as u8));
         }
         Cmd::DebugLog { follow, level } => debug_log(&lab, follow, &level)?,
+        Cmd::Demo { charm } => demo::run(&lab, &charm, &std::env::args().next().unwrap_or_default())?,
+        Cmd::Scenario { charm, which } => scenario::run(&lab, &charm, which)?,
         Cmd::Destroy => lab.destroy()?,
         Cmd::Controller { home, options, machines } => {
             let options = serde_json::from_str(&options).map_err(|error| format!("bad --options: {error}"))?;

@@ -1,6 +1,7 @@
 //! The command line's side: finds or starts the controller and asks it things. Scenarios and the demo use
 //! the same calls.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,9 @@ use crate::world::Options;
 
 /// How long a new controller may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a condition must hold to count as settled.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// A lab as seen from outside its controller.
 #[derive(Debug, Clone)]
@@ -203,6 +207,27 @@ impl Lab {
             }
             std::thread::sleep(Duration::from_millis(250));
         }
+    }
+
+    /// `wait_until`, but `done` must stay true for [`SETTLE`]: agents are idle for a moment between hooks.
+    pub fn wait_settled(
+        &self,
+        what: &str,
+        limit: Duration,
+        tick: &mut dyn FnMut(&Report),
+        done: &dyn Fn(&Report) -> bool,
+    ) -> Result<Report, String> {
+        let since: Cell<Option<Instant>> = Cell::new(None);
+        let settled = |report: &Report| {
+            if !done(report) {
+                since.set(None);
+                return false;
+            }
+            let start = since.get().unwrap_or_else(Instant::now);
+            since.set(Some(start));
+            start.elapsed() >= SETTLE
+        };
+        self.wait_until(what, limit, tick, &settled)
     }
 }
 

@@ -186,7 +186,7 @@ pub fn app_status(world: &World, app: &App) -> StatusInfo {
         return status.clone();
     }
     let rank = |unit: &&Unit| {
-        let word = if unit.failed.is_some() { "error" } else { unit.workload.word.as_str() };
+        let word = workload(world, unit).word;
         SEVERITY.iter().position(|known| *known == word).unwrap_or(SEVERITY.len())
     };
     let worst = world.units_of(&app.name).into_iter().min_by_key(rank);
