@@ -8,6 +8,8 @@
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
+pub mod client;
+pub mod pki;
 pub mod proto;
 
 mod model;
