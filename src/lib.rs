@@ -12,6 +12,7 @@ pub mod node;
 pub mod proto;
 pub mod settings;
 
+mod api;
 mod clock;
 mod listen;
 mod logging;
@@ -19,3 +20,4 @@ mod model;
 mod raft;
 mod store;
 mod tls;
+mod watch;

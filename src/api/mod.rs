@@ -22,6 +22,7 @@ mod quota;
 pub mod service;
 pub mod state;
 mod stream;
+pub mod v2;
 pub mod v3;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::tls::TlsError;
 use birth::BirthError;
 use identity::IdentityError;
 use parts::Member;
-use Ended;
+use stop::Ended;
 
 /// Why a member does not start, or cannot go on. Every sentence names the thing and what to do.
 #[derive(Debug, thiserror::Error)]
