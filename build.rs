@@ -1,7 +1,8 @@
 //! Compiles the `.proto` files of the wire contract without `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["rpc.proto", "kv.proto", "auth.proto", "lock.proto", "election.proto", "health.proto", "command.proto"];
+    let files =
+        ["rpc.proto", "kv.proto", "auth.proto", "lock.proto", "election.proto", "health.proto", "command.proto"];
     println!("cargo::rerun-if-changed=src/proto");
     let descriptors = protox::compile(files, ["src/proto"])?;
     // `bytes` fields decode as slices of the network buffer, without a copy.

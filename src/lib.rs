@@ -8,7 +8,9 @@
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
+pub mod client;
 pub mod node;
+pub mod pki;
 pub mod proto;
 pub mod settings;
 
@@ -19,5 +21,6 @@ mod logging;
 mod model;
 mod raft;
 mod store;
+mod timers;
 mod tls;
 mod watch;

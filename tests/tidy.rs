@@ -37,7 +37,20 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates the pure rooms may use besides std.
-const PURE_CRATES: &[&str] = &["bytes", "prost", "thiserror", "serde", "serde_json", "crate", "super", "self", "std", "proptest", "crc32c", "time"];
+const PURE_CRATES: &[&str] = &[
+    "bytes",
+    "prost",
+    "thiserror",
+    "serde",
+    "serde_json",
+    "crate",
+    "super",
+    "self",
+    "std",
+    "proptest",
+    "crc32c",
+    "time",
+];
 
 struct Source {
     path: String,
@@ -76,7 +89,11 @@ fn collect(folder: &Path, found: &mut Vec<Source>) {
 
 /// Test-only files need not keep to the limits of shipped code.
 fn is_test_file(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("tests.rs") || path.ends_with("_test.rs") || path.ends_with("/sim.rs") || path.contains("/sim/")
+    path.contains("/tests/")
+        || path.ends_with("tests.rs")
+        || path.ends_with("_test.rs")
+        || path.ends_with("/sim.rs")
+        || path.contains("/sim/")
 }
 
 fn shipped() -> Vec<Source> {
@@ -103,7 +120,10 @@ fn foreign_crates_are_named_only_in_their_own_room() {
         for (n, line) in statements(&source.code) {
             for (foreign, homes) in FOREIGN {
                 let named = line.match_indices(foreign).any(|(at, _)| {
-                    !line[..at].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':')
+                    !line[..at]
+                        .chars()
+                        .next_back()
+                        .is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':')
                 });
                 if named && !homes.iter().any(|home| source.path.starts_with(home)) {
                     breaches.push(format!("{}:{n}: {foreign} belongs to {homes:?}", source.path));
@@ -123,7 +143,8 @@ fn rooms_import_only_the_rooms_below_them() {
             for (at, _) in line.match_indices("crate::") {
                 let rest = &line[at + "crate::".len()..];
                 let known = allowed.iter().any(|room| {
-                    rest.strip_prefix(room).is_some_and(|after| !after.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+                    rest.strip_prefix(room)
+                        .is_some_and(|after| !after.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
                 });
                 if !known {
                     breaches.push(format!("{}:{n}: {line} (this room may use {allowed:?})", source.path));
@@ -168,7 +189,17 @@ fn the_rules_of_the_store_use_plain_data_crates_only() {
                 breaches.push(format!("{}:{n}: {line}", source.path));
             }
         }
-        for banned in ["std::time", "std::fs", "std::net", "std::thread", "std::env", "SystemTime", "Instant::now", "tokio", "rand::"] {
+        for banned in [
+            "std::time",
+            "std::fs",
+            "std::net",
+            "std::thread",
+            "std::env",
+            "SystemTime",
+            "Instant::now",
+            "tokio",
+            "rand::",
+        ] {
             if statements(&source.code).any(|(_, line)| line.contains(banned)) {
                 breaches.push(format!("{}: names {banned}", source.path));
             }
@@ -217,20 +248,34 @@ fn functions_stay_short() {
             let text = line.trim_start();
             match &open {
                 None => {
-                    let head = text.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ");
-                    let head = head.trim_start_matches("const ").trim_start_matches("async ").trim_start_matches("unsafe ");
+                    let head = text
+                        .trim_start_matches("pub(crate) ")
+                        .trim_start_matches("pub(super) ")
+                        .trim_start_matches("pub ");
+                    let head =
+                        head.trim_start_matches("const ").trim_start_matches("async ").trim_start_matches("unsafe ");
                     if head.starts_with("fn ") {
                         open = Some((n, indent, head.split('(').next().unwrap_or(head).to_owned()));
                     }
                 }
-                Some((start, depth, name)) if indent == *depth && (text.starts_with('}') || (n == *start && text.ends_with('}'))) => {
+                Some((start, depth, name))
+                    if indent == *depth && (text.starts_with('}') || (n == *start && text.ends_with('}'))) =>
+                {
                     if n - start + 1 > FUNCTION_LINES {
-                        breaches.push(format!("{}:{}: {name} has {} lines, limit {FUNCTION_LINES}", source.path, start + 1, n - start + 1));
+                        breaches.push(format!(
+                            "{}:{}: {name} has {} lines, limit {FUNCTION_LINES}",
+                            source.path,
+                            start + 1,
+                            n - start + 1
+                        ));
                     }
                     open = None;
                 }
                 Some((start, depth, _)) if indent == *depth && text.ends_with(';') && n != *start => open = None,
-                Some((start, _, _)) if n == *start + 1 && source.code.lines().nth(*start).is_some_and(|l| l.trim_end().ends_with([';', '}'])) => {
+                Some((start, _, _))
+                    if n == *start + 1
+                        && source.code.lines().nth(*start).is_some_and(|l| l.trim_end().ends_with([';', '}'])) =>
+                {
                     open = None;
                 }
                 Some(_) => {}

@@ -92,7 +92,9 @@ fn panic_line(format: LogFormat, panic: &std::panic::PanicHookInfo<'_>) -> Vec<u
     line.message("panic; the process ends");
     let thread = std::thread::current();
     line.text("thread", thread.name().unwrap_or("unnamed"));
-    line.text("error", panic.payload_as_str().unwrap_or("panic without a message"));
+    let payload = panic.payload();
+    let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    line.text("error", said.unwrap_or("panic without a message"));
     line.text("stack", &std::backtrace::Backtrace::force_capture().to_string());
     line.finish()
 }

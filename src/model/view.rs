@@ -104,9 +104,5 @@ pub trait View {
     /// One value of the v2 keyspace; its layout belongs to `model::v2`.
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError>;
     /// The v2 values whose key starts with `prefix`, in key order.
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError>;
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError>;
 }

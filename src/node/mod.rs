@@ -7,7 +7,6 @@
 
 mod birth;
 mod identity;
-mod idle;
 mod parts;
 mod ready;
 mod stop;

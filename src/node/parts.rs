@@ -15,8 +15,9 @@ use crate::api::metrics::Metrics;
 use crate::api::service::ClientService;
 use crate::api::state::{Limits, State};
 use crate::api::v2;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::listen::{self, Bound, Shutdown};
+use crate::model;
 use crate::raft::network::{PeerListener, PeerTls};
 use crate::raft::types::Member as Listed;
 use crate::raft::{self, Consensus, RaftOptions, Rules, network};
@@ -24,6 +25,10 @@ use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
 use crate::store::{self, Store, StoreOptions};
+use crate::timers::compaction::Compactor;
+use crate::timers::{
+    self, Act, AutoCompact, DueCommands, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, Lessor, ThroughConsensus, V2Expiry,
+};
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
 
@@ -38,7 +43,7 @@ pub struct Member {
     pub(super) streams: CancellationToken,
     /// Addresses of the client listeners, for the log.
     pub(super) client_addresses: Vec<String>,
-    /// Their tasks; the peer port ends with consensus.
+    /// Their tasks and those of the timers; the peer port ends with consensus.
     pub(super) listeners: Vec<JoinHandle<()>>,
     // Last, so that the lock goes when everything else is closed.
     pub(super) _data_dir: DataDir,
@@ -70,7 +75,7 @@ impl Member {
         let sockets = bind(&settings).await?;
         let clock = Arc::new(SystemClock::new());
         let client_tls = serves_tls(&settings).then(|| ServerTls::for_clients(&settings, clock.clone())).transpose()?;
-        let peer_tls = peer_tls(&settings, clock)?;
+        let peer_tls = peer_tls(&settings, clock.clone())?;
         let mut identity = match data_dir.identity()? {
             Some(identity) => identity,
             None => {
@@ -80,19 +85,20 @@ impl Member {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let (consensus, store) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics).await?;
+        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
         }
         let streams = CancellationToken::new();
+        let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
         let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
         let shutdown = Shutdown::new();
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub);
-        let mut listeners = Vec::new();
+        let mut listeners = timers;
         let groups = [("client", sockets.clients), ("client", sockets.http), ("metrics", sockets.metrics)];
         for (purpose, bounds) in groups {
             let options = listen::Options::for_clients(purpose, &settings, client_tls.clone());
@@ -165,7 +171,8 @@ async fn consensus(
     identity: &Identity,
     tls: &PeerTls,
     metrics: &Arc<Metrics>,
-) -> Result<(Consensus, Store), NodeError> {
+    clock: &Arc<SystemClock>,
+) -> Result<(Consensus, Store, Arc<Lessor>), NodeError> {
     let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
     let log_options = LogOptions { on_sync: Some(metrics.sync_observer()), ..LogOptions::default() };
     let (log, watermark) = store::log::open(&wal, log_options)?;
@@ -175,6 +182,8 @@ async fn consensus(
         ..StoreOptions::default()
     };
     let (store, machine) = store::open(data_dir.member(), store_options, watermark)?;
+    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, true);
+    store.subscribe(lessor.clone());
     let consensus = raft::start(RaftOptions {
         id: identity.member_id,
         cluster_id: identity.cluster_id,
@@ -183,7 +192,7 @@ async fn consensus(
         machine,
         store: store.clone(),
         tls: tls.clone(),
-        duties: Arc::new(super::idle::Idle),
+        duties: lessor.clone(),
     })
     .await?;
     tracing::info!(
@@ -191,7 +200,36 @@ async fn consensus(
         cluster_id = hex(identity.cluster_id),
         "started consensus"
     );
-    Ok((consensus, store))
+    Ok((consensus, store, lessor))
+}
+
+/// Starts everything that happens because time passes. It ends with the streams, before consensus does.
+fn timers(
+    settings: &Settings,
+    consensus: &Consensus,
+    store: &Store,
+    lessor: Arc<Lessor>,
+    clock: Arc<SystemClock>,
+    stop: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let clock: Arc<dyn Clock> = clock;
+    let act: Arc<dyn Act> =
+        Arc::new(ThroughConsensus { consensus: consensus.clone(), patience: settings.request_timeout() });
+    let mut duties: Vec<Box<dyn DueCommands>> =
+        vec![Box::new(LeaseExpiry(lessor.clone())), Box::new(LeaseCheckpoint(lessor.clone()))];
+    let v2 = store.clone();
+    duties.push(Box::new(V2Expiry(move || model::v2::next_expiry(&v2.view()).ok().flatten())));
+    if let Some(compactor) = Compactor::new(settings.auto_compaction, clock.monotonic()) {
+        let store = store.clone();
+        duties.push(Box::new(AutoCompact { compactor, revision: move || store.revision() }));
+    }
+    if settings.promote_learners {
+        let consensus = consensus.clone();
+        duties.push(Box::new(LearnerPromotion::new(move || consensus.members(), Box::new(|_| true))));
+    }
+    let mut tasks = timers::start(duties, &clock, &act, stop);
+    tasks.push(tokio::spawn(lessor.follow(stop.clone())));
+    tasks
 }
 
 /// Writes the first membership of a new cluster, or checks that the directory still is what it was.
@@ -236,7 +274,7 @@ fn client_state(
     metrics: Arc<Metrics>,
     streams: CancellationToken,
 ) -> Arc<State> {
-    let hub = Arc::new(Hub::new(store.clone()));
+    let hub = Hub::new(store.clone(), settings.checks.watch_progress_notify_interval);
     store.subscribe(hub.clone());
     let limits = Limits {
         max_request_bytes: settings.limits.max_request_bytes as usize,

@@ -22,6 +22,8 @@ mod receiver;
 mod records;
 mod size;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod view;
 pub mod watermark;

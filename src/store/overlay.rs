@@ -332,7 +332,7 @@ fn merge<'p>(
     visit: &mut VisitRow<'_>,
 ) -> Result<(), StoreError> {
     let mut pending = pending.peekable();
-    let mut visit_pending = |visit: &mut VisitRow<'_>, (key, image): (&[u8], Option<&[u8]>)| match image {
+    let visit_pending = |visit: &mut VisitRow<'_>, (key, image): (&[u8], Option<&[u8]>)| match image {
         Some(image) => visit(key, image),
         None => ControlFlow::Continue(()),
     };

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 use tonic::{Request, Response as Reply, Status, Streaming};
 
 use crate::api::call::{Audience, Call};
@@ -50,7 +51,7 @@ impl Session for Watching {
                     Ok(None) => self.half_closed = true,
                     Err(status) => return Some(Err(status)),
                 },
-                output = self.watchers.next() => return Some(Ok(self.message(output))),
+                output = self.watchers.next() => self.send(output),
             }
         }
     }
@@ -96,17 +97,46 @@ impl Watching {
         }
     }
 
-    fn message(&self, output: WatchOutput) -> pb::WatchResponse {
-        pb::WatchResponse {
+    /// Queues a message, cut into fragments when it is large and the watcher accepts that.
+    fn send(&mut self, output: WatchOutput) {
+        let whole = pb::WatchResponse {
             header: self.state.header(output.header_revision),
             watch_id: output.watch_id,
             canceled: output.canceled,
             compact_revision: output.compact_revision,
-            fragment: output.fragment,
             events: output.events,
             ..Default::default()
+        };
+        let limit = self.state.limits.max_message_bytes();
+        if output.fragment && whole.events.len() > 1 && whole.encoded_len() >= limit {
+            self.replies.extend(fragments(whole, limit));
+        } else {
+            self.replies.push_back(whole);
         }
     }
+}
+
+/// The events of one message in pieces of less than `limit` bytes, or of one event where that alone is larger. Every
+/// piece but the last says that more follows.
+fn fragments(whole: pb::WatchResponse, limit: usize) -> VecDeque<pb::WatchResponse> {
+    let (events, empty) = { let mut whole = whole; (std::mem::take(&mut whole.events), whole) };
+    let mut pieces = VecDeque::from([pb::WatchResponse { fragment: true, ..empty.clone() }]);
+    let mut size = empty.encoded_len();
+    for event in events {
+        if let Some(piece) = pieces.back_mut() {
+            if piece.events.is_empty() || size + event.len() < limit {
+                size += event.len();
+                piece.events.push(event);
+                continue;
+            }
+        }
+        size = empty.encoded_len() + event.len();
+        pieces.push_back(pb::WatchResponse { fragment: true, events: vec![event], ..empty.clone() });
+    }
+    if let Some(last) = pieces.back_mut() {
+        last.fragment = false;
+    }
+    pieces
 }
 
 /// What the hub is asked to watch, or etcd's reason to refuse.

@@ -38,7 +38,7 @@ use crate::store::SnapshotFiles;
 pub use http::{PeerMembers, fetch_members};
 pub(crate) use link::CallError;
 pub(crate) use message::{Answer, Request};
-pub use peers::{LinkStats, Peer, Peers};
+pub use peers::{Peer, Peers};
 pub use server::{PeerListener, serve};
 pub use stream::PeerTls;
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,31 +24,69 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 /// A ping without an answer for this long means that the member is not reachable.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How the pings of one member went, for `/v2/stats/leader` and metrics. Round trips in milliseconds.
+/// Traffic with one member, for metrics.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Requests that failed for reasons of the network.
+    pub failures: AtomicU64,
+    /// Last measured round trip, microseconds.
+    pub round_trip_micros: AtomicU64,
+    trips: Mutex<Trips>,
+}
+
+/// Round trips to one member since this process first spoke to it.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct LinkStats {
-    /// The last round trip.
+pub struct Trips {
+    /// How many were answered.
+    pub count: u64,
+    /// How many were not.
+    pub failures: u64,
+    /// The last one, milliseconds.
     pub current_ms: f64,
-    /// The mean of all.
-    pub average_ms: f64,
     /// The shortest.
     pub minimum_ms: f64,
     /// The longest.
     pub maximum_ms: f64,
-    /// Pings that were answered.
-    pub successes: u64,
-    /// Pings that were not.
-    pub failures: u64,
+    sum: f64,
+    sum_of_squares: f64,
 }
 
-impl LinkStats {
-    fn answered(&mut self, round_trip: Duration) {
-        let millis = round_trip.as_secs_f64() * 1000.0;
-        self.minimum_ms = if self.successes == 0 { millis } else { self.minimum_ms.min(millis) };
+impl Trips {
+    /// Mean, milliseconds; 0 before the first.
+    pub fn average_ms(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
+    }
+
+    /// Standard deviation, milliseconds; 0 before the second.
+    pub fn deviation_ms(&self) -> f64 {
+        let mean = self.average_ms();
+        if self.count < 2 { 0.0 } else { (self.sum_of_squares / self.count as f64 - mean * mean).max(0.0).sqrt() }
+    }
+
+    fn answered(&mut self, millis: f64) {
+        self.minimum_ms = if self.count == 0 { millis } else { self.minimum_ms.min(millis) };
         self.maximum_ms = self.maximum_ms.max(millis);
         self.current_ms = millis;
-        self.successes += 1;
-        self.average_ms += (millis - self.average_ms) / self.successes as f64;
+        self.count += 1;
+        self.sum += millis;
+        self.sum_of_squares += millis * millis;
+    }
+}
+
+impl Traffic {
+    /// Round trips so far.
+    pub fn trips(&self) -> Trips {
+        *self.trips.lock()
+    }
+
+    fn answered(&self, micros: u64) {
+        self.round_trip_micros.store(micros, Ordering::Relaxed);
+        self.trips.lock().answered(micros as f64 / 1000.0);
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.trips.lock().failures += 1;
     }
 }
 
@@ -89,7 +128,8 @@ pub struct Peer {
     pub pulse: Link,
     /// Whatever is carried to the leader.
     pub forward: Link,
-    stats: Mutex<LinkStats>,
+    /// For metrics.
+    pub traffic: Traffic,
     active_since: Mutex<Option<Instant>>,
     pinger: Mutex<Option<AbortHandle>>,
 }
@@ -156,11 +196,6 @@ impl Peers {
         self.known.lock().get(&id).cloned()
     }
 
-    /// How the pings of a member went; nothing but zeroes for a stranger.
-    pub fn link_stats(&self, id: NodeId) -> LinkStats {
-        self.get(id).map(|peer| *peer.stats.lock()).unwrap_or_default()
-    }
-
     /// Every other member, by id.
     pub fn all(&self) -> Vec<Arc<Peer>> {
         self.known.lock().values().cloned().collect()
@@ -194,7 +229,7 @@ impl Peers {
             id,
             pulse: link(Channel::Pulse),
             forward: link(Channel::Forward),
-            stats: Mutex::default(),
+            traffic: Traffic::default(),
             active_since: Mutex::new(None),
             pinger: Mutex::new(None),
             address,
@@ -248,7 +283,8 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
         };
         match outcome {
             Ok(Answer::Pong) => {
-                target.stats.lock().answered(sent.elapsed());
+                let micros = sent.elapsed().as_micros().min(u128::from(u64::MAX)) as u64;
+                target.traffic.answered(micros);
                 let first = {
                     let mut since = target.active_since.lock();
                     let first = since.is_none();
@@ -265,7 +301,7 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
                 if let (CallError::Refused(refusal), Some(peers)) = (&error, peers.upgrade()) {
                     peers.refused(refusal);
                 }
-                target.stats.lock().failures += 1;
+                target.traffic.failed();
                 let was = target.active_since.lock().take();
                 let reason = error.to_string();
                 if was.is_some() || reasons.is_new(&reason) {
@@ -275,20 +311,5 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
         }
         drop(target);
         sleep(PING_EVERY).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn round_trips_are_summed_up_as_they_come() {
-        let mut stats = LinkStats::default();
-        for millis in [4, 2, 6] {
-            stats.answered(Duration::from_millis(millis));
-        }
-        let shown = (stats.current_ms, stats.average_ms, stats.minimum_ms, stats.maximum_ms, stats.successes);
-        assert_eq!(shown, (6.0, 4.0, 2.0, 6.0, 3));
     }
 }

@@ -1,0 +1,204 @@
+//! Runs a plan's actions in order, one log line each, and stops at the first that fails.
+//!
+//! A refusal by the cluster is deferred: the next hook finds the same facts and plans the same
+//! step. A failure of Juju's tools or of the machine fails the hook, and Juju runs it again.
+
+use etcd_charm::client::ClientError;
+use etcd_charm::pki::{self, Usage, Validity};
+
+use crate::bags::{AppChange, Bag};
+use crate::event::{Event, UnknownInvocation};
+use crate::facts::{Done, Facts, Side};
+use crate::host::{Host, HostError};
+use crate::juju::{Juju, JujuError};
+use crate::observe::{SecretContent, Sight, observe};
+use crate::plan::{Action, Plan, plan};
+
+/// Most times one hook looks, plans and acts.
+const MAX_ROUNDS: u32 = 8;
+
+/// Why a hook or an action ended without doing all it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CharmError {
+    /// A hook tool.
+    #[error(transparent)]
+    Juju(#[from] JujuError),
+    /// This machine.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The cluster said no, or nothing.
+    #[error("the cluster refused: {0}")]
+    Cluster(#[from] ClientError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    /// The secret with the authorities.
+    #[error("secret 'pki' with the authorities cannot be used: {0}")]
+    Secret(String),
+    /// The program was started under an unknown name.
+    #[error(transparent)]
+    Invocation(#[from] UnknownInvocation),
+    /// No asynchronous runtime.
+    #[error("cannot prepare to reach the cluster: {0}")]
+    Runtime(std::io::Error),
+    /// A leaving unit must not go yet.
+    #[error("{0}")]
+    MustStay(String),
+    /// An action's parameter.
+    #[error("{0}")]
+    Parameter(String),
+}
+
+/// Looks, plans and acts until nothing more can be done in this hook, then shows the status.
+///
+/// # Errors
+/// [`CharmError`] when the hook must fail.
+pub fn run(juju: &Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
+    let mut done = Done::default();
+    let mut last = None;
+    for _ in 0..MAX_ROUNDS {
+        let sight = observe(juju, host, done)?;
+        let step = plan(&sight.facts, event);
+        show(juju, &sight.facts, &step)?;
+        let again = step.actions.iter().any(Action::shows);
+        let carried = carry_out(juju, host, &sight, &step, &mut done);
+        last = Some((step, sight.facts.leader));
+        match carried {
+            Ok(()) if again => {}
+            Ok(()) => break,
+            Err(CharmError::Cluster(error)) => {
+                juju.log("WARNING", &format!("put off until the next hook: {error}"));
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match last {
+        Some((step, leader)) if step.insist => Err(CharmError::MustStay(step.status.sentence(leader))),
+        _ => Ok(()),
+    }
+}
+
+fn show(juju: &Juju, facts: &Facts, step: &Plan) -> Result<(), JujuError> {
+    juju.status(step.status.word(), &step.status.sentence(facts.leader))
+}
+
+fn carry_out(juju: &Juju, host: &Host, sight: &Sight, step: &Plan, done: &mut Done) -> Result<(), CharmError> {
+    let relation = sight.relation.as_deref().unwrap_or_default();
+    for action in &step.actions {
+        if let Some(line) = describe(action) {
+            juju.log("INFO", &line);
+        }
+        done.app_written |= action.writes_app();
+        match action {
+            Action::InstallProgram => host.install()?,
+            Action::MakeRequest { side, common_name, names } => host.make_request(*side, common_name, names)?,
+            Action::InstallCertificate { side, certificate, trust } => {
+                host.install_certificate(*side, certificate, trust)?;
+            }
+            Action::WriteConfig(config) => host.write_config(config)?,
+            Action::StartService { generation } => start(juju, host, sight, generation, false, done)?,
+            Action::RestartService { generation } => start(juju, host, sight, generation, true, done)?,
+            Action::StopService => host.stop()?,
+            Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
+            Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
+            Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
+            Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
+            Action::MoveLeader { to } => {
+                if let Err(error) = sight.asker.move_leader(*to) {
+                    juju.log("INFO", &format!("raft leadership stays for now: {error}"));
+                }
+            }
+            Action::CreateAuthorities => create_authorities(juju, host, sight, relation)?,
+            Action::Issue { unit, side, request, names } => {
+                let certificate = sign(juju, *side, request, names, sight.facts.now)?;
+                let change = AppChange::Certificate(unit.clone(), *side, certificate);
+                juju.set(relation, true, &change.write())?;
+            }
+            Action::PublishUnit(bag) => juju.set(relation, false, &bag.write())?,
+            Action::PublishApp(change) => juju.set(relation, true, &change.write())?,
+            Action::OpenPort(port) => juju.open_port(*port)?,
+            Action::ClosePort(port) => juju.close_port(*port)?,
+            Action::SetVersion(version) => juju.version(version)?,
+        }
+    }
+    Ok(())
+}
+
+fn start(
+    juju: &Juju,
+    host: &Host,
+    sight: &Sight,
+    generation: &str,
+    restart: bool,
+    done: &mut Done,
+) -> Result<(), CharmError> {
+    done.started = true;
+    host.start(generation, restart)?;
+    let facts = host.look()?;
+    let own = facts.config.and_then(|config| config.listen_client_urls.split(',').next().map(str::to_owned));
+    if let Some(own) = own
+        && !sight.asker.wait_until_serving(&own)
+    {
+        juju.log("WARNING", "etcd was started but its member does not serve yet");
+    }
+    Ok(())
+}
+
+/// Makes both authorities. The keys go from memory to a private file to Juju's secret store.
+fn create_authorities(juju: &Juju, host: &Host, sight: &Sight, relation: &str) -> Result<(), CharmError> {
+    let application = &sight.facts.unit.application;
+    let make = |what: &str| pki::make_authority(&format!("{application} {what} authority"), sight.facts.now);
+    let secret = SecretContent { server: make("client")?, peer: make("peer")? };
+    let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
+    host.with_private_file(&text, |path| juju.add_secret(path).map_err(CharmError::from))?;
+    Ok(juju.set(relation, true, &AppChange::Trust(secret.trust()).write())?)
+}
+
+fn sign(juju: &Juju, side: Side, request: &str, names: &[String], now: i64) -> Result<String, CharmError> {
+    let secret = secret(juju)?;
+    let authority = match side {
+        Side::Server => &secret.server,
+        Side::Peer => &secret.peer,
+    };
+    let life = Validity::days(now, pki::LEAF_DAYS);
+    Ok(pki::sign_request(authority, request, names, Usage::ServerAndClient, life)?)
+}
+
+/// Reads the authorities, with their keys.
+///
+/// # Errors
+/// [`CharmError::Secret`] when there are none or they do not fit together.
+pub fn secret(juju: &Juju) -> Result<SecretContent, CharmError> {
+    let content: Option<Bag> = juju.secret()?;
+    let content =
+        content.ok_or(CharmError::Secret("it does not exist yet; wait until the unit is active".to_owned()))?;
+    SecretContent::read(&content).map_err(CharmError::Secret)
+}
+
+/// One line for the log; `None` for what is repeated on every hook.
+fn describe(action: &Action) -> Option<String> {
+    Some(match action {
+        Action::InstallProgram => "installing the program, its user and its service".to_owned(),
+        Action::MakeRequest { side, names, .. } => format!("making a {} request for {}", side.word(), names.join(", ")),
+        Action::InstallCertificate { side, .. } => format!("installing the {} certificate", side.word()),
+        Action::WriteConfig(config) => format!("writing the settings of {}", config.name),
+        Action::StartService { generation } => format!("starting etcd, generation {generation}"),
+        Action::RestartService { generation } => format!("restarting etcd, generation {generation}"),
+        Action::StopService => "stopping etcd".to_owned(),
+        Action::CleanHost { keep_data: true } => "cleaning the machine; the data is set aside".to_owned(),
+        Action::CleanHost { keep_data: false } => "cleaning the machine".to_owned(),
+        Action::AddLearner { unit, peer_url } => format!("adding {unit} as a learner at {peer_url}"),
+        Action::RemoveMember { id, name } => format!("removing member {id:x} {name}"),
+        Action::MoveLeader { to } => format!("moving raft leadership to {to:x}"),
+        Action::UpdatePeerUrl { id, peer_url } => format!("moving member {id:x} to {peer_url}"),
+        Action::CreateAuthorities => "making the certificate authorities".to_owned(),
+        Action::Issue { unit, side, .. } => format!("signing the {} certificate of {unit}", side.word()),
+        Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
+        Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
+        Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
+        Action::OpenPort(port) => format!("opening port {port}"),
+        Action::ClosePort(port) => format!("closing port {port}"),
+        Action::PublishUnit(_) | Action::PublishApp(_) | Action::SetVersion(_) => return None,
+    })
+}

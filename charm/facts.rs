@@ -1,0 +1,396 @@
+//! What a hook may know, as plain data, and the check "could Juju show this?".
+//!
+//! [`Facts`] is everything a plan may depend on: no handle, no clock, no secret key. `observe.rs`
+//! fills it from the world, the simulator fills it from memory, and [`Facts::impossible`] refuses a
+//! world that Juju could never show, so that no test proves a planner right about nonsense.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use etcd_charm::pki::{Described, Validity};
+
+use crate::bags::{AppBag, UnitBag};
+use crate::plan::config::DaemonConfig;
+
+/// The port members talk to each other on; fixed, because a member's peer URL is its identity.
+pub const PEER_PORT: u16 = 2380;
+
+/// A unit of this application, such as `etcd/3`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit {
+    /// The application, `etcd`.
+    pub application: String,
+    /// The number, 3.
+    pub number: u32,
+}
+
+impl Unit {
+    /// Names a unit.
+    #[must_use]
+    pub fn new(application: &str, number: u32) -> Self {
+        Unit { application: application.to_owned(), number }
+    }
+
+    /// Reads `etcd/3`; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (application, number) = text.split_once('/')?;
+        let number = number.parse().ok()?;
+        (!application.is_empty()).then(|| Unit::new(application, number))
+    }
+
+    /// The name of this unit's member: `etcd3`.
+    #[must_use]
+    pub fn member_name(&self) -> String {
+        format!("{}{}", self.application, self.number)
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.application, self.number)
+    }
+}
+
+/// The two ports a member has, each with its own authority, key and certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The port of clients (2379).
+    Server,
+    /// The port of members (2380).
+    Peer,
+}
+
+impl Side {
+    /// Both sides.
+    pub const BOTH: [Side; 2] = [Side::Server, Side::Peer];
+
+    /// The word used in file names and databag keys.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Side::Server => "server",
+            Side::Peer => "peer",
+        }
+    }
+}
+
+/// A signing request: its text and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// PEM.
+    pub pem: String,
+    /// What it asks for.
+    pub says: Described,
+}
+
+/// A certificate: its text and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM.
+    pub pem: String,
+    /// Whom it names.
+    pub says: Described,
+    /// Its life.
+    pub validity: Validity,
+    /// True when the published authority of its side signed it.
+    pub trusted: bool,
+}
+
+/// Everything one hook knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// This unit.
+    pub unit: Unit,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// True when Juju guarantees leadership for the next 30 seconds.
+    pub leader: bool,
+    /// The operator's options as Juju gives them.
+    pub options: BTreeMap<String, serde_json::Value>,
+    /// This unit's addresses; `None` until Juju knows them.
+    pub network: Option<Network>,
+    /// The peer relation; `None` before it is created.
+    pub peer: Option<Peer>,
+    /// Every unit of the application that is not dead, this one included; `None` when Juju could
+    /// not say. A unit without a machine is already here.
+    pub goal: Option<BTreeMap<Unit, Life>>,
+    /// The authorities' secret, as far as this unit looked.
+    pub authorities: Authorities,
+    /// Ports this unit has opened, in Juju's spelling (`2379/tcp`).
+    pub ports: BTreeSet<String>,
+    /// This unit's machine.
+    pub host: Host,
+    /// The cluster.
+    pub store: Store,
+    /// What this very hook has already done.
+    pub done: Done,
+}
+
+/// Whether a unit is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Wanted.
+    Alive,
+    /// Being removed.
+    Dying,
+}
+
+/// This unit's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Addresses of this machine to listen on; never empty.
+    pub bind: Vec<IpAddr>,
+    /// The address others reach it by.
+    pub ingress: IpAddr,
+    /// Every name and address a certificate must carry, in normal form.
+    pub names: Vec<String>,
+}
+
+/// The peer relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// What this unit has published (pending writes of this hook included).
+    pub own: UnitBag,
+    /// What the leader has published (pending writes of this hook included).
+    pub app: AppBag,
+    /// The units already joined here and what they published; a bag may be stale.
+    pub units: BTreeMap<Unit, UnitBag>,
+}
+
+/// The secret with both authorities. Only its public parts reach the planner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorities {
+    /// This unit did not ask: only the leader signs.
+    Unasked,
+    /// There is no such secret.
+    Absent,
+    /// It can be read.
+    Held(Trust),
+    /// It exists but cannot be used; the reason holds no key.
+    Unusable(String),
+}
+
+/// The public half of the authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// Authority certificate for clients, PEM.
+    pub server: String,
+    /// Authority certificate for peers, PEM.
+    pub peer: String,
+    /// The cluster's token, derived from the authorities, so that it lives exactly as long.
+    pub token: String,
+}
+
+impl Trust {
+    /// The authority of one side.
+    #[must_use]
+    pub fn of(&self, side: Side) -> &str {
+        match side {
+            Side::Server => &self.server,
+            Side::Peer => &self.peer,
+        }
+    }
+}
+
+/// This unit's machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// Prefix of every path; `/` outside of tests.
+    pub root: String,
+    /// The daemon's program.
+    pub program: Program,
+    /// Fingerprint of the installed program; enters the generation.
+    pub stamp: String,
+    /// The daemon's settings on disk.
+    pub config: Option<DaemonConfig>,
+    /// True when a member's data is on disk.
+    pub data: bool,
+    /// Key, request and certificate of each side.
+    pub pairs: BTreeMap<Side, Pair>,
+    /// The daemon.
+    pub service: Service,
+}
+
+/// The installed program against the one in the charm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Not installed, or an older one.
+    Outdated,
+    /// The charm's own.
+    Current,
+}
+
+/// What lies in the TLS directory for one side. The key itself stays there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// The request made from the key; `None` also when the two do not belong together.
+    pub request: Option<Request>,
+    /// The certificate in use, PEM.
+    pub certificate: Option<String>,
+    /// The trusted authorities in use, PEM.
+    pub trust: Option<String>,
+}
+
+/// The daemon's state on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Not running.
+    Stopped,
+    /// Running; the generation it was started with, if the charm started it.
+    Running(Option<String>),
+}
+
+/// The cluster as this unit can see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Nobody answered, or there is no certificate to ask with.
+    Unreachable,
+    /// The quorum answered.
+    Reachable(Cluster),
+}
+
+/// The member list, agreed by the quorum, and what each member said when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// All members.
+    pub members: Vec<Member>,
+    /// The raft leader's id; 0 when none is known.
+    pub leader: u64,
+    /// This unit's own member serves linearizable reads and no alarm is raised.
+    pub own_healthy: bool,
+    /// The version the members report.
+    pub version: Option<String>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Member id.
+    pub id: u64,
+    /// Name; empty until it has started for the first time.
+    pub name: String,
+    /// Peer URL.
+    pub peer_url: String,
+    /// True while it has no vote.
+    pub learner: bool,
+    /// It answered when asked.
+    pub reachable: bool,
+}
+
+/// What this very hook has already done; a hook may look and act several times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Application data was written; it counts as published only when the hook has ended well.
+    pub app_written: bool,
+    /// The daemon was started or restarted; once per hook is enough.
+    pub started: bool,
+}
+
+impl Facts {
+    /// The units that shall exist, this one included while it is not dying. Without an answer from
+    /// Juju: this unit and those it has met.
+    #[must_use]
+    pub fn planned(&self) -> BTreeSet<Unit> {
+        match &self.goal {
+            Some(goal) => goal.iter().filter(|(_, life)| **life == Life::Alive).map(|(unit, _)| unit.clone()).collect(),
+            None => self.peer.iter().flat_map(|peer| peer.units.keys().cloned()).chain([self.unit.clone()]).collect(),
+        }
+    }
+
+    /// True when Juju says that the unit no longer exists at all.
+    #[must_use]
+    pub fn gone(&self, unit: &Unit) -> bool {
+        self.goal.as_ref().is_some_and(|goal| !goal.contains_key(unit))
+    }
+
+    /// True when this unit is being removed.
+    #[must_use]
+    pub fn dying(&self) -> bool {
+        self.goal.as_ref().is_some_and(|goal| goal.get(&self.unit) == Some(&Life::Dying))
+    }
+
+    /// This unit's URL for members.
+    #[must_use]
+    pub fn peer_url(&self) -> Option<String> {
+        self.network.as_ref().map(|network| url(network.ingress, PEER_PORT))
+    }
+
+    /// This unit's member in the list, found by name or, before its first start, by URL.
+    #[must_use]
+    pub fn own_member(&self) -> Option<&Member> {
+        let Store::Reachable(cluster) = &self.store else { return None };
+        let name = self.unit.member_name();
+        let published = self.peer.as_ref().and_then(|peer| peer.own.peer_url.clone());
+        cluster.members.iter().find(|member| {
+            member.name == name || member.name.is_empty() && Some(&member.peer_url) == published.as_ref()
+        })
+    }
+
+    /// Says why Juju (or a working host) could never show these facts; `None` when it could.
+    #[must_use]
+    pub fn impossible(&self) -> Option<String> {
+        let own = &self.unit;
+        if let Some(peer) = &self.peer {
+            if peer.units.contains_key(own) {
+                return Some(format!("{own} is listed among its own peers"));
+            }
+            if peer.units.keys().any(|unit| unit.application != own.application) {
+                return Some("a peer of another application".to_owned());
+            }
+        }
+        if let Some(goal) = &self.goal
+            && !goal.contains_key(own)
+        {
+            return Some(format!("{own} runs a hook although it is dead"));
+        }
+        if !self.leader && matches!(self.authorities, Authorities::Held(_)) {
+            return Some("the planner of a follower was shown the authorities".to_owned());
+        }
+        if let Some(network) = &self.network
+            && network.bind.is_empty()
+        {
+            return Some("a network without an address to listen on".to_owned());
+        }
+        if let Store::Reachable(cluster) = &self.store {
+            let ids: BTreeSet<u64> = cluster.members.iter().map(|member| member.id).collect();
+            if ids.len() != cluster.members.len() {
+                return Some("two members with one id".to_owned());
+            }
+            if cluster.members.iter().all(|member| member.learner) {
+                return Some("a cluster that answers without a voter".to_owned());
+            }
+        }
+        None
+    }
+}
+
+/// `https://<address>:<port>`, with brackets around an IPv6 address.
+#[must_use]
+pub fn url(address: IpAddr, port: u16) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("https://{v4}:{port}"),
+        IpAddr::V6(v6) => format!("https://[{v6}]:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_name_is_read_and_printed_and_nothing_else_is() {
+        let unit = Unit::parse("my-etcd/12").unwrap();
+        assert_eq!((unit.to_string(), unit.member_name()), ("my-etcd/12".into(), "my-etcd12".into()));
+        for bad in ["", "etcd", "etcd/", "/3", "etcd/x", "etcd/-1", "etcd/3/4"] {
+            assert_eq!(Unit::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_url_has_brackets() {
+        assert_eq!(url("fd00::5".parse().unwrap(), 2380), "https://[fd00::5]:2380");
+        assert_eq!(url("10.0.0.5".parse().unwrap(), 2379), "https://10.0.0.5:2379");
+    }
+}

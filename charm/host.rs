@@ -1,0 +1,471 @@
+//! The only reader and writer of this machine: files, the daemon's user, its service.
+//!
+//! Every file is written beside its place, synced, given its owner and mode, and renamed into place,
+//! then the folder is synced: after a crash there is the old text or the new one. Keys are 0600 in a
+//! 0700 folder. All paths lie under one root, `/` unless `ETCD_CHARM_ROOT` names another, so that
+//! several machines can be played on one. With `ETCD_CHARM_SERVICE=process` the daemon is a plain
+//! detached process instead of a systemd unit.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use etcd_charm::client::TlsPem;
+use etcd_charm::pki;
+use sha2::{Digest, Sha256};
+
+use crate::facts::{self, Pair, Program, Request, Service, Side};
+use crate::plan::config::DaemonConfig;
+use crate::service::{self, Manager};
+
+const UNIT: &str = include_str!("etcd.service");
+/// The daemon's user and group.
+const USER: &str = "etcd";
+
+/// The machine could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file or folder.
+    #[error("{what} {}: {cause}", path.display())]
+    File {
+        /// What was tried: `cannot write`.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A system program.
+    #[error("{program} failed: {message}")]
+    Program {
+        /// With its first arguments.
+        program: String,
+        /// Its stderr.
+        message: String,
+    },
+    /// A key or certificate on disk.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    /// The settings cannot be written as text.
+    #[error("the daemon's settings cannot be written: {0}")]
+    Settings(#[from] serde_json::Error),
+}
+
+/// This machine under one root.
+#[derive(Debug)]
+pub struct Host {
+    root: PathBuf,
+    charm: PathBuf,
+    manager: Manager,
+}
+
+impl Host {
+    /// Reads root, charm folder and service manager from the environment.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let path =
+            |name: &str, default: &str| PathBuf::from(std::env::var(name).unwrap_or_else(|_| default.to_owned()));
+        let root = path("ETCD_CHARM_ROOT", "/");
+        let manager = match std::env::var("ETCD_CHARM_SERVICE").as_deref() {
+            Ok("process") => Manager::process(&root),
+            _ => Manager::Systemd,
+        };
+        Host { root, charm: path("JUJU_CHARM_DIR", "."), manager }
+    }
+
+    /// A path of the machine under this root.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    fn tls(&self, side: Side, what: &str) -> PathBuf {
+        self.path("etc/etcd/tls").join(format!("{}{what}", side.word()))
+    }
+
+    /// What the planner may know of this machine.
+    ///
+    /// # Errors
+    /// [`HostError`] when a file exists but cannot be read.
+    pub fn look(&self) -> Result<facts::Host, HostError> {
+        let mut pairs = BTreeMap::new();
+        for side in Side::BOTH {
+            pairs.insert(side, self.pair(side)?);
+        }
+        let running = service::is_running(&self.manager)?;
+        let generation = read(&self.path("run/etcd-charm/generation"))?;
+        let stamp = read(&self.path("opt/etcd/bin/etcd.stamp"))?.unwrap_or_default();
+        let current = !stamp.is_empty() && stamp == self.shipped_stamp()?;
+        let config = read(&self.path("etc/etcd/etcd.json"))?;
+        Ok(facts::Host {
+            root: self.root.display().to_string(),
+            program: if current { Program::Current } else { Program::Outdated },
+            stamp,
+            config: config.and_then(|text| serde_json::from_str(&text).ok()),
+            data: self.path("var/lib/etcd/member").exists(),
+            pairs,
+            service: if running { Service::Running(generation) } else { Service::Stopped },
+        })
+    }
+
+    fn pair(&self, side: Side) -> Result<Pair, HostError> {
+        let key = read(&self.tls(side, ".key"))?.and_then(|key| pki::key_fingerprint(&key).ok());
+        let request = read(&self.tls(side, ".csr"))?.and_then(|pem| {
+            let says = pki::describe_request(&pem).ok()?;
+            (Some(&says.public_key) == key.as_ref()).then_some(Request { pem, says })
+        });
+        let certificate = read(&self.tls(side, ".crt"))?
+            .filter(|pem| pki::describe_certificate(pem).ok().map(|says| says.public_key) == key);
+        Ok(Pair { request, certificate, trust: read(&self.tls(side, "-ca.crt"))? })
+    }
+
+    /// The PEM texts to reach members with: this unit's own server pair, which is also a client's.
+    #[must_use]
+    pub fn credentials(&self) -> Option<TlsPem> {
+        let text = |what| read(&self.tls(Side::Server, what)).ok().flatten();
+        Some(TlsPem { ca: text("-ca.crt")?, certificate: text(".crt")?, key: text(".key")? })
+    }
+
+    /// Changes with the program in the charm: its size and a hash of its text.
+    fn shipped_stamp(&self) -> Result<String, HostError> {
+        let path = self.charm.join("bin/etcd");
+        let cause = |cause| HostError::File { what: "cannot read", path: path.clone(), cause };
+        let meta = fs::metadata(&path).map_err(cause)?;
+        let version = read(&self.charm.join("version"))?.unwrap_or_default();
+        let modified = meta.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        Ok(format!("{} {} {:?}", version.trim(), meta.len(), modified.map(|at| at.as_nanos())))
+    }
+
+    /// Makes user and folders, installs program and service unit.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path or program that failed.
+    pub fn install(&self) -> Result<(), HostError> {
+        if matches!(self.manager, Manager::Systemd) && !user_exists() {
+            let home = "/var/lib/etcd";
+            let shell = "/usr/sbin/nologin";
+            service::run(
+                "useradd",
+                &["--system", "--user-group", "--no-create-home", "--home-dir", home, "--shell", shell, USER],
+            )?;
+        }
+        self.folder("opt/etcd/bin", 0o755, false)?;
+        self.folder("etc/etcd", 0o755, false)?;
+        self.folder("etc/etcd/tls", 0o700, true)?;
+        self.folder("var/lib/etcd", 0o700, true)?;
+        let stamp = self.shipped_stamp()?;
+        let from = self.charm.join("bin/etcd");
+        let program = fs::read(&from).map_err(|cause| HostError::File { what: "cannot read", path: from, cause })?;
+        self.write(&self.path("opt/etcd/bin/etcd"), &program, 0o755, false)?;
+        if matches!(self.manager, Manager::Systemd) {
+            self.write(&self.path("etc/systemd/system/etcd.service"), UNIT.as_bytes(), 0o644, false)?;
+            service::run("systemctl", &["daemon-reload"])?;
+        }
+        // Last: only a complete installation carries the stamp.
+        self.write(&self.path("opt/etcd/bin/etcd.stamp"), stamp.as_bytes(), 0o644, false)
+    }
+
+    /// Makes a request for a side, and first the key when there is none.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn make_request(&self, side: Side, common_name: &str, names: &[String]) -> Result<(), HostError> {
+        self.folder("etc/etcd/tls", 0o700, true)?;
+        let path = self.tls(side, ".key");
+        let key = match read(&path)?.filter(|key| pki::key_fingerprint(key).is_ok()) {
+            Some(key) => key,
+            None => {
+                let key = pki::make_key()?;
+                self.write(&path, key.as_bytes(), 0o600, true)?;
+                key
+            }
+        };
+        let request = pki::make_request(&key, common_name, names)?;
+        self.write(&self.tls(side, ".csr"), request.as_bytes(), 0o600, true)
+    }
+
+    /// Installs a certificate and its authorities; the daemon reads them at the next handshake.
+    ///
+    /// # Errors
+    /// [`HostError`] when the certificate is not for the key on disk, or a path failed.
+    pub fn install_certificate(&self, side: Side, certificate: &str, trust: &str) -> Result<(), HostError> {
+        let key = read(&self.tls(side, ".key"))?.unwrap_or_default();
+        pki::check_pair(certificate, &key)?;
+        pki::check_issued_by(certificate, trust)?;
+        self.write(&self.tls(side, "-ca.crt"), trust.as_bytes(), 0o600, true)?;
+        self.write(&self.tls(side, ".crt"), certificate.as_bytes(), 0o600, true)
+    }
+
+    /// Writes the daemon's settings: JSON, which every YAML reader accepts.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn write_config(&self, config: &DaemonConfig) -> Result<(), HostError> {
+        let text = serde_json::to_string_pretty(config)?;
+        self.write(&self.path("etc/etcd/etcd.json"), text.as_bytes(), 0o644, false)
+    }
+
+    /// Starts the daemon, or restarts it, and notes under which generation.
+    ///
+    /// # Errors
+    /// [`HostError`] when the note cannot be written or the service manager refuses.
+    pub fn start(&self, generation: &str, restart: bool) -> Result<(), HostError> {
+        self.folder("run/etcd-charm", 0o755, false)?;
+        self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)?;
+        service::start(&self.manager, restart)
+    }
+
+    /// Stops the daemon for good.
+    ///
+    /// # Errors
+    /// [`HostError`] when it does not stop.
+    pub fn stop(&self) -> Result<(), HostError> {
+        service::stop(&self.manager)
+    }
+
+    /// Removes what was installed; the data is deleted, or set aside under a name of its own.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn clean(&self, keep_data: bool, now: i64) -> Result<(), HostError> {
+        let data = self.path("var/lib/etcd");
+        if keep_data && data.join("member").exists() {
+            let aside = self.path(&format!("var/lib/etcd.kept-{now}"));
+            fs::rename(&data, &aside).map_err(|cause| HostError::File {
+                what: "cannot set aside",
+                path: data.clone(),
+                cause,
+            })?;
+        }
+        for path in ["var/lib/etcd", "etc/etcd", "opt/etcd", "run/etcd-charm", "etc/systemd/system/etcd.service"] {
+            remove(&self.path(path))?;
+        }
+        if matches!(self.manager, Manager::Systemd) {
+            service::run("systemctl", &["daemon-reload"])?;
+        }
+        Ok(())
+    }
+
+    /// Writes a secret for a hook tool into a file only root can read, hands over its path, and
+    /// removes it whatever happens.
+    ///
+    /// # Errors
+    /// [`HostError`] when it cannot be written; else whatever `hand_over` returns.
+    pub fn with_private_file<T, E: From<HostError>>(
+        &self,
+        text: &str,
+        hand_over: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.folder("run/etcd-charm", 0o755, false)?;
+        self.folder("run/etcd-charm/private", 0o700, false)?;
+        let path = self.path("run/etcd-charm/private/secret");
+        let path = std::path::absolute(&path).unwrap_or(path);
+        self.write(&path, text.as_bytes(), 0o600, false)?;
+        let result = hand_over(&path);
+        remove(&path)?;
+        result
+    }
+
+    /// Leaves a file for the machine's `ubuntu` user, 0600. Returns the path as the user sees it
+    /// and whether there is such a user to own it.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn leave_for_user(&self, name: &str, content: &[u8]) -> Result<(PathBuf, bool), HostError> {
+        let home = self.path("home/ubuntu");
+        fs::create_dir_all(&home).map_err(|cause| HostError::File {
+            what: "cannot make",
+            path: home.clone(),
+            cause,
+        })?;
+        let owner = nix::unistd::User::from_name("ubuntu").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
+        let path = home.join(name);
+        replace(&path, content, 0o600, owner.as_ref().map(|user| (user.uid, user.gid)))?;
+        Ok((path, owner.is_some()))
+    }
+
+    fn folder(&self, path: &str, mode: u32, daemons: bool) -> Result<(), HostError> {
+        let path = self.path(path);
+        let fail = |what| move |path: &Path, cause| HostError::File { what, path: path.to_owned(), cause };
+        fs::create_dir_all(&path).map_err(|cause| fail("cannot make")(&path, cause))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(|cause| fail("cannot set the mode of")(&path, cause))?;
+        if let Some((uid, gid)) = self.owner(daemons) {
+            nix::unistd::chown(&path, Some(uid), Some(gid))
+                .map_err(|cause| fail("cannot set the owner of")(&path, cause.into()))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &Path, content: &[u8], mode: u32, daemons: bool) -> Result<(), HostError> {
+        replace(path, content, mode, self.owner(daemons))
+    }
+
+    /// The daemon's user, for what the daemon must read alone; `None` where all is one user's.
+    fn owner(&self, daemons: bool) -> Option<(nix::unistd::Uid, nix::unistd::Gid)> {
+        if !daemons || !matches!(self.manager, Manager::Systemd) {
+            return None;
+        }
+        nix::unistd::User::from_name(USER).ok().flatten().map(|user| (user.uid, user.gid))
+    }
+}
+
+fn user_exists() -> bool {
+    matches!(nix::unistd::User::from_name(USER), Ok(Some(_)))
+}
+
+/// Short fingerprint of a text.
+#[must_use]
+pub fn fingerprint(text: &str) -> String {
+    Sha256::digest(text.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(path: &Path) -> Result<Option<String>, HostError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(HostError::File { what: "cannot read", path: path.to_owned(), cause }),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), HostError> {
+    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(HostError::File { what: "cannot remove", path: path.to_owned(), cause })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Replaces a file atomically and durably. The new text lies in a file that did not exist before,
+/// so that a link left in a user's folder is replaced, never followed.
+fn replace(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<(nix::unistd::Uid, nix::unistd::Gid)>,
+) -> Result<(), HostError> {
+    let fail = |cause| HostError::File { what: "cannot write", path: path.to_owned(), cause };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.{}.new", std::process::id()));
+    remove(&beside)?;
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(&beside)?;
+        file.write_all(content)?;
+        if let Some((uid, gid)) = owner {
+            nix::unistd::fchown(&file, Some(uid), Some(gid))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|cause| {
+        let _ = fs::remove_file(&beside);
+        fail(cause)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        let charm = root.path().join("charm");
+        fs::create_dir_all(charm.join("bin")).unwrap();
+        fs::write(charm.join("bin/etcd"), "a program").unwrap();
+        let host = Host { root: root.path().to_owned(), charm, manager: Manager::process(root.path()) };
+        (root, host)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn an_installation_is_current_until_the_charm_carries_another_program() {
+        let (_root, host) = host();
+        assert_eq!(host.look().unwrap().program, Program::Outdated);
+        host.install().unwrap();
+        assert_eq!(host.look().unwrap().program, Program::Current);
+        fs::write(host.charm.join("bin/etcd"), "a newer program").unwrap();
+        assert_eq!(host.look().unwrap().program, Program::Outdated);
+        assert_eq!(mode(&host.path("opt/etcd/bin/etcd")), 0o755);
+        assert_eq!(mode(&host.path("var/lib/etcd")), 0o700);
+    }
+
+    #[test]
+    fn keys_are_0600_in_a_0700_folder_and_are_made_once() {
+        let (_root, host) = host();
+        let names = vec!["10.0.0.5".to_owned()];
+        host.make_request(Side::Server, "etcd0", &names).unwrap();
+        let key = fs::read(host.tls(Side::Server, ".key")).unwrap();
+        host.make_request(Side::Server, "etcd0", &["10.0.0.6".to_owned()]).unwrap();
+        assert_eq!(fs::read(host.tls(Side::Server, ".key")).unwrap(), key);
+        assert_eq!(mode(&host.tls(Side::Server, ".key")), 0o600);
+        assert_eq!(mode(&host.path("etc/etcd/tls")), 0o700);
+        let seen = host.look().unwrap();
+        assert_eq!(seen.pairs[&Side::Server].request.as_ref().unwrap().says.names, ["10.0.0.6"]);
+        assert_eq!(seen.pairs[&Side::Peer], Pair::default());
+    }
+
+    #[test]
+    fn a_certificate_for_another_key_is_refused_and_the_old_one_stays() {
+        let (_root, host) = host();
+        let names = vec!["10.0.0.5".to_owned()];
+        let authority = pki::make_authority("clients", 1_800_000_000).unwrap();
+        host.make_request(Side::Server, "etcd0", &names).unwrap();
+        let sign = |request: &str| {
+            let life = pki::Validity::days(1_800_000_000, 90);
+            pki::sign_request(&authority, request, &names, pki::Usage::ServerAndClient, life).unwrap()
+        };
+        let good = sign(&fs::read_to_string(host.tls(Side::Server, ".csr")).unwrap());
+        host.install_certificate(Side::Server, &good, &authority.certificate).unwrap();
+        let other = sign(&pki::make_request(&pki::make_key().unwrap(), "etcd1", &names).unwrap());
+        assert!(host.install_certificate(Side::Server, &other, &authority.certificate).is_err());
+        assert_eq!(host.look().unwrap().pairs[&Side::Server].certificate, Some(good));
+    }
+
+    #[test]
+    fn a_link_in_the_users_folder_is_replaced_and_not_followed() {
+        let (root, host) = host();
+        let victim = root.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        fs::create_dir_all(host.path("home/ubuntu")).unwrap();
+        std::os::unix::fs::symlink(&victim, host.path("home/ubuntu/x.tar.gz")).unwrap();
+        let (path, _) = host.leave_for_user("x.tar.gz", b"secret").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read(&path).unwrap(), b"secret");
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn cleaning_sets_the_last_copy_aside_and_deletes_any_other() {
+        for keep in [true, false] {
+            let (_root, host) = host();
+            host.install().unwrap();
+            fs::create_dir_all(host.path("var/lib/etcd/member")).unwrap();
+            host.clean(keep, 7).unwrap();
+            assert!(!host.path("var/lib/etcd").exists() && !host.path("etc/etcd").exists());
+            assert_eq!(host.path("var/lib/etcd.kept-7/member").exists(), keep);
+            host.clean(keep, 8).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_gone_afterwards() {
+        let (_root, host) = host();
+        let path = host
+            .with_private_file("key", |path| {
+                assert_eq!((mode(path), path.is_absolute()), (0o600, true));
+                Ok::<_, HostError>(path.to_owned())
+            })
+            .unwrap();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,363 @@
+//! The only caller of Juju's hook tools.
+//!
+//! Every answer is asked for as JSON and read from stdout alone; every map is written through
+//! stdin or a private file, so that no value is trimmed and none shows up in a process list. What
+//! Juju buffers (databags, secrets, ports) counts only when the hook ends well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::bags::Bag;
+use crate::facts::{Life, Unit};
+use crate::plan::status::Word;
+
+/// The peer relation's name in `metadata.yaml`.
+pub const PEER: &str = "peer";
+/// The label of the application's secret.
+pub const SECRET: &str = "pki";
+
+/// A hook tool failed or answered something unreadable.
+#[derive(Debug, thiserror::Error)]
+pub enum JujuError {
+    /// It could not be started.
+    #[error("hook tool {tool} could not be started: {cause}; is this running inside a hook?")]
+    Start {
+        /// Its name.
+        tool: &'static str,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// It exited with an error.
+    #[error("hook tool {tool} failed: {message}")]
+    Failed {
+        /// Its name.
+        tool: &'static str,
+        /// Its stderr.
+        message: String,
+    },
+    /// Its answer is not what Juju documents.
+    #[error("hook tool {tool} answered something unreadable: {cause}")]
+    Answer {
+        /// Its name.
+        tool: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Juju did not set a variable it always sets.
+    #[error("environment variable {0} is missing or unreadable: is this running inside a hook?")]
+    Environment(&'static str),
+}
+
+impl JujuError {
+    /// True when the tool says that the thing asked for does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, JujuError::Failed { message, .. } if message.contains("not found"))
+    }
+}
+
+/// The addresses Juju knows for this unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Of this machine.
+    pub bind: Vec<IpAddr>,
+    /// By which others reach it.
+    pub ingress: Vec<IpAddr>,
+}
+
+/// A hook's view of Juju.
+#[derive(Debug)]
+pub struct Juju {
+    unit: Unit,
+}
+
+impl Juju {
+    /// Reads the environment of the hook.
+    ///
+    /// # Errors
+    /// [`JujuError::Environment`] when `JUJU_UNIT_NAME` is missing.
+    pub fn from_environment() -> Result<Self, JujuError> {
+        let unit = std::env::var("JUJU_UNIT_NAME").ok().and_then(|name| Unit::parse(&name));
+        Ok(Juju { unit: unit.ok_or(JujuError::Environment("JUJU_UNIT_NAME"))? })
+    }
+
+    /// This unit.
+    #[must_use]
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+
+    /// The unit that departs, in a departed hook.
+    #[must_use]
+    pub fn departing(&self) -> Option<Unit> {
+        std::env::var("JUJU_DEPARTING_UNIT").ok().and_then(|name| Unit::parse(&name))
+    }
+
+    /// True when leadership is guaranteed for the next 30 seconds.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn is_leader(&self) -> Result<bool, JujuError> {
+        let answer = json("is-leader", &[])?;
+        answer.as_bool().ok_or_else(|| unreadable("is-leader", &answer))
+    }
+
+    /// The operator's options.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn config(&self) -> Result<BTreeMap<String, Value>, JujuError> {
+        match json("config-get", &[])? {
+            Value::Object(map) => Ok(map.into_iter().collect()),
+            Value::Null => Ok(BTreeMap::new()),
+            other => Err(unreadable("config-get", &other)),
+        }
+    }
+
+    /// This unit's addresses on the peer relation's network.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn addresses(&self) -> Result<Addresses, JujuError> {
+        let answer = json("network-get", &[PEER])?;
+        let parse = |value: &Value| value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let mut found = Addresses::default();
+        for interface in list(&answer["bind-addresses"]) {
+            let addresses = list(&interface["addresses"]);
+            found.bind.extend(addresses.iter().filter_map(|address| parse(&address["value"])));
+        }
+        found.ingress = list(&answer["ingress-addresses"]).iter().filter_map(parse).collect();
+        Ok(found)
+    }
+
+    /// The peer relation's id, once it exists.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn peer_relation(&self) -> Result<Option<String>, JujuError> {
+        let answer = json("relation-ids", &[PEER])?;
+        Ok(strings(&answer).into_iter().next())
+    }
+
+    /// The units already joined here.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn relation_units(&self, relation: &str) -> Result<BTreeSet<Unit>, JujuError> {
+        let answer = json("relation-list", &["-r", relation])?;
+        Ok(strings(&answer).iter().filter_map(|name| Unit::parse(name)).collect())
+    }
+
+    /// A unit's databag.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn unit_bag(&self, relation: &str, unit: &Unit) -> Result<Bag, JujuError> {
+        bag("relation-get", &["-r", relation, "-", &unit.to_string()])
+    }
+
+    /// The application's databag.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn app_bag(&self, relation: &str) -> Result<Bag, JujuError> {
+        bag("relation-get", &["-r", relation, "--app", "-", &self.unit.application])
+    }
+
+    /// Writes keys of this unit's databag, or of the application's; an empty value deletes.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when leadership was lost.
+    pub fn set(&self, relation: &str, app: bool, values: &Bag) -> Result<(), JujuError> {
+        let mut args = vec!["-r", relation];
+        if app {
+            args.push("--app");
+        }
+        args.extend(["--file", "-"]);
+        let text = serde_json::to_string(values)
+            .map_err(|e| JujuError::Answer { tool: "relation-set", cause: e.to_string() })?;
+        run("relation-set", &args, Some(&text)).map(drop)
+    }
+
+    /// Every unit of the application and whether it is wanted.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn goal(&self) -> Result<BTreeMap<Unit, Life>, JujuError> {
+        let answer = json("goal-state", &[])?;
+        let Value::Object(units) = &answer["units"] else {
+            return Err(unreadable("goal-state", &answer));
+        };
+        let life = |state: &Value| match state["status"].as_str() {
+            Some("dying") => Life::Dying,
+            _ => Life::Alive,
+        };
+        Ok(units
+            .iter()
+            .filter_map(|(name, state)| Some((Unit::parse(name)?, life(state))))
+            .filter(|(unit, _)| unit.application == self.unit.application)
+            .collect())
+    }
+
+    /// The ports this unit has opened.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn opened_ports(&self) -> Result<BTreeSet<String>, JujuError> {
+        Ok(strings(&json("opened-ports", &[])?).into_iter().collect())
+    }
+
+    /// Opens a TCP port.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when another unit on the machine has it.
+    pub fn open_port(&self, port: u16) -> Result<(), JujuError> {
+        run("open-port", &[&format!("{port}/tcp")], None).map(drop)
+    }
+
+    /// Closes a TCP port.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn close_port(&self, port: u16) -> Result<(), JujuError> {
+        run("close-port", &[&format!("{port}/tcp")], None).map(drop)
+    }
+
+    /// The latest content of the application's secret; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool for any other reason.
+    pub fn secret(&self) -> Result<Option<Bag>, JujuError> {
+        match bag("secret-get", &["--label", SECRET, "--refresh"]) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the application's secret from a private file holding a map. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn add_secret(&self, file: &Path) -> Result<(), JujuError> {
+        let description = "certificate authorities of the etcd cluster";
+        let file = file.display().to_string();
+        let args = ["--label", SECRET, "--owner", "application", "--description", description, "--file", &file];
+        run("secret-add", &args, None).map(drop)
+    }
+
+    /// Shows the unit's status.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
+        run("status-set", &[word.text(), sentence], None).map(drop)
+    }
+
+    /// Shows the version of the workload.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn version(&self, version: &str) -> Result<(), JujuError> {
+        run("application-version-set", &[version], None).map(drop)
+    }
+
+    /// Writes a line to the model's log; a failure to log is not worth failing for.
+    pub fn log(&self, level: &str, message: &str) {
+        if let Err(error) = run("juju-log", &["-l", level, message], None) {
+            eprintln!("{level}: {message} ({error})");
+        }
+    }
+
+    /// An action's parameters.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn parameters(&self) -> Result<BTreeMap<String, Value>, JujuError> {
+        match json("action-get", &[])? {
+            Value::Object(map) => Ok(map.into_iter().collect()),
+            Value::Null => Ok(BTreeMap::new()),
+            other => Err(unreadable("action-get", &other)),
+        }
+    }
+
+    /// Sets one result of an action.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn result(&self, key: &str, value: &str) -> Result<(), JujuError> {
+        run("action-set", &[&format!("{key}={value}")], None).map(drop)
+    }
+
+    /// Fails the action with a message. The program must still exit 0, or Juju replaces it.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn fail_action(&self, message: &str) -> Result<(), JujuError> {
+        run("action-fail", &[message], None).map(drop)
+    }
+}
+
+fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {
+    let mut all = vec!["--format=json"];
+    all.extend(args);
+    let text = run(tool, &all, None)?;
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).map_err(|e| JujuError::Answer { tool, cause: e.to_string() })
+}
+
+fn bag(tool: &'static str, args: &[&str]) -> Result<Bag, JujuError> {
+    match json(tool, args)? {
+        Value::Object(map) => {
+            Ok(map.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect())
+        }
+        _ => Ok(Bag::new()),
+    }
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|entry| entry.as_str().map(str::to_owned)).collect()
+}
+
+fn unreadable(tool: &'static str, answer: &Value) -> JujuError {
+    let kind = match answer {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map of another shape",
+    };
+    JujuError::Answer { tool, cause: kind.to_owned() }
+}
+
+fn run(tool: &'static str, args: &[&str], stdin: Option<&str>) -> Result<String, JujuError> {
+    let start = |cause| JujuError::Start { tool, cause };
+    let mut child = Command::new(tool)
+        .args(args)
+        .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(start)?;
+    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
+        // A tool that fails at once closes its end; its own message is the better one.
+        let _ = pipe.write_all(text.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(start)?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(JujuError::Failed { tool, message })
+    }
+}

@@ -1,0 +1,270 @@
+//! Fills [`Facts`] from Juju's hook tools, this machine and the cluster; reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use etcd_charm::pki;
+
+use crate::act::CharmError;
+use crate::bags::{AppBag, Bag, UnitBag};
+use crate::cluster::Asker;
+use crate::facts::{Authorities, Done, Facts, Host as HostFacts, Life, Network, Peer, Service, Store, Trust, Unit};
+use crate::host::{Host, fingerprint};
+use crate::juju::{Addresses, Juju};
+
+/// How often a look at a cluster that seems ill is repeated before it is believed.
+const LOOKS: u32 = 3;
+/// Pause between two looks.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything one look found: the facts, and the handles to act on them.
+pub struct Sight {
+    /// What the planner may know.
+    pub facts: Facts,
+    /// The peer relation's id.
+    pub relation: Option<String>,
+    /// Whom to ask in the cluster.
+    pub asker: Asker,
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Looks at Juju, at the machine and at the cluster, in this order: a leader that reads its
+/// databag after the answer to `is-leader` reads everything an earlier leader ever published.
+///
+/// # Errors
+/// [`CharmError`] when a hook tool or the machine cannot be read; a silent cluster is a fact.
+pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError> {
+    let leader = juju.is_leader()?;
+    let relation = juju.peer_relation()?;
+    let peer = relation.as_deref().map(|relation| read_peer(juju, relation)).transpose()?;
+    let goal = juju.goal().inspect_err(|error| juju.log("WARNING", &error.to_string())).ok();
+    let network = network(juju)?;
+    let machine = host.look()?;
+    let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
+    let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
+    let asker = asker(host, &machine, [met, unmet].concat())?;
+    let mut facts = Facts {
+        unit: juju.unit().clone(),
+        now: now(),
+        leader,
+        options: juju.config()?,
+        network,
+        authorities: if leader { authorities(juju)? } else { Authorities::Unasked },
+        ports: juju.opened_ports()?,
+        host: machine,
+        store: Store::Unreachable,
+        peer,
+        goal,
+        done,
+    };
+    for look in 1..=LOOKS {
+        facts.store = asker.look();
+        let expected = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some());
+        if look == LOOKS || !expected || all_well(&facts) {
+            break;
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    if let Some(why) = facts.impossible() {
+        juju.log("WARNING", &format!("these facts do not fit together: {why}"));
+    }
+    Ok(Sight { facts, relation, asker })
+}
+
+/// True when every wanted member answers: no reason to look again.
+fn all_well(facts: &Facts) -> bool {
+    let Store::Reachable(cluster) = &facts.store else { return false };
+    let wanted: BTreeSet<String> = facts.planned().iter().map(Unit::member_name).collect();
+    cluster.own_healthy && cluster.members.iter().all(|member| member.reachable || !wanted.contains(&member.name))
+}
+
+fn read_peer(juju: &Juju, relation: &str) -> Result<Peer, CharmError> {
+    let unit = juju.unit();
+    let mut units = BTreeMap::new();
+    for other in juju.relation_units(relation)? {
+        if other != *unit {
+            let bag = juju.unit_bag(relation, &other)?;
+            units.insert(other, UnitBag::read(&bag));
+        }
+    }
+    Ok(Peer {
+        own: UnitBag::read(&juju.unit_bag(relation, unit)?),
+        app: AppBag::read(&juju.app_bag(relation)?, &unit.application),
+        units,
+    })
+}
+
+fn network(juju: &Juju) -> Result<Option<Network>, CharmError> {
+    let found = match juju.addresses() {
+        Ok(found) => found,
+        // Juju has no address for the binding yet, or has lost it for a moment.
+        Err(error) if error.to_string().contains("no network config") => Addresses::default(),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(ingress) = found.ingress.first().or(found.bind.first()).copied() else { return Ok(None) };
+    let bind: Vec<IpAddr> = if found.bind.is_empty() { vec![ingress] } else { found.bind.clone() };
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    names.extend(bind.iter().chain(&found.ingress).map(IpAddr::to_string));
+    names.extend(host_names());
+    Ok(Some(Network { bind, ingress, names: pki::normal_names(&names) }))
+}
+
+/// The host's name and its names in `/etc/hosts`: no name server is asked, because an answer that
+/// comes and goes would have certificates issued again and again.
+fn host_names() -> Vec<String> {
+    let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") else { return Vec::new() };
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    names_of(name.trim(), &hosts)
+}
+
+fn names_of(host: &str, hosts: &str) -> Vec<String> {
+    let is_name =
+        |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    let mut names: Vec<String> = Some(host).filter(is_name).into_iter().map(str::to_owned).collect();
+    for line in hosts.lines() {
+        let listed: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect();
+        if listed.contains(&host) {
+            names.extend(listed.into_iter().filter(is_name).map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// The bags of units that exist but are not (or no longer) joined here. A leaving unit has parted
+/// from all others before its last hook, and must still find the cluster. A bag that cannot be read
+/// is left out: it only says whom else to ask.
+fn unmet(
+    juju: &Juju,
+    relation: Option<&str>,
+    peer: Option<&Peer>,
+    goal: Option<&BTreeMap<Unit, Life>>,
+) -> Vec<UnitBag> {
+    let (Some(relation), Some(peer), Some(goal)) = (relation, peer, goal) else { return Vec::new() };
+    goal.keys()
+        .filter(|unit| *unit != juju.unit() && !peer.units.contains_key(unit))
+        .filter_map(|unit| juju.unit_bag(relation, unit).ok())
+        .map(|bag| UnitBag::read(&bag))
+        .collect()
+}
+
+fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, CharmError> {
+    let own = match (&machine.service, &machine.config) {
+        (Service::Running(_), Some(config)) => config.listen_client_urls.split(',').next().map(str::to_owned),
+        _ => None,
+    };
+    let mut bags = bags;
+    // Those that have a member first: an address where nothing listens yet may cost a time-out.
+    bags.sort_by_key(|bag| bag.member.is_none());
+    let others = bags.into_iter().filter_map(|bag| bag.client_url).collect();
+    Asker::new(host.credentials(), own, others).map_err(CharmError::Runtime)
+}
+
+fn authorities(juju: &Juju) -> Result<Authorities, CharmError> {
+    Ok(match juju.secret() {
+        Ok(None) => Authorities::Absent,
+        Ok(Some(content)) => match SecretContent::read(&content) {
+            Ok(secret) => Authorities::Held(secret.trust()),
+            Err(why) => Authorities::Unusable(why),
+        },
+        Err(error) => Authorities::Unusable(error.to_string()),
+    })
+}
+
+/// The application's secret: both authorities with their keys. Never leaves the hook.
+pub struct SecretContent {
+    /// Signs for port 2379.
+    pub server: pki::Authority,
+    /// Signs for port 2380.
+    pub peer: pki::Authority,
+}
+
+impl SecretContent {
+    /// Reads the secret's content and checks that each key fits its certificate.
+    ///
+    /// # Errors
+    /// What is wrong, without any content.
+    pub fn read(content: &Bag) -> Result<Self, String> {
+        let authority = |side: &str| {
+            let part = |what: &str| {
+                let key = format!("{side}-ca-{what}");
+                content.get(&key).cloned().ok_or(format!("it has no {key}"))
+            };
+            let authority = pki::Authority { certificate: part("cert")?, key: part("key")? };
+            pki::check_pair(&authority.certificate, &authority.key).map_err(|error| error.to_string())?;
+            Ok::<_, String>(authority)
+        };
+        Ok(SecretContent { server: authority("client")?, peer: authority("peer")? })
+    }
+
+    /// The content to store.
+    #[must_use]
+    pub fn write(&self) -> Bag {
+        Bag::from([
+            ("client-ca-cert".to_owned(), self.server.certificate.clone()),
+            ("client-ca-key".to_owned(), self.server.key.clone()),
+            ("peer-ca-cert".to_owned(), self.peer.certificate.clone()),
+            ("peer-ca-key".to_owned(), self.peer.key.clone()),
+        ])
+    }
+
+    /// The public half, and the token that lives as long as these authorities do.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        let both = format!("{}{}", self.server.certificate, self.peer.certificate);
+        Trust {
+            server: self.server.certificate.clone(),
+            peer: self.peer.certificate.clone(),
+            token: format!("etcd-{}", fingerprint(&both)),
+        }
+    }
+}
+
+/// The client URLs of all wanted units that have a member, sorted: the answer when the cluster
+/// itself does not give its list.
+#[must_use]
+pub fn published_endpoints(facts: &Facts) -> Vec<String> {
+    let Some(peer) = &facts.peer else { return Vec::new() };
+    let wanted = |unit| facts.goal.as_ref().is_none_or(|goal| goal.get(unit) == Some(&Life::Alive));
+    let mut urls: Vec<String> = peer
+        .units
+        .iter()
+        .chain([(&facts.unit, &peer.own)])
+        .filter(|(unit, bag)| wanted(unit) && bag.member.is_some())
+        .filter_map(|(_, bag)| bag.client_url.clone())
+        .collect();
+    urls.sort();
+    urls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_come_from_the_host_and_its_line_in_etc_hosts_only() {
+        let hosts = "127.0.0.1 localhost\n10.0.0.5 box.example.org box # the box\n10.0.0.6 other box2\n";
+        assert_eq!(names_of("box", hosts), ["box", "box.example.org", "box"]);
+        assert_eq!(names_of("bad name!", hosts), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_secret_reads_back_and_a_key_of_another_authority_is_refused_without_showing_it() {
+        let make = |name| pki::make_authority(name, 1_800_000_000).unwrap();
+        let secret = SecretContent { server: make("clients"), peer: make("peers") };
+        let mut content = secret.write();
+        assert_eq!(SecretContent::read(&content).ok().unwrap().trust(), secret.trust());
+        let key = content["peer-ca-key"].clone();
+        content.insert("client-ca-key".to_owned(), key.clone());
+        let refusal = SecretContent::read(&content).err().unwrap();
+        assert!(refusal.contains("does not belong") && !refusal.contains(&key), "{refusal}");
+        content.remove("client-ca-key");
+        assert_eq!(SecretContent::read(&content).err().unwrap(), "it has no client-ca-key");
+    }
+}

@@ -1,0 +1,91 @@
+//! Requests, signatures and installed certificates.
+//!
+//! A unit's key is made where it is used and stays; only its request travels. The leader signs a
+//! request when there is no certificate for that key and those names, when the one there is was
+//! signed by another authority, or at two thirds of its life. Comparing request and answer on every
+//! hook replaces any memory of what was asked when.
+
+use super::Action;
+use crate::facts::{Authorities, Facts, Life, Side, Unit};
+
+/// Plans this unit's requests.
+pub fn request(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(network) = &facts.network else { return };
+    for side in Side::BOTH {
+        let current = facts.host.pairs.get(&side).and_then(|pair| pair.request.as_ref());
+        if current.is_none_or(|request| request.says.names != network.names) {
+            actions.push(Action::MakeRequest {
+                side,
+                common_name: facts.unit.member_name(),
+                names: network.names.clone(),
+            });
+        }
+    }
+}
+
+/// Plans the installation of this unit's signed certificates.
+pub fn install(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(peer) = &facts.peer else { return };
+    let Some(trust) = &peer.app.trust else { return };
+    for side in Side::BOTH {
+        let Some(pair) = facts.host.pairs.get(&side) else { continue };
+        let Some(signed) = peer.app.certificates.get(&(facts.unit.clone(), side)) else { continue };
+        let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == signed.says.public_key);
+        let installed = pair.certificate.as_ref() == Some(&signed.pem) && pair.trust.as_deref() == Some(trust.of(side));
+        if ours && signed.trusted && !installed {
+            actions.push(Action::InstallCertificate {
+                side,
+                certificate: signed.pem.clone(),
+                trust: trust.of(side).to_owned(),
+            });
+        }
+    }
+}
+
+/// Plans what the leader signs.
+pub fn sign(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(peer) = &facts.peer else { return };
+    let (Authorities::Held(held), Some(published)) = (&facts.authorities, &peer.app.trust) else {
+        return;
+    };
+    if held != published {
+        return;
+    }
+    let all = peer.units.iter().chain([(&facts.unit, &peer.own)]);
+    for (unit, bag) in all {
+        let dead = facts.goal.as_ref().is_some_and(|goal| goal.get(unit) != Some(&Life::Alive));
+        if dead {
+            continue;
+        }
+        for side in Side::BOTH {
+            let Some(request) = bag.requests.get(&side) else { continue };
+            if request.says.names == bag.names && !bag.names.is_empty() && is_due(facts, unit, side) {
+                actions.push(Action::Issue {
+                    unit: unit.clone(),
+                    side,
+                    request: request.pem.clone(),
+                    names: bag.names.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// True when the unit's published request has no proper answer yet.
+fn is_due(facts: &Facts, unit: &Unit, side: Side) -> bool {
+    let Some(peer) = &facts.peer else { return false };
+    let bag = if *unit == facts.unit { Some(&peer.own) } else { peer.units.get(unit) };
+    let Some(request) = bag.and_then(|bag| bag.requests.get(&side)) else { return false };
+    match peer.app.certificates.get(&(unit.clone(), side)) {
+        None => true,
+        Some(signed) => signed.says != request.says || !signed.trusted || signed.validity.renewal_due(facts.now),
+    }
+}
+
+/// True when both certificates of a unit are published and answer its current requests.
+#[must_use]
+pub fn complete(facts: &Facts, unit: &Unit) -> bool {
+    let signed =
+        |side: Side| facts.peer.as_ref().is_some_and(|peer| peer.app.certificates.contains_key(&(unit.clone(), side)));
+    Side::BOTH.iter().all(|side| signed(*side) && !is_due(facts, unit, *side))
+}

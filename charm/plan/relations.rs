@@ -1,0 +1,84 @@
+//! What this unit publishes: its own databag, its ports, its version; and what the leader forgets.
+
+use super::{Action, config};
+use crate::bags::{AppChange, UnitBag};
+use crate::facts::{Facts, PEER_PORT, Store, url};
+
+/// Plans this unit's databag.
+pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(peer) = &facts.peer else { return };
+    let mut bag = UnitBag { member: peer.own.member, votes: peer.own.votes, ..UnitBag::default() };
+    match &facts.network {
+        Some(network) => {
+            let port = config::in_force(facts).unwrap_or_default().port;
+            bag.peer_url = facts.peer_url();
+            bag.client_url = Some(url(network.ingress, port));
+            bag.names = network.names.clone();
+        }
+        // Juju has forgotten our address for a moment; what was published stays.
+        None => {
+            bag.peer_url = peer.own.peer_url.clone();
+            bag.client_url = peer.own.client_url.clone();
+            bag.names = peer.own.names.clone();
+        }
+    }
+    for (side, pair) in &facts.host.pairs {
+        if let Some(request) = &pair.request {
+            bag.requests.insert(*side, request.clone());
+        }
+    }
+    // A member that has no name yet has never started, so it may still start for the first time.
+    if let Some(member) = facts.own_member().filter(|member| !member.name.is_empty()) {
+        bag.member = Some(member.id);
+        bag.votes = !member.learner;
+        if facts.peer_url().is_some_and(|url| url != member.peer_url)
+            && let Some(peer_url) = facts.peer_url()
+        {
+            actions.push(Action::UpdatePeerUrl { id: member.id, peer_url });
+        }
+    }
+    bag.restart = config::wanted_restart(facts);
+    if bag != peer.own {
+        actions.push(Action::PublishUnit(Box::new(bag)));
+    }
+}
+
+/// Plans open ports and the shown version, once there is a member to reach.
+pub fn ports(facts: &Facts, actions: &mut Vec<Action>) {
+    let Store::Reachable(cluster) = &facts.store else { return };
+    if facts.own_member().is_none() {
+        return;
+    }
+    let port = facts.host.config.as_ref().map_or(2379, config::DaemonConfig::port);
+    let wanted = [port, PEER_PORT].map(|port| format!("{port}/tcp"));
+    for (number, name) in [port, PEER_PORT].into_iter().zip(&wanted) {
+        if !facts.ports.contains(name) {
+            actions.push(Action::OpenPort(number));
+        }
+    }
+    for open in &facts.ports {
+        if let Some(Ok(number)) = open.strip_suffix("/tcp").map(str::parse)
+            && !wanted.contains(open)
+        {
+            actions.push(Action::ClosePort(number));
+        }
+    }
+    if let Some(version) = &cluster.version {
+        actions.push(Action::SetVersion(version.clone()));
+    }
+}
+
+/// Plans the end of what the leader published for units that no longer exist.
+pub fn forget(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(peer) = &facts.peer else { return };
+    let Store::Reachable(cluster) = &facts.store else { return };
+    let mut named: Vec<_> = peer.app.joins.keys().chain(peer.app.certificates.keys().map(|(unit, _)| unit)).collect();
+    named.sort();
+    named.dedup();
+    for unit in named {
+        let listed = cluster.members.iter().any(|member| member.name == unit.member_name() || member.name.is_empty());
+        if facts.gone(unit) && !listed {
+            actions.push(Action::PublishApp(AppChange::Forget(unit.clone())));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Every sentence an operator can see in the status, and when each is shown.
+//!
+//! The healthy and the failing sentence are the product's documented ones, word for word. A sentence
+//! that needs a person says what to do.
+
+use super::config::{self, BadOption, Standing};
+use crate::facts::{Authorities, Facts, Life, Program, Service, Store, Unit};
+
+/// What a unit tells its operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The program is being installed.
+    Installing,
+    /// Juju has not yet created the peer relation.
+    AwaitingPeerRelation,
+    /// Juju does not know our address yet.
+    AwaitingAddress,
+    /// No leader has made the authorities yet.
+    AwaitingAuthorities,
+    /// The leader has not signed our requests yet.
+    AwaitingCertificates,
+    /// The choice of the first unit is being published.
+    AwaitingChoice,
+    /// Another unit starts the cluster, or the leader has yet to add us.
+    AwaitingJoin(Unit),
+    /// The daemon is starting or copying data.
+    Starting,
+    /// A new setting waits until the other members have restarted.
+    AwaitingTurn,
+    /// All is well.
+    Healthy,
+    /// A registered member fails its check.
+    Unhealthy,
+    /// An option cannot be used.
+    BadOption(BadOption),
+    /// The data on disk is not ours.
+    ForeignData(String),
+    /// Our data has vanished.
+    DataLost(Unit),
+    /// The authorities' secret is gone.
+    AuthoritiesGone,
+    /// The authorities' secret cannot be used.
+    AuthoritiesUnusable(String),
+    /// The unit is going.
+    Leaving,
+    /// The unit may not go yet: no other member has the data.
+    HoldsLastCopy,
+    /// The unit may not go yet: the rest would have no quorum.
+    NeededForQuorum,
+    /// Nothing runs any more.
+    Stopped,
+}
+
+/// Juju's four workload words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Busy; ends by itself.
+    Maintenance,
+    /// An operator must act.
+    Blocked,
+    /// For somebody else.
+    Waiting,
+    /// All is well.
+    Active,
+}
+
+impl Word {
+    /// Juju's spelling.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Word::Maintenance => "maintenance",
+            Word::Blocked => "blocked",
+            Word::Waiting => "waiting",
+            Word::Active => "active",
+        }
+    }
+}
+
+impl Status {
+    /// Juju's word for it.
+    #[must_use]
+    pub fn word(&self) -> Word {
+        match self {
+            Status::Installing | Status::Starting | Status::Leaving | Status::Stopped => Word::Maintenance,
+            Status::AwaitingPeerRelation
+            | Status::AwaitingAddress
+            | Status::AwaitingAuthorities
+            | Status::AwaitingCertificates
+            | Status::AwaitingChoice
+            | Status::AwaitingJoin(_)
+            | Status::AwaitingTurn => Word::Waiting,
+            Status::Healthy => Word::Active,
+            Status::Unhealthy
+            | Status::BadOption(_)
+            | Status::ForeignData(_)
+            | Status::DataLost(_)
+            | Status::AuthoritiesGone
+            | Status::AuthoritiesUnusable(_)
+            | Status::HoldsLastCopy
+            | Status::NeededForQuorum => Word::Blocked,
+        }
+    }
+
+    /// The sentence; the leader's begins with `(leader) `.
+    #[must_use]
+    pub fn sentence(&self, leader: bool) -> String {
+        let text = match self {
+            Status::Installing => "installing etcd".to_owned(),
+            Status::AwaitingPeerRelation => "waiting for the peer relation".to_owned(),
+            Status::AwaitingAddress => "waiting for an address from Juju".to_owned(),
+            Status::AwaitingAuthorities => "waiting for the leader to make the certificate authorities".to_owned(),
+            Status::AwaitingCertificates => "waiting for the leader to sign the certificates".to_owned(),
+            Status::AwaitingChoice => "waiting to start the cluster".to_owned(),
+            Status::AwaitingJoin(unit) => {
+                format!("waiting to join the cluster begun by {unit}")
+            }
+            Status::Starting => "starting etcd".to_owned(),
+            Status::AwaitingTurn => "waiting for its turn to restart with new settings".to_owned(),
+            Status::Healthy => "cluster is healthy".to_owned(),
+            Status::Unhealthy => "cluster-health check failed... needs attention".to_owned(),
+            Status::BadOption(bad) => {
+                format!("option {} is {}: set {}", bad.name, bad.value, bad.wanted)
+            }
+            Status::ForeignData(path) => {
+                format!("{path} holds the data of another member: move it away")
+            }
+            Status::DataLost(unit) => {
+                format!("the data of this member is gone: remove {unit} and add a unit")
+            }
+            Status::AuthoritiesGone => {
+                "the authorities' secret is gone: no certificate can be signed; restore secret 'pki'".to_owned()
+            }
+            Status::AuthoritiesUnusable(why) => {
+                format!("secret 'pki' with the authorities cannot be used: {why}")
+            }
+            Status::Leaving => "leaving the cluster".to_owned(),
+            Status::HoldsLastCopy => {
+                "cannot leave: no other member has the data yet; wait, or remove with --force".to_owned()
+            }
+            Status::NeededForQuorum => {
+                "cannot leave: the rest would have no quorum; repair them, or remove with --force".to_owned()
+            }
+            Status::Stopped => "etcd has stopped".to_owned(),
+        };
+        if leader { format!("(leader) {text}") } else { text }
+    }
+}
+
+/// The status of a unit that is staying.
+#[must_use]
+pub fn of(facts: &Facts, standing: &Standing) -> Status {
+    if facts.host.program == Program::Outdated {
+        return Status::Installing;
+    }
+    if let Err(bad) = config::check(&facts.options) {
+        return Status::BadOption(bad);
+    }
+    if facts.leader {
+        match &facts.authorities {
+            Authorities::Unusable(why) => return Status::AuthoritiesUnusable(why.clone()),
+            Authorities::Absent if trusts(facts) && !facts.done.app_written => {
+                return Status::AuthoritiesGone;
+            }
+            _ => {}
+        }
+    }
+    match standing {
+        Standing::ForeignData => Status::ForeignData(format!("{}/var/lib/etcd", facts.host.root.trim_end_matches('/'))),
+        Standing::DataLost => Status::DataLost(facts.unit.clone()),
+        Standing::Outside { bootstrap } => certified_or(facts, Status::AwaitingJoin(bootstrap.clone())),
+        Standing::Unchosen => certified_or(facts, Status::AwaitingChoice),
+        Standing::Preparing => preparing(facts),
+        Standing::AwaitingTurn if is_healthy(facts) => Status::AwaitingTurn,
+        Standing::Running | Standing::AwaitingTurn => running(facts),
+    }
+}
+
+fn trusts(facts: &Facts) -> bool {
+    facts.peer.as_ref().is_some_and(|peer| peer.app.trust.is_some())
+}
+
+fn certified_or(facts: &Facts, otherwise: Status) -> Status {
+    let certified = facts.host.pairs.values().filter(|pair| pair.certificate.is_some()).count() == 2;
+    if certified { otherwise } else { preparing(facts) }
+}
+
+fn preparing(facts: &Facts) -> Status {
+    if facts.peer.is_none() {
+        Status::AwaitingPeerRelation
+    } else if facts.network.is_none() {
+        Status::AwaitingAddress
+    } else if !trusts(facts) {
+        Status::AwaitingAuthorities
+    } else {
+        Status::AwaitingCertificates
+    }
+}
+
+fn running(facts: &Facts) -> Status {
+    let registered = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some())
+        || facts.own_member().is_some_and(|member| !member.name.is_empty());
+    if is_healthy(facts) {
+        Status::Healthy
+    } else if !registered || catching_up(facts) {
+        Status::Starting
+    } else {
+        Status::Unhealthy
+    }
+}
+
+/// A learner that runs is on its way, not ill.
+fn catching_up(facts: &Facts) -> bool {
+    facts.host.service != Service::Stopped && facts.own_member().is_some_and(|member| member.learner)
+}
+
+/// This unit's member votes and serves, and so does every member of a wanted unit. A member of a
+/// unit that is leaving does not count: it may be gone at any moment.
+fn is_healthy(facts: &Facts) -> bool {
+    let Store::Reachable(cluster) = &facts.store else { return false };
+    let leaving: Vec<String> = facts
+        .goal
+        .iter()
+        .flatten()
+        .filter(|(_, life)| **life == Life::Dying)
+        .map(|(unit, _)| unit.member_name())
+        .collect();
+    let gone = |name: &str| facts.goal.as_ref().is_some_and(|goal| goal.keys().all(|unit| unit.member_name() != name));
+    cluster.own_healthy
+        && facts.own_member().is_some_and(|member| !member.learner)
+        && cluster
+            .members
+            .iter()
+            .filter(|member| !member.learner)
+            .all(|member| member.reachable || leaving.contains(&member.name) || gone(&member.name))
+}

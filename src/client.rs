@@ -1,0 +1,479 @@
+//! A small etcd client for the charm and the tests: one connection, short deadlines.
+//!
+//! [`Client::connect`] takes a list of endpoints and keeps the first that completes TCP, TLS and
+//! the HTTP/2 preface. A call is sent once, to that endpoint, and never repeated: a repeated
+//! membership change after an unknown outcome is the caller's decision. Every call ends within
+//! [`CALL_TIMEOUT`]. TLS is rustls through our own connector; the three PEM texts are held in
+//! memory only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// The kinds of refusal, as gRPC numbers them.
+pub use tonic::Code;
+
+use crate::proto::etcdserverpb as pb;
+use crate::proto::mvccpb;
+use pb::cluster_client::ClusterClient;
+use pb::kv_client::KvClient;
+use pb::maintenance_client::MaintenanceClient;
+
+/// Longest time to reach one endpoint: TCP connect, TLS handshake and HTTP/2 preface.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time one call may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most endpoints tried by one [`Client::connect`].
+pub const MAX_ENDPOINTS: usize = 16;
+
+/// What can go wrong between us and a member.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// An endpoint is not `http://host:port` or `https://host:port`.
+    #[error("endpoint {endpoint:?} is not a URL such as https://10.0.0.1:2379: {cause}")]
+    Endpoint {
+        /// The text given.
+        endpoint: String,
+        /// The parser's reason.
+        cause: String,
+    },
+    /// A PEM text is unusable.
+    #[error("the {what} for reaching etcd is unusable: {cause}")]
+    Tls {
+        /// Which of the three texts.
+        what: &'static str,
+        /// The reason.
+        cause: String,
+    },
+    /// No endpoint could be reached.
+    #[error("no etcd endpoint could be reached: {0}")]
+    Unreachable(String),
+    /// A member answered with an error; the sentence is etcd's own.
+    #[error("{}", .0.message())]
+    Refused(Box<tonic::Status>),
+    /// A member answered something that cannot be read.
+    #[error("the answer of etcd to {0} could not be read")]
+    Answer(&'static str),
+}
+
+impl ClientError {
+    /// The gRPC code of a refusal, if a member did answer.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            ClientError::Refused(status) => Some(status.code()),
+            _ => None,
+        }
+    }
+}
+
+impl From<tonic::Status> for ClientError {
+    fn from(status: tonic::Status) -> Self {
+        ClientError::Refused(Box::new(status))
+    }
+}
+
+/// The three PEM texts of a mutual-TLS client.
+#[derive(Clone)]
+pub struct TlsPem {
+    /// Authorities trusted for the server's certificate; may hold several.
+    pub ca: String,
+    /// Our certificate.
+    pub certificate: String,
+    /// Our private key, PKCS#8.
+    pub key: String,
+}
+
+/// One member as the cluster lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Member id.
+    pub id: u64,
+    /// Name; empty until the member has started for the first time.
+    pub name: String,
+    /// Peer URLs.
+    pub peer_urls: Vec<String>,
+    /// Client URLs; empty until the member has started for the first time.
+    pub client_urls: Vec<String>,
+    /// True while it replicates without a vote.
+    pub is_learner: bool,
+}
+
+/// What one member says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its own id.
+    pub member_id: u64,
+    /// The id of its cluster.
+    pub cluster_id: u64,
+    /// The raft leader's id as it sees it; 0 when there is none.
+    pub leader: u64,
+    /// Server version, such as `3.6.1`.
+    pub version: String,
+    /// True while it is a learner.
+    pub is_learner: bool,
+    /// Current revision.
+    pub revision: i64,
+    /// Raft term.
+    pub raft_term: u64,
+}
+
+/// A connection to one member.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    endpoint: String,
+}
+
+impl Client {
+    /// Connects to the first endpoint that answers.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] with every endpoint's reason; [`ClientError::Tls`] and
+    /// [`ClientError::Endpoint`] for bad input.
+    pub async fn connect(endpoints: &[String], tls: Option<&TlsPem>) -> Result<Client, ClientError> {
+        let config = tls.map(tls_config).transpose()?;
+        let mut reasons = Vec::new();
+        for endpoint in endpoints.iter().take(MAX_ENDPOINTS) {
+            match tokio::time::timeout(CONNECT_TIMEOUT, open(endpoint, config.clone())).await {
+                Ok(Ok(channel)) => return Ok(Client { channel, endpoint: endpoint.clone() }),
+                Ok(Err(error @ ClientError::Endpoint { .. })) => return Err(error),
+                Ok(Err(error)) => reasons.push(format!("{endpoint}: {error}")),
+                Err(_) => reasons.push(format!("{endpoint}: no answer in {CONNECT_TIMEOUT:?}")),
+            }
+        }
+        Err(ClientError::Unreachable(reasons.join("; ")))
+    }
+
+    /// The endpoint this client is connected to.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Lists the members; `linearizable` asks the quorum, otherwise the member's own view.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with etcd's sentence.
+    pub async fn member_list(&self, linearizable: bool) -> Result<Vec<Member>, ClientError> {
+        let request = timed(pb::MemberListRequest { linearizable });
+        let answer = self.cluster().member_list(request).await?.into_inner();
+        Ok(answer.members.into_iter().map(Member::from).collect())
+    }
+
+    /// Adds a member as a learner and returns its id.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with etcd's sentence, such as `Peer URLs already exists`.
+    pub async fn member_add_learner(&self, peer_urls: &[String]) -> Result<u64, ClientError> {
+        let request = timed(pb::MemberAddRequest { peer_ur_ls: peer_urls.to_vec(), is_learner: true });
+        let answer = self.cluster().member_add(request).await?.into_inner();
+        answer.member.map(|member| member.id).ok_or(ClientError::Answer("member add"))
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] while the learner is not in sync.
+    pub async fn member_promote(&self, id: u64) -> Result<(), ClientError> {
+        self.cluster().member_promote(timed(pb::MemberPromoteRequest { id })).await?;
+        Ok(())
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when unknown or when the rest could not form a quorum.
+    pub async fn member_remove(&self, id: u64) -> Result<(), ClientError> {
+        self.cluster().member_remove(timed(pb::MemberRemoveRequest { id })).await?;
+        Ok(())
+    }
+
+    /// Replaces a member's peer URLs.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when unknown or when a URL belongs to another member.
+    pub async fn member_update(&self, id: u64, peer_urls: &[String]) -> Result<(), ClientError> {
+        let request = timed(pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls.to_vec() });
+        self.cluster().member_update(request).await?;
+        Ok(())
+    }
+
+    /// What the connected member says about itself.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it cannot answer.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        let answer = self.maintenance().status(timed(pb::StatusRequest {})).await?.into_inner();
+        let header = answer.header.ok_or(ClientError::Answer("status"))?;
+        Ok(Status {
+            member_id: header.member_id,
+            cluster_id: header.cluster_id,
+            leader: answer.leader,
+            version: answer.version,
+            is_learner: answer.is_learner,
+            revision: header.revision,
+            raft_term: answer.raft_term,
+        })
+    }
+
+    /// The check of `etcdctl endpoint health`: a linearizable read through this member succeeds
+    /// (or is denied by access control, which also proves a quorum) and no alarm is raised.
+    /// Returns the names of the raised alarms; empty means healthy.
+    ///
+    /// # Errors
+    /// The reason why the member could not serve the read.
+    pub async fn health(&self) -> Result<Vec<String>, ClientError> {
+        match self.get("health").await {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(Code::PermissionDenied) => {}
+            Err(error) => return Err(error),
+        }
+        let request = timed(pb::AlarmRequest { action: 0, member_id: 0, alarm: pb::AlarmType::None.into() });
+        let alarms = self.maintenance().alarm(request).await?.into_inner().alarms;
+        Ok(alarms.iter().map(|raised| format!("{} on {:x}", raised.alarm().as_str_name(), raised.member_id)).collect())
+    }
+
+    /// Moves raft leadership; only the raft leader accepts this.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `not leader` or `bad leader transferee`.
+    pub async fn move_leader(&self, target: u64) -> Result<(), ClientError> {
+        let request = timed(pb::MoveLeaderRequest { target_id: target });
+        self.maintenance().move_leader(request).await?;
+        Ok(())
+    }
+
+    /// Writes one key and returns the revision of the write.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`]; after a timeout the write may or may not have happened.
+    pub async fn put(&self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Result<i64, ClientError> {
+        let (key, value): (Vec<u8>, Vec<u8>) = (key.into(), value.into());
+        let request = timed(pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() });
+        let answer = self.kv().put(request).await?.into_inner();
+        answer.header.map(|header| header.revision).ok_or(ClientError::Answer("put"))
+    }
+
+    /// Reads one key, linearizably.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no quorum.
+    pub async fn get(&self, key: impl Into<Vec<u8>>) -> Result<Option<Vec<u8>>, ClientError> {
+        let key: Vec<u8> = key.into();
+        let request = timed(pb::RangeRequest { key: key.into(), ..Default::default() });
+        let answer = self.kv().range(request).await?.into_inner();
+        match answer.kvs.into_iter().next() {
+            None => Ok(None),
+            Some(encoded) => mvccpb::KeyValue::decode(encoded)
+                .map(|kv| Some(kv.value.to_vec()))
+                .map_err(|_| ClientError::Answer("get")),
+        }
+    }
+
+    fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+
+    fn maintenance(&self) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channel.clone())
+    }
+
+    fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone())
+    }
+}
+
+impl From<pb::Member> for Member {
+    fn from(member: pb::Member) -> Self {
+        Member {
+            id: member.id,
+            name: member.name,
+            peer_urls: member.peer_ur_ls,
+            client_urls: member.client_ur_ls,
+            is_learner: member.is_learner,
+        }
+    }
+}
+
+fn timed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Opens one channel. `https` needs `config`; `http` must not have it.
+async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Result<Channel, ClientError> {
+    let bad = |cause: &dyn std::fmt::Display| ClientError::Endpoint {
+        endpoint: endpoint.to_owned(),
+        cause: cause.to_string(),
+    };
+    let url = url::Url::parse(endpoint).map_err(|e| bad(&e))?;
+    let host = url.host_str().ok_or_else(|| bad(&"it has no host"))?.to_owned();
+    let port = url.port_or_known_default().ok_or_else(|| bad(&"it has no port"))?;
+    let config = match (url.scheme(), config) {
+        ("https", Some(config)) => Some(config),
+        ("http", _) => None,
+        ("https", None) => return Err(bad(&"https needs the three PEM texts")),
+        _ => return Err(bad(&"the scheme is neither http nor https")),
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(bare.clone()).map_err(|e| bad(&e))?;
+    let connector = tower::service_fn(move |_: Uri| {
+        let (config, bare, name) = (config.clone(), bare.clone(), name.clone());
+        async move {
+            let stream = TcpStream::connect((bare.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(TokioIo::new(match config {
+                None => Stream::Plain(stream),
+                Some(config) => {
+                    let tls = tokio_rustls::TlsConnector::from(config);
+                    Stream::Tls(Box::new(tls.connect(name, stream).await?))
+                }
+            }))
+        }
+    });
+    Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|e| bad(&e))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| ClientError::Unreachable(causes(&error)))
+}
+
+/// The whole chain of causes in one line; the outermost alone is only "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn tls_config(pem: &TlsPem) -> Result<Arc<rustls::ClientConfig>, ClientError> {
+    let bad = |what: &'static str, cause: &dyn std::fmt::Display| ClientError::Tls { what, cause: cause.to_string() };
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(pem.ca.as_bytes()) {
+        let authority = authority.map_err(|e| bad("authority", &e))?;
+        roots.add(authority).map_err(|e| bad("authority", &e))?;
+    }
+    let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| bad("certificate", &e))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())
+        .map_err(|_| bad("private key", &"expected one PKCS#8 PEM block"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad("protocol choice", &e))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| bad("certificate", &e))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A plain or an encrypted byte stream; the two look alike to HTTP/2.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+mod stream {
+    //! Hands each poll to whichever stream is inside.
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::Stream;
+
+    impl AsyncRead for Stream {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Stream::Plain(inner) => Pin::new(inner).poll_read(cx, buf),
+                Stream::Tls(inner) => Pin::new(inner).poll_read(cx, buf),
+            }
+        }
+    }
+
+    impl AsyncWrite for Stream {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                Stream::Plain(inner) => Pin::new(inner).poll_write(cx, buf),
+                Stream::Tls(inner) => Pin::new(inner).poll_write(cx, buf),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Stream::Plain(inner) => Pin::new(inner).poll_flush(cx),
+                Stream::Tls(inner) => Pin::new(inner).poll_flush(cx),
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Stream::Plain(inner) => Pin::new(inner).poll_shutdown(cx),
+                Stream::Tls(inner) => Pin::new(inner).poll_shutdown(cx),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_named_with_an_example_of_a_good_one() {
+        for bad in ["10.0.0.1:2379", "ftp://10.0.0.1:2379", "https://10.0.0.1:2379", "https://"] {
+            let error = runtime().block_on(Client::connect(&[bad.to_owned()], None)).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(bad) && text.contains("such as https://10.0.0.1:2379"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_closed_port_is_reported_as_unreachable_with_its_endpoint() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = runtime().block_on(Client::connect(&[endpoint.clone()], None)).err().unwrap();
+        assert!(matches!(error, ClientError::Unreachable(_)));
+        assert!(error.to_string().contains(&endpoint), "{error}");
+    }
+
+    #[test]
+    fn a_silent_endpoint_is_given_up_in_time_and_the_next_one_is_tried() {
+        // The first listener accepts into its backlog and never answers the HTTP/2 preface.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoints: Vec<String> =
+            [&silent, &closed].iter().map(|l| format!("https://{}", l.local_addr().unwrap())).collect();
+        drop(closed);
+        let authority = crate::pki::make_authority("test", 1_800_000_000).unwrap();
+        let tls = TlsPem {
+            ca: authority.certificate.clone(),
+            certificate: authority.certificate.clone(),
+            key: authority.key.clone(),
+        };
+        let error = runtime().block_on(Client::connect(&endpoints, Some(&tls))).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains("no answer in 2s") && text.contains(&endpoints[1]), "{text}");
+    }
+}
