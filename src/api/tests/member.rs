@@ -98,6 +98,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
         quota_bytes: Some(2 << 30),
         heartbeat: Duration::from_millis(20),
         election_timeout: Duration::from_millis(100),
+        progress_interval: Duration::from_secs(600),
     };
     adjust(&mut limits);
     let metrics = Arc::new(Metrics::default());
@@ -144,7 +145,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
     let mut leader = consensus.leader_watch();
     let led = tokio::time::timeout(PATIENCE, leader.wait_for(|now| now.leader == Some(Member::ID))).await;
     drop(led.expect("a leader in time").expect("consensus runs"));
-    let hub = Arc::new(Hub::new(store.clone()));
+    let hub = Hub::new(store.clone());
     let sink: Arc<dyn EventSink> = hub.clone();
     store.subscribe(sink);
     let state = State::new(consensus, store, hub, limits, metrics, CancellationToken::new());
