@@ -33,8 +33,6 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Raft's election timeout.
     pub election_timeout: Duration,
-    /// Time between progress messages of a quiet watcher that asked for them.
-    pub progress_interval: Duration,
 }
 
 impl Limits {
@@ -123,7 +121,6 @@ mod tests {
             quota_bytes: None,
             heartbeat: Duration::from_millis(heartbeat),
             election_timeout: Duration::from_millis(election),
-            progress_interval: Duration::from_secs(600),
         }
     }
 

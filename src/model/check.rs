@@ -2,7 +2,7 @@
 //!
 //! A request with several faults gets the complaint that etcd would make, so the order is part of the contract.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -131,12 +131,30 @@ fn txn_operations(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<
 #[derive(Default)]
 struct Written {
     puts: BTreeSet<Bytes>,
-    deletes: Vec<KeyRange>,
+    deletes: Deleted,
 }
 
-impl Written {
-    fn deletes(&self, key: &[u8]) -> bool {
-        self.deletes.iter().any(|range| range.contains(key))
+/// A set of deleted keys as disjoint spans, first key → end (excluded), so that a long request costs no square of time.
+#[derive(Default)]
+struct Deleted(BTreeMap<Bytes, Bytes>);
+
+impl Deleted {
+    fn contains(&self, key: &Bytes) -> bool {
+        self.0.range::<Bytes, _>(..=key).next_back().is_some_and(|(_, end)| key < end)
+    }
+
+    fn insert(&mut self, mut start: Bytes, mut end: Bytes) {
+        // Every span that touches the new one lies last among those that start before its end.
+        while let Some((other_start, other_end)) = self.0.range::<Bytes, _>(..=&end).next_back() {
+            if *other_end < start {
+                break;
+            }
+            let swallowed = other_start.clone();
+            start = start.min(swallowed.clone());
+            end = end.max(other_end.clone());
+            self.0.remove(&swallowed);
+        }
+        self.0.insert(start, end);
     }
 }
 
@@ -149,10 +167,12 @@ impl Written {
 fn written_keys(operations: &[RequestOp]) -> Result<Written, RequestError> {
     let mut written = Written::default();
     for op in operations {
-        if let Some(Request::RequestDeleteRange(delete)) = &op.request
-            && delete.range_end.as_ref() != [0]
-        {
-            written.deletes.push(KeyRange::new(delete.key.clone(), delete.range_end.clone()));
+        if let Some(Request::RequestDeleteRange(delete)) = &op.request {
+            match KeyRange::new(delete.key.clone(), delete.range_end.clone()) {
+                KeyRange::One(key) => written.deletes.insert(key.clone(), successor(&key)),
+                KeyRange::Span { start, end: Some(end) } if start < end => written.deletes.insert(start, end),
+                KeyRange::Span { .. } => {}
+            }
         }
     }
     for op in operations {
@@ -161,7 +181,9 @@ fn written_keys(operations: &[RequestOp]) -> Result<Written, RequestError> {
             let failure = written_keys(&nested.failure)?;
             let puts: BTreeSet<Bytes> = success.puts.into_iter().chain(failure.puts).collect();
             puts.into_iter().try_for_each(|key| add_put(&mut written, key))?;
-            written.deletes.extend(success.deletes.into_iter().chain(failure.deletes));
+            for (start, end) in success.deletes.0.into_iter().chain(failure.deletes.0) {
+                written.deletes.insert(start, end);
+            }
         }
     }
     for op in operations {
@@ -173,8 +195,13 @@ fn written_keys(operations: &[RequestOp]) -> Result<Written, RequestError> {
 }
 
 fn add_put(written: &mut Written, key: Bytes) -> Result<(), RequestError> {
-    if written.deletes(&key) || !written.puts.insert(key) {
+    if written.deletes.contains(&key) || !written.puts.insert(key) {
         return Err(RequestError::DuplicateKey);
     }
     Ok(())
+}
+
+/// The first key after `key`.
+fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
 }

@@ -137,6 +137,14 @@ impl Consensus {
         self.inner.raft.initialize(members).await.map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
     }
 
+    /// Whether this member's log has ever held an entry or a vote.
+    ///
+    /// # Errors
+    /// Consensus ended already.
+    pub async fn has_log(&self) -> Result<bool, StartError> {
+        self.inner.raft.is_initialized().await.map_err(|error| StartError::Storage(error.to_string()))
+    }
+
     /// This member's position in the log and in the cluster.
     pub fn status(&self) -> Status {
         self.inner.status()

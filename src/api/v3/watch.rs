@@ -6,11 +6,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::{Request, Response as Reply, Status, Streaming};
 
 use crate::api::call::{Audience, Call};
@@ -26,11 +24,6 @@ use crate::watch::{WatchCreate, WatchOutput, WatchStream};
 /// The id in answers that concern no watcher: a refused create, progress of a whole stream.
 const NO_WATCH_ID: i64 = -1;
 
-/// Shortest time between progress messages.
-const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How much of the interval the first tick may be late.
-const PROGRESS_JITTER: f64 = 0.1;
-
 /// One watch stream.
 struct Watching {
     state: Arc<State>,
@@ -40,9 +33,6 @@ struct Watching {
     watchers: WatchStream,
     /// Messages to send before the hub is asked for more: answers to requests, pieces of a large message.
     replies: VecDeque<pb::WatchResponse>,
-    /// Whether any watcher ever asked to hear of progress.
-    wants_progress: bool,
-    progress: Interval,
     ending: Ending,
 }
 
@@ -62,7 +52,6 @@ impl Session for Watching {
                     Err(status) => return Some(Err(status)),
                 },
                 output = self.watchers.next() => self.send(output),
-                _ = self.progress.tick(), if self.wants_progress => self.watchers.progress_tick(),
             }
         }
     }
@@ -77,9 +66,9 @@ impl Watching {
             }
             Some(RequestUnion::CancelRequest(cancel)) => {
                 // An unknown id is answered with silence.
-                if let Some(revision) = self.watchers.cancel(cancel.watch_id) {
+                if self.watchers.cancel(cancel.watch_id) {
                     self.replies.push_back(pb::WatchResponse {
-                        header: self.state.header(revision),
+                        header: self.state.header_now(),
                         watch_id: cancel.watch_id,
                         canceled: true,
                         ..Default::default()
@@ -92,7 +81,6 @@ impl Watching {
     }
 
     fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
-        self.wants_progress |= request.progress_notify;
         match checked(request).and_then(|create| self.watchers.create(create).map_err(|refusal| refusal.to_string())) {
             Ok(created) => pb::WatchResponse {
                 header: self.state.header(created.revision),
@@ -114,9 +102,9 @@ impl Watching {
     fn send(&mut self, output: WatchOutput) {
         let fragment = output.fragment;
         let message = pb::WatchResponse {
-            header: self.state.header(output.revision),
+            header: self.state.header(output.header_revision),
             watch_id: output.watch_id,
-            canceled: output.canceled(),
+            canceled: output.canceled,
             compact_revision: output.compact_revision,
             events: output.events,
             ..Default::default()
@@ -177,15 +165,6 @@ fn checked(request: pb::WatchCreateRequest) -> Result<WatchCreate, String> {
     })
 }
 
-/// Ticks for progress messages, spread so that streams opened together do not all speak at once.
-fn progress_timer(every: Duration) -> Interval {
-    let every = every.max(MIN_PROGRESS_INTERVAL);
-    let first = Instant::now() + every.mul_f64(1.0 + rand::random_range(0.0..PROGRESS_JITTER));
-    let mut timer = tokio::time::interval_at(first, every);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    timer
-}
-
 /// The gRPC face of this file.
 #[derive(Clone)]
 pub struct Watch(pub Arc<State>);
@@ -202,8 +181,6 @@ impl pb::watch_server::Watch for Watch {
             half_closed: false,
             watchers: self.0.hub.open_stream(),
             replies: VecDeque::new(),
-            wants_progress: false,
-            progress: progress_timer(self.0.limits.progress_interval),
             ending: stream::ending(&self.0, call.require_leader),
         };
         Ok(Reply::new(stream::serve(session)))

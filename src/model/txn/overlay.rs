@@ -128,7 +128,11 @@ impl<V: View> View for Overlay<'_, V> {
     }
 
     fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        if revision > self.base.revision() { self.scan(range, visit) } else { self.base.scan_at(range, revision, visit) }
+        if revision > self.base.revision() {
+            self.scan(range, visit)
+        } else {
+            self.base.scan_at(range, revision, visit)
+        }
     }
 
     fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
@@ -165,11 +169,7 @@ impl<V: View> View for Overlay<'_, V> {
         self.base.v2_get(key)
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         self.base.v2_scan(prefix, visit)
     }
 }

@@ -19,9 +19,6 @@ mod state;
 mod storage;
 mod wal;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 use std::fs;
 use std::io;
@@ -177,3 +174,6 @@ pub fn open(dir: &Path, options: LogOptions) -> Result<(LogStore, Watermark), Lo
     let wal = wal::Wal::start(dir, options, recovered, mark, watermark.clone())?;
     Ok((LogStore::new(wal), watermark))
 }
+
+#[cfg(test)]
+mod tests;

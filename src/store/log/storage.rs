@@ -35,6 +35,11 @@ impl LogStore {
         Self { wal: Arc::new(wal) }
     }
 
+    #[cfg(test)]
+    pub(super) fn wal(&self) -> Arc<Wal> {
+        self.wal.clone()
+    }
+
     /// The last purged entry and the last entry (the last purged one when there is none), as far as they are submitted.
     pub fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
         self.wal.state().bounds()

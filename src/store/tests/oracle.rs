@@ -99,20 +99,21 @@ fn txn(at: usize, other: usize, old: i64) -> Command {
 }
 
 struct Run {
-    dir: tempfile::TempDir,
     store: Store,
     machine: Machine,
     oracle: MemoryView,
     /// Every change ever made, by revision.
     history: Vec<(i64, Change)>,
     index: u64,
+    /// Last: the directory goes after the store in it has closed.
+    dir: tempfile::TempDir,
 }
 
 impl Run {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, machine) = open(dir.path());
-        Self { dir, store, machine, oracle: MemoryView::default(), history: Vec::new(), index: 0 }
+        Self { store, machine, oracle: MemoryView::default(), history: Vec::new(), index: 0, dir }
     }
 
     async fn step(self, step: &Step) -> Self {
