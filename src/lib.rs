@@ -11,6 +11,11 @@
 pub mod client;
 pub mod pki;
 pub mod proto;
+pub mod settings;
 
+mod clock;
+mod listen;
+mod logging;
 mod model;
 mod raft;
+mod tls;

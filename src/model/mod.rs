@@ -6,4 +6,5 @@
 pub mod command;
 pub mod effects;
 pub mod record;
+pub mod v2;
 pub mod view;

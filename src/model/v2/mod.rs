@@ -1,0 +1,53 @@
+//! The v2 keyspace: a tree of files and directories with its own index and a window of past events.
+//!
+//! Pure, like the rest of `model`. The tree lives in the v2 part of the view, laid out by [`layout`]; its index and the
+//! v3 revision never mix. Times are part of a command: the proposer reads the clock, apply never does.
+
+mod layout;
+mod operations;
+mod read;
+mod tree;
+pub mod types;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::effects::{Effects, Position, Response};
+use super::view::{View, ViewError};
+use tree::Tree;
+use types::{Command, Error, Event, Outcome};
+
+pub use read::{Cleared, Found, event_since, get, index, next_expiry, oldest_event};
+
+/// How many events the window keeps, over the whole keyspace; etcd's own number.
+pub const WINDOW: u64 = 1000;
+
+/// Index of an empty keyspace: what a fresh single etcd reports before the first user write.
+pub const FIRST_INDEX: u64 = 3;
+
+/// Applies one v2 mutation, encoded by [`Command`].
+///
+/// # Errors
+/// The state cannot be read, or the bytes are not a command; both are fatal to the caller.
+pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects, ViewError> {
+    let command = Command::decode(command.clone())
+        .map_err(|error| ViewError { what: "a v2 command", cause: format!("{error} at log index {}", at.index) })?;
+    let mut tree = Tree::open(view)?;
+    let outcome = operations::run(&mut tree, &command)?;
+    let answer = match outcome {
+        Ok(event) => Outcome { event, error: None, index: tree.index() },
+        Err(refusal) => {
+            // A refused operation leaves no trace, not even the parents it would have needed.
+            tree.forget();
+            Outcome { event: None, error: Some(Error { index: tree.index(), ..refusal }), index: tree.index() }
+        }
+    };
+    let (writes, events) = tree.into_changes();
+    let mut effects = Effects::nothing(view.revision(), Ok(Response::V2(answer.encode_to_vec().into())));
+    effects.v2 = writes;
+    effects.v2_events = events.iter().map(|event: &Event| std::sync::Arc::new(event.encode_to_vec().into())).collect();
+    Ok(effects)
+}
+
+#[cfg(test)]
+mod tests;
