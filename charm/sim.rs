@@ -252,9 +252,11 @@ impl World {
     // ---- the store ----
 
     fn is_up(&self, member: &Voter, cluster: usize) -> bool {
-        member.unit.as_ref().and_then(|unit| self.nodes.get(unit)).is_some_and(|node| {
-            node.powered && node.service.is_some() && node.data == Some((cluster, member.id))
-        })
+        member
+            .unit
+            .as_ref()
+            .and_then(|unit| self.nodes.get(unit))
+            .is_some_and(|node| node.powered && node.service.is_some() && node.data == Some((cluster, member.id)))
     }
 
     fn has_quorum(&self, cluster: usize) -> bool {
@@ -670,9 +672,10 @@ impl World {
             _ => Event::Reconcile,
         };
         let step = plan(&facts, &event);
-        let changes = step.actions.iter().filter(|action| {
-            matches!(action, Action::AddLearner { .. } | Action::RemoveMember { .. })
-        });
+        let changes = step
+            .actions
+            .iter()
+            .filter(|action| matches!(action, Action::AddLearner { .. } | Action::RemoveMember { .. }));
         assert!(changes.count() <= 1, "two changes of the member list in one plan: {step:?}");
         let node = self.nodes.get_mut(name).unwrap();
         node.status = step.status;
@@ -782,8 +785,7 @@ impl World {
             }
             5 => self.kill_one(),
             6 => {
-                let dead: Vec<Unit> =
-                    self.nodes.iter().filter(|(_, n)| !n.powered).map(|(u, _)| u.clone()).collect();
+                let dead: Vec<Unit> = self.nodes.iter().filter(|(_, n)| !n.powered).map(|(u, _)| u.clone()).collect();
                 if let Some(victim) = self.pick(&dead) {
                     self.force_remove(&victim);
                 }
