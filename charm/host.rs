@@ -107,7 +107,7 @@ impl Host {
             root: self.root.display().to_string(),
             program: if current { Program::Current } else { Program::Outdated },
             stamp,
-            config: config.and_then(|text| serde_json::from_str(&text).ok()),
+            config: config.and_then(|text| read_config(&text)),
             data: self.path("var/lib/etcd/member").exists(),
             pairs,
             service: if running { Service::Running(generation) } else { Service::Stopped },
@@ -318,6 +318,13 @@ impl Host {
     }
 }
 
+/// Reads settings back; the client port is part of the URLs only.
+fn read_config(text: &str) -> Option<DaemonConfig> {
+    let mut config: DaemonConfig = serde_json::from_str(text).ok()?;
+    config.options.port = config.port();
+    Some(config)
+}
+
 fn user_exists() -> bool {
     matches!(nix::unistd::User::from_name(USER), Ok(Some(_)))
 }
@@ -478,15 +485,15 @@ mod tests {
             name: "etcd0".to_owned(),
             data_dir: "/var/lib/etcd".to_owned(),
             listen_peer_urls: "https://10.0.0.5:2380".to_owned(),
-            listen_client_urls: "https://10.0.0.5:2379,https://127.0.0.1:2379".to_owned(),
+            listen_client_urls: "https://10.0.0.5:2381,https://127.0.0.1:2381".to_owned(),
             initial_advertise_peer_urls: "https://10.0.0.5:2380".to_owned(),
-            advertise_client_urls: "https://10.0.0.5:2379".to_owned(),
+            advertise_client_urls: "https://10.0.0.5:2381".to_owned(),
             initial_cluster: "etcd0=https://10.0.0.5:2380".to_owned(),
             initial_cluster_state: "new".to_owned(),
             initial_cluster_token: "etcd-0123".to_owned(),
             client_transport_security: security("server"),
             peer_transport_security: security("peer"),
-            options: Options::default(),
+            options: Options { port: 2381, ..Options::default() },
         };
         host.write_config(&good).unwrap();
         let read = fs::read_to_string(host.path("etc/etcd/etcd.json")).unwrap();
