@@ -280,6 +280,7 @@ pub const FLAGS: &[Flag] = &[
     row(Unsafe, "force-new-cluster", Bool, "false", "Start alone from an existing data directory."),
     row(Unsafe, "unsafe-no-fsync", Bool, "false", "Never sync; refused: acknowledged writes would be lost."),
 
+    row(Own, "promote-learners", Bool, "false", "Give learners their vote as soon as they have caught up."),
     row(Own, "block-cache-bytes", Uint(U64), "67108864", "Memory for blocks read from the store."),
     row(Own, "write-buffer-bytes", Uint(U64), "67108864", "Memory for writes not yet flushed to the store."),
 
