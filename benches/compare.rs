@@ -1,1 +1,80 @@
-fn main() {}
+//! Side by side with Debian's etcd: the same topology, the same client, interleaved rounds on one machine.
+//!
+//! `make bench` runs it. `BENCH_ROUNDS`, `BENCH_SECONDS`, `BENCH_ONLY` (a part of a workload's name) and `BENCH_TLS`
+//! (`off`, `on`, `both`) narrow it. Every figure that is quoted anywhere comes from this program's output.
+
+mod side;
+
+use std::time::Duration;
+
+use side::cluster::{Cluster, Product};
+use side::load::{Load, Operation};
+use side::report::{Report, Round};
+
+struct Workload {
+    name: &'static str,
+    operation: Operation,
+    clients: usize,
+}
+
+const WORKLOADS: &[Workload] = &[
+    Workload { name: "put, 1 client", operation: Operation::Put, clients: 1 },
+    Workload { name: "put, 64 clients", operation: Operation::Put, clients: 64 },
+    Workload { name: "put, 512 clients", operation: Operation::Put, clients: 512 },
+    Workload { name: "linearizable get, 512 clients", operation: Operation::LinearizableGet, clients: 512 },
+    Workload { name: "serializable get, 512 clients", operation: Operation::SerializableGet, clients: 512 },
+];
+
+fn main() {
+    // `cargo bench` passes `--bench`; nothing here is a flag.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime for the client");
+    let outcome = runtime.block_on(async {
+        for tls in modes() {
+            compare(tls).await?;
+        }
+        Ok::<(), String>(())
+    });
+    if let Err(error) = outcome {
+        eprintln!("bench: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn modes() -> Vec<bool> {
+    match std::env::var("BENCH_TLS").as_deref() {
+        Ok("off") => vec![false],
+        Ok("on") => vec![true],
+        _ => vec![false, true],
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+async fn compare(tls: bool) -> Result<(), String> {
+    let rounds = number("BENCH_ROUNDS", 5);
+    let length = Duration::from_secs(number("BENCH_SECONDS", 5));
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    println!("\n== three members on loopback, TLS {} ==", if tls { "on" } else { "off" });
+    let etcd = Cluster::start(Product::Etcd, tls).await?;
+    let ours = Cluster::start(Product::Ours, tls).await?;
+    for workload in WORKLOADS.iter().filter(|workload| workload.name.contains(&only)) {
+        let mut report = Report::new(workload.name);
+        for round in 0..rounds {
+            let order = if round % 2 == 0 { [&etcd, &ours] } else { [&ours, &etcd] };
+            for cluster in order {
+                let load = Load { operation: workload.operation, clients: workload.clients, length };
+                report.add(cluster.product(), Round::measure(cluster, &load).await?);
+            }
+        }
+        report.print();
+    }
+    for cluster in [&etcd, &ours] {
+        println!("{}", side::syncs::count(cluster).await?);
+    }
+    for cluster in [&etcd, &ours] {
+        println!("{:>5}: peak memory per member {:?} MiB, database directories {:?} MiB", cluster.product().name(), cluster.peak_mib(), cluster.disk_mib());
+    }
+    Ok(())
+}

@@ -769,9 +769,9 @@ impl World {
         let alive = self.alive();
         match self.below(12) {
             0..=2 if alive.len() < 6 => self.add_unit(),
-            3 | 4 if alive.len() > 1 => {
-                let going = self.pick(&alive).unwrap();
-                if self.nodes[&going].powered {
+            3 | 4 => {
+                let able: Vec<Unit> = alive.into_iter().filter(|unit| self.nodes[unit].powered).collect();
+                if let Some(going) = self.pick(&able).filter(|_| able.len() > 1) {
                     self.begin_removal(&going);
                 }
             }
@@ -840,7 +840,7 @@ impl World {
 
     fn unsettled(&self) -> Option<String> {
         for (name, node) in &self.nodes {
-            if node.life != Life::Alive || node.status != Status::Healthy {
+            if node.life != Life::Alive || node.failed.is_some() || node.status != Status::Healthy {
                 return Some(format!("{name} is {:?}: {:?}", node.life, node.status));
             }
             let wanted = BTreeSet::from([format!("{}/tcp", self.port), "2380/tcp".to_owned()]);

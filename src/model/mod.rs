@@ -2,9 +2,26 @@
 //!
 //! [`apply::apply`] takes a view of the state, a command and its position in the log, and returns every effect of it as
 //! plain data. Replicas agree because the rule cannot see anything that differs between them.
+//!
+//! Outwards from the rules: [`check`] and [`quota`] are asked before a command is proposed, [`kv::range`] and
+//! [`txn::read_only`] answer reads with the very code that transactions use, [`invariants`] says what every effect obeys.
 
+pub mod alarm;
+pub mod apply;
+pub mod check;
 pub mod command;
+pub mod compact;
 pub mod effects;
+pub mod gate;
+pub mod invariants;
+pub mod kv;
+pub mod lease;
+#[cfg(test)]
+pub(crate) mod memory;
+pub mod quota;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod txn;
 pub mod v2;
 pub mod view;

@@ -26,6 +26,11 @@ impl Record {
         &self.0
     }
 
+    /// The encoded message, given away.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
     /// The message; its byte fields are slices of the record.
     ///
     /// # Errors

@@ -67,9 +67,13 @@ pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// Raft log entry.
 pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// What an entry carries: nothing, a command or a membership.
+pub type Payload = openraft::EntryPayload<Proposal, NodeId, Member>;
 /// Membership and the log id that set it.
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 /// Membership.
 pub type Membership = openraft::Membership<NodeId, Member>;
 /// Snapshot metadata.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+/// A snapshot: its metadata and its files on disk.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, crate::store::SnapshotFiles>;

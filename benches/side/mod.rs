@@ -1,0 +1,7 @@
+//! The parts of the side-by-side benchmark.
+
+pub mod cluster;
+pub mod load;
+pub mod report;
+pub mod syncs;
+pub mod wire;

@@ -1,0 +1,163 @@
+//! What one request may do and how long: the guards every method starts with, and the two ways it reaches the state.
+//!
+//! A call is admitted once ([`Call::admit`]), from the request's own metadata. Everything it then waits for ends at
+//! [`Call::deadline`], the nearer of the server's request timeout and the client's `grpc-timeout`.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::error::ApiError;
+use super::state::State;
+use crate::model::command::{self, Command};
+use crate::model::effects::{Applied, Response};
+use crate::raft::ReadError;
+
+/// Which members may serve a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Every member, learners included: status and serializable ranges.
+    Anyone,
+    /// Members with a vote.
+    Voters,
+}
+
+/// One admitted request.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    deadline: Instant,
+    /// Whether `deadline` is the client's own.
+    clients_deadline: bool,
+    /// The client wants an error rather than a member that is cut off (`hasleader: true`).
+    pub require_leader: bool,
+}
+
+impl Call {
+    /// Admits a request with these headers, in etcd's order: learner, then leader.
+    ///
+    /// # Errors
+    /// [`ApiError::NotSupportedForLearner`], [`ApiError::NoLeader`], [`ApiError::BadTimeout`].
+    pub fn admit(state: &State, headers: &HeaderMap, audience: Audience) -> Result<Self, ApiError> {
+        let status = state.consensus.status();
+        if audience == Audience::Voters && status.is_learner {
+            return Err(ApiError::NotSupportedForLearner);
+        }
+        let require_leader = headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+        if require_leader && status.leader.is_none() {
+            return Err(ApiError::NoLeader);
+        }
+        let mut call = Self { require_leader, ..Self::internal(state) };
+        if let Some(value) = headers.get("grpc-timeout") {
+            let timeout = parse_timeout(value.as_bytes()).ok_or(ApiError::BadTimeout)?;
+            let client = Instant::now() + timeout.min(MAX_TIMEOUT);
+            if client < call.deadline {
+                (call.deadline, call.clients_deadline) = (client, true);
+            }
+        }
+        Ok(call)
+    }
+
+    /// A call this member makes for itself, such as a health check.
+    pub fn internal(state: &State) -> Self {
+        let deadline = Instant::now() + state.limits.request_timeout();
+        Self { deadline, clients_deadline: false, require_leader: false }
+    }
+
+    /// When the call must have been answered.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What a client hears when a wait that changes nothing reached the deadline.
+    pub fn timed_out(&self) -> ApiError {
+        if self.clients_deadline { ApiError::DeadlineExceeded } else { ApiError::Timeout }
+    }
+
+    /// Waits for `work`, but not beyond the deadline.
+    ///
+    /// # Errors
+    /// The work's own; [`Call::timed_out`].
+    pub async fn within<T, E: Into<ApiError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, ApiError> {
+        match tokio::time::timeout_at(self.deadline, work).await {
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(_elapsed) => Err(self.timed_out()),
+        }
+    }
+
+    /// Waits until this member has applied everything that was committed when the call began.
+    ///
+    /// # Errors
+    /// The barrier's, in etcd's words.
+    pub async fn read_barrier(&self, state: &State) -> Result<(), ApiError> {
+        let Err(error) = state.consensus.read_barrier(self.deadline).await else {
+            return Ok(());
+        };
+        state.metrics.read_indexes_failed.fetch_add(1, Relaxed);
+        Err(if error == ReadError::Timeout { self.timed_out() } else { error.into() })
+    }
+
+    /// Puts a command through the log and returns its answer and the revision right after it.
+    ///
+    /// # Errors
+    /// [`ApiError::RequestTooLarge`]; the proposal's errors (after a timeout the command may still happen); the
+    /// command's refusal.
+    pub async fn propose(&self, state: &State, command: Command) -> Result<(i64, Response), ApiError> {
+        let bytes = command::encode(command);
+        if bytes.len() > state.limits.max_request_bytes {
+            return Err(ApiError::RequestTooLarge);
+        }
+        let pending = state.metrics.proposal();
+        let Applied { revision, outcome, .. } = state.consensus.propose(bytes, self.deadline).await?;
+        pending.done();
+        Ok((revision, outcome?))
+    }
+}
+
+/// Longest client timeout that is taken literally; longer ones are cut by the request timeout anyway.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Reads gRPC's timeout header: up to eight digits and a unit.
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count = digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_in_every_unit() {
+        let cases: [(&[u8], Option<Duration>); 12] = [
+            (b"1H", Some(Duration::from_secs(3600))),
+            (b"2M", Some(Duration::from_secs(120))),
+            (b"5S", Some(Duration::from_secs(5))),
+            (b"250m", Some(Duration::from_millis(250))),
+            (b"7u", Some(Duration::from_micros(7))),
+            (b"99999999n", Some(Duration::from_nanos(99_999_999))),
+            (b"", None),
+            (b"S", None),
+            (b"5", None),
+            (b"-5S", None),
+            (b"999999999S", None),
+            (b"zzz", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_timeout(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Plain HTTP of the client port: health, version, metrics, and the door to v2.
+//!
+//! Bodies and headers are etcd's to the byte where clients or probes look: `/health` is text, errors end in a newline,
+//! every answer of the client port carries CORS headers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use tower::ServiceExt;
+
+use super::body::{BodyError, ClientBody};
+use super::state::State;
+use super::{exposition, health};
+use crate::model::view::View;
+use crate::settings::{AllowList, CLUSTER_VERSION, SERVER_VERSION};
+
+/// What `/version` says of a cluster that has not agreed on its version yet.
+const VERSION_NOT_DECIDED: &str = "not_decided";
+
+/// Who may use HTTP from where.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Origins a browser may call from.
+    pub cors: AllowList,
+    /// Host names a request without TLS may be addressed to (against DNS rebinding).
+    pub hosts: AllowList,
+    /// Whether the listener speaks TLS.
+    pub tls: bool,
+}
+
+/// The HTTP half of the client port.
+pub struct Web {
+    state: Arc<State>,
+    options: HttpOptions,
+    v2: Option<axum::Router>,
+}
+
+impl Web {
+    /// `v2` answers everything under `/v2/`.
+    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<axum::Router>) -> Self {
+        Self { state, options, v2 }
+    }
+
+    /// Answers any request of the client port that is not gRPC.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<ClientBody>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + Send,
+    {
+        if !self.options.tls && !self.options.hosts.allows(&host_of(&request)) {
+            return text(StatusCode::MISDIRECTED_REQUEST, "the host of this request is not on --host-whitelist");
+        }
+        let cors = cors_headers(&self.options.cors, request.headers());
+        let mut response = if request.method() == Method::OPTIONS {
+            Response::new(ClientBody::whole(Bytes::new()))
+        } else {
+            self.route(request).await
+        };
+        for (name, value) in cors.into_iter().flatten() {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+
+    async fn route<B>(&self, request: Request<B>) -> Response<ClientBody>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + Send,
+    {
+        let path = request.uri().path();
+        if path == "/version" {
+            return only_get(request.method(), || version(&self.state));
+        }
+        match &self.v2 {
+            Some(v2) if path == "/v2" || path.starts_with("/v2/") => match v2.clone().oneshot(request).await {
+                Ok(response) => response.map(ClientBody::routed),
+                Err(never) => match never {},
+            },
+            _ => observe(&self.state, request.method(), path, request.uri().query().unwrap_or_default()).await,
+        }
+    }
+}
+
+/// Answers what a metrics listener serves: metrics and health, nothing that reads or writes data.
+pub async fn observe(state: &Arc<State>, method: &Method, path: &str, query: &str) -> Response<ClientBody> {
+    match path {
+        "/metrics" => only_get(method, || {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            typed(StatusCode::OK, kind, exposition::render(state))
+        }),
+        "/health" | "/livez" | "/readyz" => health::answer(state, method, path, query).await,
+        _ if path.starts_with("/livez/") || path.starts_with("/readyz/") => {
+            health::answer(state, method, path, query).await
+        }
+        _ => not_found(),
+    }
+}
+
+/// [`observe`] as a service, for `--listen-metrics-urls`.
+///
+/// # Errors
+/// Never.
+pub async fn observe_request<B>(state: Arc<State>, request: Request<B>) -> Result<Response<ClientBody>, Infallible> {
+    let (method, uri) = (request.method(), request.uri());
+    Ok(observe(&state, method, uri.path(), uri.query().unwrap_or_default()).await)
+}
+
+fn version(state: &State) -> Response<ClientBody> {
+    let agreed = state.store.view().cluster_version();
+    let cluster = if agreed.is_empty() { VERSION_NOT_DECIDED } else { &agreed };
+    let body = format!(
+        r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#
+    );
+    typed(StatusCode::OK, HeaderValue::from_static("application/json"), body)
+}
+
+/// The answer to a GET; anything else is told that only GET is allowed.
+pub(super) fn only_get(method: &Method, answer: impl FnOnce() -> Response<ClientBody>) -> Response<ClientBody> {
+    if method == Method::GET {
+        return answer();
+    }
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// What etcd answers on unknown paths.
+pub(super) fn not_found() -> Response<ClientBody> {
+    text(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// An error as Go's HTTP server writes it: the message, a newline, and a type nobody may second-guess.
+pub(super) fn text(status: StatusCode, message: &str) -> Response<ClientBody> {
+    let mut response = plain(status, format!("{message}\n"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Plain text, exactly as given.
+pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<ClientBody> {
+    typed(status, HeaderValue::from_static("text/plain; charset=utf-8"), body)
+}
+
+fn typed(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::whole(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The three headers etcd puts on every answer of an allowed origin.
+fn cors_headers(allowed: &AllowList, request: &HeaderMap) -> Option<[(HeaderName, HeaderValue); 3]> {
+    let origin = match allowed {
+        AllowList::Any => HeaderValue::from_static("*"),
+        AllowList::Only(_) => {
+            let origin = request.get(header::ORIGIN)?;
+            if !allowed.allows(origin.to_str().ok()?) {
+                return None;
+            }
+            origin.clone()
+        }
+    };
+    let methods = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");
+    let headers = HeaderValue::from_static("accept, content-type, authorization");
+    Some([
+        (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, headers),
+    ])
+}
+
+/// The host a request is addressed to, without its port.
+fn host_of<B>(request: &Request<B>) -> String {
+    let header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(header).unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_without_their_port() {
+        let host = |value: &'static str| {
+            let request = Request::builder().uri("/health").header(header::HOST, value).body(()).expect("a request");
+            host_of(&request)
+        };
+        assert_eq!(host("a.example:2379"), "a.example");
+        assert_eq!(host("a.example"), "a.example");
+        assert_eq!(host("[::1]:2379"), "::1");
+        assert_eq!(host("[::1]"), "::1");
+    }
+
+    #[test]
+    fn an_unlisted_origin_gets_no_cors_headers_and_a_listed_one_is_echoed() {
+        let allowed = AllowList::Only(vec!["http://good".to_owned()]);
+        let with = |origin: &'static str| HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(origin))]);
+        assert!(cors_headers(&allowed, &with("http://bad")).is_none());
+        assert!(cors_headers(&allowed, &HeaderMap::new()).is_none());
+        let headers = cors_headers(&allowed, &with("http://good")).expect("allowed");
+        assert_eq!(headers[1].1, "http://good");
+        let headers = cors_headers(&AllowList::Any, &HeaderMap::new()).expect("everybody");
+        assert_eq!(headers[1].1, "*");
+    }
+}

@@ -1,0 +1,29 @@
+//! The client port: etcd's v3 API over gRPC and plain HTTP beside it, as one service.
+//!
+//! [`service::ClientService`] tells the two apart by content type. v3 methods live in [`v3`], one file per gRPC service;
+//! what they share is [`state`] (the replica and its limits), [`call`] (who is admitted and how long it may take) and
+//! [`error`] (the one table of codes and sentences).
+//!
+//! Invariants: nothing here changes replicated state except through [`call::Call::propose`]; a linearizable answer is
+//! read only after [`call::Call::read_barrier`]; no method waits longer than its call's deadline.
+
+mod body;
+pub mod call;
+pub mod error;
+mod exposition;
+mod health;
+pub mod histogram;
+pub mod http;
+pub mod leader;
+mod methods;
+pub mod metrics;
+mod process;
+mod quota;
+pub mod service;
+pub mod state;
+mod stream;
+pub mod v2;
+pub mod v3;
+
+#[cfg(test)]
+mod tests;

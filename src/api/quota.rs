@@ -1,0 +1,35 @@
+//! The space quota, checked before a write is proposed: cheap, local, and loud once.
+//!
+//! The member that notices raises the NOSPACE alarm through the log, and from then on every member refuses growing
+//! writes at apply, until an operator frees space and disarms the alarm.
+
+use super::call::Call;
+use super::error::ApiError;
+use super::state::State;
+use crate::model::command::Command;
+use crate::model::quota;
+use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
+
+/// Lets `command` pass when the state has room for it.
+///
+/// # Errors
+/// [`ApiError::NoSpace`], after the alarm was raised.
+pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), ApiError> {
+    let Some(quota) = state.limits.quota_bytes else {
+        return Ok(());
+    };
+    let cost = quota::cost(command);
+    if cost == 0 || state.store.size().allocated.saturating_add(cost) < quota {
+        return Ok(());
+    }
+    let alarm = AlarmRequest {
+        action: AlarmAction::Activate.into(),
+        member_id: state.consensus.status().id,
+        alarm: AlarmType::Nospace.into(),
+    };
+    // The answer is the same whether or not the alarm could be raised now: the next write tries again.
+    if let Err(error) = call.propose(state, Command::Alarm(alarm)).await {
+        tracing::warn!(%error, "failed to raise the NOSPACE alarm; the next write over the quota will try again");
+    }
+    Err(ApiError::NoSpace)
+}

@@ -1,0 +1,181 @@
+//! The client port as one service: gRPC by content type straight to its method, everything else to HTTP.
+//!
+//! gRPC calls pass no layer and no router here: a table lookup, the generated server, and a body that counts.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body::Body;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::body::{BodyError, ClientBody, RequestBody};
+use super::http::{HttpOptions, Web};
+use super::methods::{self, Lookup, METHODS};
+use super::metrics::CallCount;
+use super::state::State;
+use super::v3;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::health::health_server::HealthServer;
+
+type GrpcFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+type HttpFuture = Pin<Box<dyn Future<Output = Response<ClientBody>> + Send>>;
+
+/// Serves every request of the client port. Cloning shares everything.
+#[derive(Clone)]
+pub struct ClientService(Arc<Shared>);
+
+struct Shared {
+    state: Arc<State>,
+    web: Web,
+    kv: pb::kv_server::KvServer<v3::kv::Kv>,
+    watch: pb::watch_server::WatchServer<v3::watch::Watch>,
+    lease: pb::lease_server::LeaseServer<v3::lease::Lease>,
+    cluster: pb::cluster_server::ClusterServer<v3::cluster::Cluster>,
+    maintenance: pb::maintenance_server::MaintenanceServer<v3::maintenance::Maintenance>,
+    auth: pb::auth_server::AuthServer<v3::auth::Auth>,
+    health: HealthServer<v3::health::Health>,
+}
+
+impl ClientService {
+    /// Both protocols over one replica. `v2` answers everything under `/v2/`; without it those paths are unknown.
+    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<axum::Router>) -> Self {
+        let limit = state.limits.max_message_bytes();
+        Self(Arc::new(Shared {
+            web: Web::new(Arc::clone(&state), options, v2),
+            kv: pb::kv_server::KvServer::new(v3::kv::Kv(Arc::clone(&state))).max_decoding_message_size(limit),
+            watch: pb::watch_server::WatchServer::new(v3::watch::Watch(Arc::clone(&state)))
+                .max_decoding_message_size(limit),
+            lease: pb::lease_server::LeaseServer::new(v3::lease::Lease(Arc::clone(&state)))
+                .max_decoding_message_size(limit),
+            cluster: pb::cluster_server::ClusterServer::new(v3::cluster::Cluster(Arc::clone(&state)))
+                .max_decoding_message_size(limit),
+            maintenance: pb::maintenance_server::MaintenanceServer::new(v3::maintenance::Maintenance(Arc::clone(
+                &state,
+            )))
+            .max_decoding_message_size(limit),
+            auth: pb::auth_server::AuthServer::new(v3::auth::Auth(Arc::clone(&state))).max_decoding_message_size(limit),
+            health: HealthServer::new(v3::health::Health(Arc::clone(&state))).max_decoding_message_size(limit),
+            state,
+        }))
+    }
+
+    fn call_grpc<B>(&self, request: Request<B>) -> ClientFuture
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + Send,
+    {
+        let Shared { state, .. } = &*self.0;
+        let method = match methods::lookup(request.uri().path()) {
+            Lookup::Found(method) => method,
+            Lookup::NoMethod(service, method) => {
+                return ClientFuture::refuse(format!("unknown method {method} for service {service}"));
+            }
+            Lookup::NoService(service) => return ClientFuture::refuse(format!("unknown service {service}")),
+        };
+        let count = CallCount::start(Arc::clone(&state.metrics), method);
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(&state.metrics)));
+        let call = match METHODS[method].0 {
+            methods::Service::Kv => self.0.kv.clone().call(request),
+            methods::Service::Watch => self.0.watch.clone().call(request),
+            methods::Service::Lease => self.0.lease.clone().call(request),
+            methods::Service::Cluster => self.0.cluster.clone().call(request),
+            methods::Service::Maintenance => self.0.maintenance.clone().call(request),
+            methods::Service::Auth => self.0.auth.clone().call(request),
+            methods::Service::Health => self.0.health.clone().call(request),
+        };
+        ClientFuture(Kind::Grpc { call, count: Some(count) })
+    }
+}
+
+impl<B> Service<Request<B>> for ClientService
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError> + Send,
+{
+    type Response = Response<ClientBody>;
+    type Error = Infallible;
+    type Future = ClientFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ClientFuture {
+        if is_grpc(&request) {
+            return self.call_grpc(request);
+        }
+        let service = self.clone();
+        ClientFuture(Kind::Http(Box::pin(async move { service.0.web.answer(request).await })))
+    }
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The answer to come.
+pub struct ClientFuture(Kind);
+
+enum Kind {
+    Grpc { call: GrpcFuture, count: Option<CallCount> },
+    Http(HttpFuture),
+    Refused(Option<Response<ClientBody>>),
+}
+
+impl ClientFuture {
+    fn refuse(message: String) -> Self {
+        let response = Status::unimplemented(message).into_http::<tonic::body::Body>();
+        Self(Kind::Refused(Some(response.map(|_empty| ClientBody::whole(Bytes::new())))))
+    }
+}
+
+impl Future for ClientFuture {
+    type Output = Result<Response<ClientBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Kind::Grpc { call, count } => {
+                let Ok(response) = ready!(call.as_mut().poll(cx));
+                let mut count = count.take().expect("a future is not polled after it was ready");
+                let response = match refusal_of(&response) {
+                    Some(status) => {
+                        count.finish(status.code());
+                        status.into_http()
+                    }
+                    None => response,
+                };
+                Poll::Ready(Ok(response.map(|body| ClientBody::grpc(body, count))))
+            }
+            Kind::Http(answer) => answer.as_mut().poll(cx).map(Ok),
+            Kind::Refused(response) => {
+                Poll::Ready(Ok(response.take().expect("a future is not polled after it was ready")))
+            }
+        }
+    }
+}
+
+/// The status of an answer that is only a status, in etcd's words where the framework's differ.
+fn refusal_of(response: &Response<tonic::body::Body>) -> Option<Status> {
+    let status = response.extensions().get::<Status>()?;
+    Some(reword(status))
+}
+
+/// A message over the transport limit: the framework says `OutOfRange` and its own sentence.
+fn reword(status: &Status) -> Status {
+    let numbers = || {
+        let rest = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+        let (found, rest) = rest.split_once(" bytes, the limit is: ")?;
+        Some((found, rest.strip_suffix(" bytes")?))
+    };
+    match numbers() {
+        Some((found, limit)) if status.code() == Code::OutOfRange => {
+            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
+        }
+        _ => status.clone(),
+    }
+}

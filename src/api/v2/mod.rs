@@ -1,0 +1,144 @@
+//! etcd's v2 HTTP API, served from the v2 tree beside v3 in the same replicated state.
+//!
+//! One file per endpoint family: [`keys`], [`members`], [`stats`]. [`request`] turns a query and a form into one checked
+//! request in etcd's order of checks, [`render`] writes nodes, events and errors as etcd spells them, [`hub`] wakes the
+//! clients that wait for an event.
+//!
+//! Invariants: every mutation is one command through the log; a plain read is local, a quorum read passes a read
+//! barrier; a waiting client holds no thread and at most one bounded queue.
+
+mod hub;
+mod keys;
+mod members;
+mod render;
+mod request;
+mod stats;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State as Shared;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::time::Instant;
+
+use super::state::State;
+use crate::model::v2::types::UnixNanos;
+
+pub use hub::Hub;
+pub use stats::Counters;
+
+/// What v2 handlers share.
+pub struct V2 {
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    counters: Counters,
+    started: UnixNanos,
+    led_since: AtomicI64,
+}
+
+impl V2 {
+    /// Serves `state`. The caller subscribes `hub` to the store. Must be called inside the serving runtime.
+    pub fn new(state: Arc<State>, hub: Arc<Hub>) -> Arc<Self> {
+        let now = unix_now();
+        let mut leaders = state.consensus.leader_watch();
+        let v2 = Arc::new(Self { state, hub, counters: Counters::default(), started: now, led_since: AtomicI64::new(now) });
+        let follower = Arc::downgrade(&v2);
+        tokio::spawn(async move {
+            while leaders.changed().await.is_ok() {
+                let Some(v2) = follower.upgrade() else { return };
+                v2.led_since.store(unix_now(), Ordering::Relaxed);
+            }
+        });
+        v2
+    }
+
+    /// When the present leader was first heard of.
+    fn led_since(&self) -> UnixNanos {
+        self.led_since.load(Ordering::Relaxed)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.state.limits.request_timeout()
+    }
+}
+
+/// Everything under `/v2/`.
+pub fn router(v2: Arc<V2>) -> Router {
+    Router::new().fallback(dispatch).with_state(v2)
+}
+
+async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Response<Body> {
+    let path = request.uri().path();
+    match path {
+        "/v2/machines" => members::machines(&v2, request.method()),
+        "/v2/members" | "/v2/members/" => members::collection(&v2, request).await,
+        "/v2/members/leader" => members::leader(&v2, request.method()).await,
+        "/v2/stats/self" => stats::own(&v2, request.method()),
+        "/v2/stats/leader" => stats::leader(&v2, request.method()),
+        "/v2/stats/store" => stats::store(&v2, request.method()),
+        _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
+        _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
+        _ => not_found(),
+    }
+}
+
+/// The wall clock: expirations are wall times by contract. Only proposals and answers read it, never apply.
+pub(super) fn unix_now() -> UnixNanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    respond(status, "application/json", body)
+}
+
+/// Plain text as Go's HTTP server sends errors.
+fn plain(status: StatusCode, body: &str) -> Response<Body> {
+    let mut response = respond(status, "text/plain; charset=utf-8", format!("{body}\n"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn not_found() -> Response<Body> {
+    plain(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// 405 with the list of what is allowed, or the answer.
+fn only(allowed: &'static [Method], method: &Method, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    if allowed.contains(method) { answer() } else { not_allowed(allowed) }
+}
+
+fn not_allowed(allowed: &'static [Method]) -> Response<Body> {
+    let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    if let Ok(value) = HeaderValue::from_str(&names.join(",")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+/// `{"message":…}`, as members and stats answer errors; without a newline.
+fn message(status: StatusCode, text: &str) -> Response<Body> {
+    let mut body = String::from("{\"message\":");
+    render::text(&mut body, text);
+    body.push('}');
+    json(status, body)
+}
+
+fn with_cluster_id(v2: &V2, mut response: Response<Body>) -> Response<Body> {
+    let id = format!("{:x}", v2.state.consensus.status().cluster_id);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-etcd-cluster-id", value);
+    }
+    response
+}

@@ -1,0 +1,202 @@
+//! The Maintenance service: how this member is, alarms, hashes, leader transfer.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response as Reply, Status};
+
+use super::kv::mismatch;
+use crate::api::call::{Audience, Call};
+use crate::api::error::ApiError;
+use crate::api::state::State;
+use crate::api::stream::Answers;
+use crate::model::command::Command;
+use crate::model::effects::Response;
+use crate::model::view::{Alarm, View};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::AlarmType;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::settings::{CLUSTER_VERSION, SERVER_VERSION};
+
+/// The quota etcd applies when none is configured; reported also when it is off.
+const DEFAULT_QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+
+/// How this member is. Needs neither a leader nor a vote.
+pub fn status(state: &State) -> pb::StatusResponse {
+    let raft = state.consensus.status();
+    let size = state.store.size();
+    let view = state.store.view();
+    let mut errors: Vec<String> = Vec::new();
+    if raft.leader.is_none() {
+        errors.push(ApiError::NoLeader.to_string());
+    }
+    errors.extend(view.alarms().into_iter().map(alarm_text));
+    pb::StatusResponse {
+        header: state.header(view.revision()),
+        version: SERVER_VERSION.to_owned(),
+        // Never 0: etcdctl divides by it.
+        db_size: signed(size.allocated).max(1),
+        leader: raft.leader.unwrap_or(0),
+        raft_index: raft.committed,
+        raft_term: raft.term,
+        raft_applied_index: raft.applied,
+        errors,
+        db_size_in_use: signed(size.in_use.min(size.allocated.max(1))),
+        is_learner: raft.is_learner,
+        storage_version: CLUSTER_VERSION.to_owned(),
+        db_size_quota: state.limits.quota_bytes.map_or(DEFAULT_QUOTA_BYTES, signed),
+        downgrade_info: Some(pb::DowngradeInfo::default()),
+    }
+}
+
+/// Shows, raises or disarms alarms.
+///
+/// # Errors
+/// Barrier errors of a GET, proposal errors of the others.
+pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, ApiError> {
+    if request.action() == AlarmAction::Get {
+        call.read_barrier(state).await?;
+        let view = state.store.view();
+        let wanted = request.alarm;
+        let alarms = view.alarms().into_iter().filter(|alarm| wanted == i32::from(AlarmType::None) || alarm.1 == wanted);
+        let alarms = alarms.map(alarm_member).collect();
+        return Ok(pb::AlarmResponse { header: state.header(view.revision()), alarms });
+    }
+    let (revision, Response::Alarm(alarms)) = call.propose(state, Command::Alarm(request)).await? else {
+        return Err(mismatch("alarm"));
+    };
+    Ok(pb::AlarmResponse { header: state.header(revision), alarms })
+}
+
+/// A hash of the keys and their history up to a revision, equal on all members at equal revisions.
+///
+/// # Errors
+/// Compacted or future revision.
+pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
+    let store = state.store.clone();
+    let hash = blocking(move || store.hash_kv(request.revision)).await??;
+    Ok(pb::HashKvResponse {
+        header: state.header(hash.current),
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.hash_revision,
+    })
+}
+
+/// A hash of everything this member keeps; for tests.
+///
+/// # Errors
+/// A failed read.
+pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
+    let store = state.store.clone();
+    let hash = blocking(move || store.hash()).await??;
+    Ok(pb::HashResponse { header: state.header_now(), hash })
+}
+
+/// Gives back space that deleted history still holds. Serving goes on meanwhile. The answer has no header, as etcd's.
+///
+/// # Errors
+/// The engine's failure.
+pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiError> {
+    state.store.defragment().await?;
+    Ok(pb::DefragmentResponse { header: None })
+}
+
+/// Hands leadership to another voter. Only the leader can.
+///
+/// # Errors
+/// Not the leader, a bad target, a transfer that takes too long.
+pub async fn move_leader(
+    state: &State,
+    call: &Call,
+    request: pb::MoveLeaderRequest,
+) -> Result<pb::MoveLeaderResponse, ApiError> {
+    let status = state.consensus.status();
+    if status.leader != Some(status.id) {
+        return Err(ApiError::NotLeader);
+    }
+    state.consensus.move_leader(request.target_id, call.deadline()).await?;
+    Ok(pb::MoveLeaderResponse { header: None })
+}
+
+/// Runs work that reads much of the disk away from the serving thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_stopped| ApiError::Stopped)
+}
+
+/// An alarm in protobuf's text form with its trailing space, as etcd reports it.
+fn alarm_text((member, kind): Alarm) -> String {
+    let kind = AlarmType::try_from(kind).map_or("UNKNOWN", |kind| kind.as_str_name());
+    format!("memberID:{member} alarm:{kind} ")
+}
+
+fn alarm_member((member_id, alarm): Alarm) -> pb::AlarmMember {
+    pb::AlarmMember { member_id, alarm }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The gRPC face of this file.
+#[derive(Clone)]
+pub struct Maintenance(pub Arc<State>);
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Maintenance {
+    type SnapshotStream = Answers<pb::SnapshotResponse>;
+
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Reply<pb::AlarmResponse>, Status> {
+        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        Ok(Reply::new(alarm(&self.0, &call, request.into_inner()).await?))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Reply<pb::StatusResponse>, Status> {
+        Call::admit(&self.0, request.metadata().as_ref(), Audience::Anyone)?;
+        Ok(Reply::new(status(&self.0)))
+    }
+
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Reply<pb::DefragmentResponse>, Status> {
+        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        Ok(Reply::new(defragment(&self.0).await?))
+    }
+
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Reply<pb::HashResponse>, Status> {
+        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        Ok(Reply::new(hash(&self.0).await?))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Reply<pb::HashKvResponse>, Status> {
+        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        Ok(Reply::new(hash_kv(&self.0, request.into_inner()).await?))
+    }
+
+    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
+        Err(ApiError::NotImplemented.into())
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Reply<pb::MoveLeaderResponse>, Status> {
+        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        Ok(Reply::new(move_leader(&self.0, &call, request.into_inner()).await?))
+    }
+
+    async fn downgrade(&self, _request: Request<pb::DowngradeRequest>) -> Result<Reply<pb::DowngradeResponse>, Status> {
+        Err(ApiError::NotImplemented.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_reported_in_protobufs_text_form() {
+        assert_eq!(alarm_text((5, AlarmType::Nospace.into())), "memberID:5 alarm:NOSPACE ");
+        assert_eq!(alarm_text((0, AlarmType::Corrupt.into())), "memberID:0 alarm:CORRUPT ");
+    }
+}

@@ -1,0 +1,210 @@
+//! Leases as the replicas agree on them: grant, revoke, checkpoint.
+//!
+//! Time is not here. The leader's timers decide that a lease is due and propose a revoke; what makes that safe is the
+//! term rule of [`revoke`]. Which keys a lease holds follows from the keys' own records.
+
+use std::collections::BTreeSet;
+
+use super::command::{LeaseCheckpoints, LeaseGrant, LeaseRevoke};
+use super::effects::{Change, Effects, LeaseChange, Position, Refusal, Response};
+use super::kv::{self, Failure};
+use super::view::{Lease, View};
+
+/// Stores a lease. The proposer has chosen the id and raised the TTL to the minimum.
+///
+/// # Errors
+/// [`Refusal::LeaseExists`]; [`Refusal::LeaseNotFound`] for id 0, which means "no lease" everywhere else.
+pub fn grant(view: &impl View, grant: &LeaseGrant) -> Result<Effects, Failure> {
+    if grant.id == 0 {
+        return Err(Refusal::LeaseNotFound.into());
+    }
+    if view.lease(grant.id)?.is_some() {
+        return Err(Refusal::LeaseExists.into());
+    }
+    let lease = Lease { id: grant.id, ttl: grant.ttl, remaining: 0 };
+    let mut effects = Effects::nothing(view.revision(), Ok(Response::LeaseGrant(lease)));
+    effects.leases.push(LeaseChange::Put(lease));
+    Ok(effects)
+}
+
+/// Ends leases and deletes every key attached to them, in key order, in one revision. No key attached, no new revision.
+///
+/// An expiry counts only in the term of the leader that saw it: a later leader gave every lease its full time again and
+/// may have renewed it since. To get etcd's revision numbers the proposer names one lease per command; a command with
+/// several still has one revision.
+///
+/// # Errors
+/// [`Refusal::NotPrimaryLessor`] for an expiry seen in another term. [`Refusal::LeaseNotFound`] when a client names an
+/// unknown lease, or when every lease of an expiry is gone already.
+pub fn revoke(view: &impl View, revoke: &LeaseRevoke, at: Position) -> Result<Effects, Failure> {
+    let by_expiry = revoke.expired_by_term != 0;
+    if by_expiry && revoke.expired_by_term != at.term {
+        return Err(Refusal::NotPrimaryLessor.into());
+    }
+    let mut ended = BTreeSet::new();
+    for id in revoke.ids.iter().copied() {
+        if view.lease(id)?.is_some() {
+            ended.insert(id);
+        } else if !by_expiry {
+            return Err(Refusal::LeaseNotFound.into());
+        }
+    }
+    if ended.is_empty() {
+        return Err(Refusal::LeaseNotFound.into());
+    }
+    let changes = deletions(view, &ended)?;
+    let revision = view.revision() + i64::from(!changes.is_empty());
+    let mut effects = Effects::nothing(revision, Ok(Response::LeaseRevoke));
+    effects.changes = changes;
+    effects.leases = ended.into_iter().map(LeaseChange::Remove).collect();
+    Ok(effects)
+}
+
+fn deletions(view: &impl View, leases: &BTreeSet<i64>) -> Result<Vec<Change>, Failure> {
+    let mut keys = BTreeSet::new();
+    for id in leases {
+        keys.extend(view.lease_keys(*id)?);
+    }
+    let mut changes = Vec::with_capacity(keys.len());
+    for key in keys {
+        if let Some(record) = view.get(&key)? {
+            changes.push(kv::delete::change(record)?.0);
+        }
+    }
+    Ok(changes)
+}
+
+/// Records how much time leases have left, so that a new leader need not start them afresh. Unknown leases are skipped:
+/// they were revoked after the leader looked. A remaining time of 0 (or less) clears the record.
+///
+/// # Errors
+/// None but the view's.
+pub fn checkpoint(view: &impl View, checkpoints: &LeaseCheckpoints) -> Result<Effects, Failure> {
+    let mut effects = Effects::nothing(view.revision(), Ok(Response::LeaseCheckpoint));
+    for seen in &checkpoints.leases {
+        let Some(lease) = view.lease(seen.id)? else { continue };
+        let remaining = seen.remaining_ttl.clamp(0, lease.ttl.max(0));
+        effects.leases.push(LeaseChange::Put(Lease { remaining, ..lease }));
+    }
+    Ok(effects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::{Command, LeaseRemaining};
+    use crate::model::tests::world::{TERM, World, put};
+    use crate::proto::etcdserverpb::PutRequest;
+
+    fn revoke_by(ids: &[i64], expired_by_term: u64) -> Command {
+        Command::LeaseRevoke(LeaseRevoke { ids: ids.to_vec(), expired_by_term })
+    }
+
+    fn remaining(world: &World, id: i64) -> i64 {
+        world.view.lease(id).unwrap().unwrap().remaining
+    }
+
+    fn checkpoint_of(leases: &[(i64, i64)]) -> Command {
+        let leases = leases.iter().map(|(id, remaining_ttl)| LeaseRemaining { id: *id, remaining_ttl: *remaining_ttl });
+        Command::LeaseCheckpoint(LeaseCheckpoints { leases: leases.collect() })
+    }
+
+    #[test]
+    fn an_id_is_granted_once_and_negative_ids_are_legal() {
+        let mut world = World::default();
+        world.grant(-3);
+        assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: -3, ttl: 5 })), Refusal::LeaseExists);
+        assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: 0, ttl: 5 })), Refusal::LeaseNotFound);
+        assert_eq!(world.view.lease(-3).unwrap(), Some(Lease { id: -3, ttl: 60, remaining: 0 }));
+    }
+
+    #[test]
+    fn a_revoke_deletes_every_attached_key_in_key_order_in_one_revision() {
+        let mut world = World::default();
+        world.grant(1);
+        for key in ["c", "a", "b"] {
+            world.put_leased(key, 1);
+        }
+        world.put("free", "");
+        let effects = world.run(&revoke_by(&[1], 0));
+        let keys: Vec<_> = effects.changes.iter().map(|change| change.key.clone()).collect();
+        assert_eq!(keys, ["a", "b", "c"]);
+        assert_eq!(effects.revision, 6);
+        assert!(effects.changes.iter().all(|change| change.after.is_none() && change.lease_before == 1));
+        assert_eq!(effects.leases, [LeaseChange::Remove(1)]);
+        assert!(world.kv("free").is_some());
+        assert_eq!(world.refused(&revoke_by(&[1], 0)), Refusal::LeaseNotFound);
+    }
+
+    #[test]
+    fn a_revoke_without_keys_leaves_the_revision_alone() {
+        let mut world = World::default();
+        world.grant(1);
+        assert_eq!(world.run(&revoke_by(&[1], 0)).revision, 1);
+    }
+
+    #[test]
+    fn a_key_hangs_on_the_lease_of_its_last_put() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        for key in ["moved", "detached", "deleted", "kept"] {
+            world.put_leased(key, 1);
+        }
+        world.put_leased("moved", 2);
+        world.put("detached", "");
+        world.delete("deleted");
+        world.done(&Command::Put(PutRequest { ignore_lease: true, ..put("kept", "new") }));
+        assert_eq!(world.view.lease_keys(1).unwrap(), ["kept"]);
+        world.done(&revoke_by(&[1], 0));
+        assert!(world.kv("kept").is_none());
+        assert!(world.kv("moved").is_some() && world.kv("detached").is_some());
+    }
+
+    /// F40: the old leader was paused beyond the TTL, the new one renewed the lease.
+    #[test]
+    fn an_expiry_seen_in_another_term_is_void() {
+        let mut world = World::default();
+        world.grant(1);
+        world.put_leased("a", 1);
+        assert_eq!(world.refused(&revoke_by(&[1], TERM - 1)), Refusal::NotPrimaryLessor);
+        assert_eq!(world.refused(&revoke_by(&[1], TERM + 1)), Refusal::NotPrimaryLessor);
+        world.done(&revoke_by(&[1], TERM));
+        assert!(world.kv("a").is_none());
+    }
+
+    #[test]
+    fn an_expiry_skips_leases_that_are_gone_but_a_client_must_name_living_ones() {
+        let mut world = World::default();
+        world.grant(1);
+        assert_eq!(world.refused(&revoke_by(&[1, 9], 0)), Refusal::LeaseNotFound);
+        world.done(&revoke_by(&[9, 1, 1], TERM));
+        assert_eq!(world.view.lease(1).unwrap(), None);
+        assert_eq!(world.refused(&revoke_by(&[1, 9], TERM)), Refusal::LeaseNotFound);
+        assert_eq!(world.refused(&revoke_by(&[], 0)), Refusal::LeaseNotFound);
+    }
+
+    #[test]
+    fn one_command_with_several_leases_has_one_revision() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        world.put_leased("b", 1);
+        world.put_leased("a", 2);
+        let effects = world.run(&revoke_by(&[1, 2], TERM));
+        assert_eq!(effects.revision, 4);
+        assert_eq!(effects.changes.iter().map(|change| change.key.clone()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_checkpoint_records_the_time_left_within_what_was_granted() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        world.done(&checkpoint_of(&[(1, 20), (404, 9), (2, 600)]));
+        assert_eq!((remaining(&world, 1), remaining(&world, 2)), (20, 60));
+        world.done(&checkpoint_of(&[(1, 0), (2, -4)]));
+        assert_eq!((remaining(&world, 1), remaining(&world, 2)), (0, 0));
+        assert_eq!(world.view.lease(404).unwrap(), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! A view with a transaction's own writes laid over it: what its later operations see.
+//!
+//! Only keys changed by this transaction are held here. The revision shown is the one being written as soon as anything
+//! was written; older revisions are the base's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+
+use crate::model::effects::Change;
+use crate::model::record::Record;
+use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
+
+/// The state in the middle of a transaction.
+pub struct Overlay<'v, V> {
+    base: &'v V,
+    changed: BTreeMap<Bytes, Entry>,
+    changes: Vec<Change>,
+}
+
+/// A key this transaction has changed.
+struct Entry {
+    now: Option<Record>,
+    lease: i64,
+    in_base: bool,
+}
+
+impl<'v, V: View> Overlay<'v, V> {
+    /// Nothing written yet.
+    pub fn new(base: &'v V) -> Self {
+        Self { base, changed: BTreeMap::new(), changes: Vec::new() }
+    }
+
+    /// The revision that this transaction's writes get.
+    pub fn write_revision(&self) -> i64 {
+        self.base.revision() + 1
+    }
+
+    /// Takes the next write.
+    pub fn absorb(&mut self, change: Change) {
+        let in_base = change.before.is_some();
+        let entry = self.changed.entry(change.key.clone()).or_insert(Entry { now: None, lease: 0, in_base });
+        entry.now = change.after.clone();
+        entry.lease = change.lease_after;
+        self.changes.push(change);
+    }
+
+    /// The current revision: see [`View::revision`].
+    pub fn revision(&self) -> i64 {
+        self.base.revision() + i64::from(!self.changes.is_empty())
+    }
+
+    /// All writes, in order.
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
+    fn changed_in(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Entry)> {
+        let (start, end) = match range {
+            KeyRange::One(key) => (Bound::Included(key), Bound::Included(key)),
+            KeyRange::Span { start, end: None } => (Bound::Included(start), Bound::Unbounded),
+            KeyRange::Span { start, end: Some(end) } => (Bound::Included(start), Bound::Excluded(end)),
+        };
+        // BTreeMap panics on a range that ends before it starts.
+        let some = (!range.is_empty()).then(|| self.changed.range::<Bytes, _>((start, end)));
+        some.into_iter().flatten()
+    }
+}
+
+impl<V: View> View for Overlay<'_, V> {
+    fn revision(&self) -> i64 {
+        Overlay::revision(self)
+    }
+
+    fn compacted(&self) -> i64 {
+        self.base.compacted()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
+        match self.changed.get(key) {
+            Some(entry) => Ok(entry.now.clone()),
+            None => self.base.get(key),
+        }
+    }
+
+    fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
+        if revision > self.base.revision() { self.get(key) } else { self.base.get_at(key, revision) }
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        let mut ours = self.changed_in(range).peekable();
+        if ours.peek().is_none() {
+            return self.base.scan(range, visit);
+        }
+        let mut damage = None;
+        let mut ended = false;
+        self.base.scan(range, &mut |record| {
+            let key = match record.decode() {
+                Ok(kv) => kv.key,
+                Err(error) => {
+                    damage = Some(error);
+                    return ControlFlow::Break(());
+                }
+            };
+            let mut replaced = false;
+            while let Some((changed, entry)) = ours.next_if(|(changed, _)| **changed <= key) {
+                replaced = *changed == key;
+                if let Some(now) = &entry.now
+                    && visit(now.clone()).is_break()
+                {
+                    ended = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = if replaced { ControlFlow::Continue(()) } else { visit(record) };
+            ended = flow.is_break();
+            flow
+        })?;
+        if let Some(error) = damage {
+            return Err(error);
+        }
+        if !ended {
+            // The rest lies behind the last key of the base.
+            let _ = ours.filter_map(|(_, entry)| entry.now.clone()).try_for_each(visit);
+        }
+        Ok(())
+    }
+
+    fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        if revision > self.base.revision() {
+            self.scan(range, visit)
+        } else {
+            self.base.scan_at(range, revision, visit)
+        }
+    }
+
+    fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
+        let ours = self.changed_in(range);
+        let difference: i64 = ours.map(|(_, entry)| i64::from(entry.now.is_some()) - i64::from(entry.in_base)).sum();
+        Ok(self.base.count(range)? + difference)
+    }
+
+    fn lease(&self, id: i64) -> Result<Option<Lease>, ViewError> {
+        self.base.lease(id)
+    }
+
+    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
+        let mut keys: BTreeSet<Bytes> = self.base.lease_keys(id)?.into_iter().collect();
+        for (key, entry) in &self.changed {
+            if entry.lease == id {
+                keys.insert(key.clone());
+            } else {
+                keys.remove(key);
+            }
+        }
+        Ok(keys.into_iter().collect())
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        self.base.alarms()
+    }
+
+    fn cluster_version(&self) -> String {
+        self.base.cluster_version()
+    }
+
+    fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        self.base.v2_get(key)
+    }
+
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
+        self.base.v2_scan(prefix, visit)
+    }
+}

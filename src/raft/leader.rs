@@ -1,0 +1,271 @@
+//! Who leads, what this member does while it does, and how leadership moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Instant as _, ServerState};
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::error::{LeaseError, MemberError};
+use super::network::{Answer, CallError, Request};
+use super::types::NodeId;
+use super::{Consensus, Inner};
+use crate::model::view::View;
+
+/// Who leads in which term, as far as this member can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaderState {
+    /// `None` while there is none, or while this member cannot reach it, or while it leads without a quorum.
+    pub leader: Option<NodeId>,
+    /// The term this member is in.
+    pub term: u64,
+}
+
+/// What only the leader does: lease deadlines and whatever else is due at a time. Calls must return at once.
+pub trait LeaderDuties: Send + Sync {
+    /// This member leads from now on, in `term`.
+    fn promoted(&self, term: u64);
+    /// It leads no more.
+    fn demoted(&self);
+    /// Starts the lease's time anew; its granted seconds, `None` = no such lease.
+    fn renew(&self, id: i64) -> Option<i64>;
+    /// Seconds the lease has left; `None` = no such lease.
+    fn remaining(&self, id: i64) -> Option<i64>;
+}
+
+/// When leadership was last won by anybody, for the reasons of timeouts.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct LeadTimes {
+    pub(super) elected: Option<Instant>,
+}
+
+/// Tells duties and watchers about every change until consensus stops.
+pub(super) async fn follow(inner: Arc<Inner>) {
+    let mut changes = inner.raft.server_metrics();
+    let mut leading_in: Option<u64> = None;
+    let mut unseen_since: Option<Instant> = None;
+    loop {
+        let (leader, term, leads) = {
+            let now = changes.borrow_and_update();
+            (now.current_leader, now.vote.leader_id.term, now.state == ServerState::Leader)
+        };
+        let leads_in = (leads && leader == Some(inner.id)).then_some(term);
+        if leading_in != leads_in {
+            if leading_in.is_some() {
+                tracing::info!(local_member_id = format!("{:x}", inner.id), "stopped leading");
+                inner.duties.demoted();
+            }
+            if let Some(term) = leads_in {
+                tracing::info!(local_member_id = format!("{:x}", inner.id), term, "became leader");
+                inner.duties.promoted(term);
+            }
+            leading_in = leads_in;
+        }
+        let reachable = inner.is_reachable(leader, &mut unseen_since);
+        inner.publish(LeaderState { leader: leader.filter(|_| reachable), term });
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { break },
+            () = sleep(inner.rules.election / 4) => {}
+            () = inner.stopping.cancelled() => break,
+        }
+    }
+    if leading_in.is_some() {
+        inner.duties.demoted();
+    }
+    inner.publish(LeaderState { leader: None, term: inner.leader.borrow().term });
+}
+
+impl Inner {
+    fn publish(&self, state: LeaderState) {
+        self.leader.send_if_modified(|known| {
+            if *known == state {
+                return false;
+            }
+            if known.leader != state.leader {
+                if state.leader.is_some() {
+                    self.lead_times.lock().elected = Some(Instant::now());
+                }
+                let name = |id: Option<NodeId>| id.map_or_else(|| "none".to_owned(), |id| format!("{id:x}"));
+                tracing::info!(from = name(known.leader), to = name(state.leader), term = state.term, "leader changed");
+            }
+            *known = state;
+            true
+        });
+    }
+
+    /// openraft goes on naming a leader that it lost contact with, or that is itself without a quorum, until somebody
+    /// else is elected. Clients are told earlier: after two election timeouts.
+    fn is_reachable(&self, leader: Option<NodeId>, unseen_since: &mut Option<Instant>) -> bool {
+        let patience = 2 * self.rules.election;
+        let seen = match leader {
+            None => true,
+            Some(leader) if leader == self.id => self.has_quorum(patience),
+            Some(leader) => self.peers.active([leader], Duration::ZERO) == 1,
+        };
+        if seen {
+            *unseen_since = None;
+            return true;
+        }
+        let own = leader == Some(self.id);
+        let since = *unseen_since.get_or_insert_with(Instant::now);
+        !own && since.elapsed() < patience
+    }
+
+    fn has_quorum(&self, patience: Duration) -> bool {
+        let alone = self.store.membership().voter_ids().count() <= 1;
+        let acked = self.metrics.borrow_watched().last_quorum_acked;
+        alone || acked.is_none_or(|at| at.into_inner().elapsed() < patience)
+    }
+}
+
+impl Consensus {
+    /// Moves leadership to another voter and waits until it has it.
+    ///
+    /// # Errors
+    /// `NotLeader`, `BadTransferee`, or `TransferTimeout` when it did not happen before `deadline`.
+    pub async fn move_leader(&self, target: NodeId, deadline: Instant) -> Result<(), MemberError> {
+        let inner = &self.inner;
+        if inner.current_leader() != Some(inner.id) {
+            return Err(MemberError::NotLeader);
+        }
+        if !inner.store.membership().voter_ids().any(|voter| voter == target) {
+            return Err(MemberError::BadTransferee);
+        }
+        if target == inner.id {
+            return Ok(());
+        }
+        inner.transfer(target, deadline).await
+    }
+
+    /// Hands leadership to the voter that has been connected longest, if this member leads and there is one. For an
+    /// orderly stop; failing only costs the others an election.
+    pub async fn step_down(&self, deadline: Instant) {
+        let inner = &self.inner;
+        if inner.current_leader() != Some(inner.id) {
+            return;
+        }
+        let voters: Vec<NodeId> = inner.store.membership().voter_ids().collect();
+        let oldest = inner
+            .peers
+            .all()
+            .into_iter()
+            .filter(|peer| voters.contains(&peer.id))
+            .filter_map(|peer| peer.active_since().map(|since| (since, peer.id)))
+            .min();
+        let Some((_, target)) = oldest else { return };
+        let target_id = format!("{target:x}");
+        match inner.transfer(target, deadline).await {
+            Ok(()) => tracing::info!(target_id, "leadership transfer finished"),
+            Err(error) => tracing::warn!(target_id, %error, "leadership was not transferred; the others elect"),
+        }
+    }
+
+    /// Renews a lease with the leader: its TTL in seconds, 0 when nobody knows it.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub async fn lease_renew(&self, id: i64) -> Result<i64, LeaseError> {
+        let inner = &self.inner;
+        let answer = inner.ask_leader(Request::Renew(id), |inner| inner.duties.renew(id).unwrap_or(0)).await?;
+        match answer {
+            Asked::Here(ttl) => Ok(ttl),
+            Asked::There(Answer::Renewed(Some(ttl))) => Ok(ttl),
+            Asked::There(_) => Err(LeaseError::NoLeader),
+        }
+    }
+
+    /// Granted and remaining seconds of a lease, from the leader; `None` when nobody knows it.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub async fn lease_remaining(&self, id: i64) -> Result<Option<(i64, i64)>, LeaseError> {
+        let answer = self.inner.ask_leader(Request::Remaining(id), |inner| inner.lease_times(id)).await?;
+        match answer {
+            Asked::Here(times) => Ok(times),
+            Asked::There(Answer::Remaining(Some(times))) => Ok(times),
+            Asked::There(_) => Err(LeaseError::NoLeader),
+        }
+    }
+}
+
+enum Asked<T> {
+    Here(T),
+    There(Answer),
+}
+
+impl Inner {
+    /// What the leader's clock says of a lease.
+    pub(super) fn lease_times(&self, id: i64) -> Option<(i64, i64)> {
+        let remaining = self.duties.remaining(id)?;
+        let lease = self.store.view().lease(id).ok().flatten()?;
+        Some((lease.ttl, remaining))
+    }
+
+    /// Whether this member leads, confirmed by a quorum now: an answer from an old leader's clock would be worthless.
+    pub(super) async fn surely_leads(&self) -> bool {
+        let deadline = Instant::now() + 2 * self.rules.election;
+        self.current_leader() == Some(self.id)
+            && self.read_barrier(deadline).await.is_ok()
+            && self.current_leader() == Some(self.id)
+    }
+
+    async fn ask_leader<T>(&self, request: Request, here: impl FnOnce(&Self) -> T) -> Result<Asked<T>, LeaseError> {
+        let deadline = Instant::now() + self.rules.request_timeout;
+        // Lease requests may be repeated: renewing twice is renewing once.
+        while Instant::now() < deadline {
+            if self.stopping.is_cancelled() {
+                return Err(LeaseError::Stopped);
+            }
+            match self.current_leader() {
+                Some(leader) if leader == self.id => {
+                    if self.surely_leads().await {
+                        return Ok(Asked::Here(here(self)));
+                    }
+                }
+                Some(leader) => {
+                    if let Some(answer) = self.ask(leader, &request, deadline).await {
+                        return Ok(Asked::There(answer));
+                    }
+                }
+                None => {}
+            }
+            self.pause(Duration::from_millis(50)).await;
+        }
+        Err(if self.leader.borrow().leader.is_none() { LeaseError::NoLeader } else { LeaseError::Timeout })
+    }
+
+    async fn ask(&self, leader: NodeId, request: &Request, deadline: Instant) -> Option<Answer> {
+        let again = match request {
+            Request::Renew(id) => Request::Renew(*id),
+            Request::Remaining(id) => Request::Remaining(*id),
+            _ => return None,
+        };
+        match self.peers.get(leader)?.forward.call(again, deadline).await {
+            Ok(Answer::Renewed(None) | Answer::Remaining(None)) => None,
+            Ok(answer) => Some(answer),
+            Err(CallError::NotSent(_) | CallError::Refused(_) | CallError::Lost(_)) => None,
+        }
+    }
+
+    async fn transfer(&self, target: NodeId, deadline: Instant) -> Result<(), MemberError> {
+        let mut changes = self.raft.server_metrics();
+        if self.raft.trigger().transfer_leader(target).await.is_err() {
+            return Err(MemberError::TransferTimeout);
+        }
+        let arrived = async {
+            loop {
+                if changes.borrow_and_update().current_leader == Some(target) {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        match timeout_at(deadline, arrived).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(MemberError::TransferTimeout),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The peer port: accepts connections, checks who dials, and serves each channel.
+//!
+//! Nothing that arrives here can end the accept loop. A connection gets a handshake within a deadline or is closed; a
+//! member of another cluster, a member that was removed, and one that wanted somebody else are told so and turned away
+//! before any Raft byte is read.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::http;
+use super::message::{Request, append, kind, put_append_result};
+use super::snapshot;
+use super::stream::{Greeting, PeerTls, Stream, receive, refuse, welcome};
+use super::wire::{Channel, Frame, Hello, Refusal, WireError, put_frame, take_frame};
+use crate::raft::codec::Reader;
+use crate::raft::types::NodeId;
+use crate::raft::{Consensus, Inner};
+
+/// Connections at once; later ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 1024;
+/// From the first packet to the end of TLS and handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing arrives for this long is closed; links ping every second.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Append streams are silent while nothing is written; heartbeats have a connection of their own.
+const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Requests of one connection that may be worked on at once.
+const MAX_WORKING: usize = 1024;
+/// Batches that wait for the core on one append stream; openraft takes as many.
+const APPEND_QUEUE: usize = 64;
+/// Answers joined into one write, bytes.
+const MAX_JOINED: usize = 256 << 10;
+/// After a failed accept (no descriptors, say) the next try waits so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound peer address.
+pub struct PeerListener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Whether its URL is `https`.
+    pub tls: bool,
+}
+
+/// Serves the peer port until the returned task is aborted or consensus stops.
+pub fn serve(listener: PeerListener, tls: PeerTls, consensus: Consensus) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let stopping = consensus.inner.stopping.clone();
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(place) = room.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.socket.accept() => accepted,
+                () = stopping.cancelled() => return,
+            };
+            let (socket, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer connection; check the limit of open files");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let _ = socket.set_nodelay(true);
+            let secure = listener.tls.then(|| tls.clone());
+            let (inner, stopping) = (consensus.inner.clone(), stopping.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                let served = async {
+                    let greeted = timeout(HANDSHAKE_TIMEOUT, greet(Box::new(socket), secure, &inner)).await;
+                    match greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into())))? {
+                        Some((hello, stream)) => channel(&inner, hello, stream).await,
+                        None => Ok(()),
+                    }
+                };
+                tokio::select! {
+                    outcome = served => if let Err(error) = outcome { closed(from, &error) },
+                    () = stopping.cancelled() => {}
+                }
+            });
+        }
+    })
+}
+
+fn closed(from: SocketAddr, error: &WireError) {
+    match error {
+        WireError::Closed | WireError::Io(_) => tracing::debug!(%from, %error, "peer connection ended"),
+        other => tracing::warn!(remote_addr = %from, error = %other, "rejected connection on the peer port"),
+    }
+}
+
+/// TLS, then either an HTTP request, which is answered here, or a member's handshake.
+async fn greet(
+    tcp: Box<tokio::net::TcpStream>,
+    secure: Option<PeerTls>,
+    inner: &Arc<Inner>,
+) -> Result<Option<(Hello, Stream)>, WireError> {
+    let mut stream: Stream = match secure {
+        Some(PeerTls::Tls { acceptor, .. }) => Box::new(acceptor().accept(*tcp).await?),
+        _ => tcp,
+    };
+    let hello = match receive(&mut stream).await? {
+        Greeting::Member(hello) => hello,
+        Greeting::Http(first) => {
+            http::answer(&mut stream, first, inner).await?;
+            return Ok(None);
+        }
+    };
+    match check(inner, &hello) {
+        Ok(()) => {
+            welcome(&mut stream).await?;
+            Ok(Some((hello, stream)))
+        }
+        Err(refusal) => {
+            refuse(&mut stream, refusal.clone()).await?;
+            Err(WireError::Refused(refusal))
+        }
+    }
+}
+
+/// Whether this member talks to the one that dials.
+fn check(inner: &Inner, hello: &Hello) -> Result<(), Refusal> {
+    if hello.cluster != inner.cluster_id {
+        return Err(Refusal::Cluster { ours: inner.cluster_id, theirs: hello.cluster });
+    }
+    if inner.was_removed(hello.from) {
+        return Err(Refusal::Removed(hello.from));
+    }
+    if hello.to != inner.id {
+        return Err(Refusal::Target { wanted: hello.to, actual: inner.id });
+    }
+    Ok(())
+}
+
+async fn channel(inner: &Arc<Inner>, hello: Hello, stream: Stream) -> Result<(), WireError> {
+    match hello.channel {
+        Channel::Pulse | Channel::Forward => requests(inner, hello.from, stream).await,
+        Channel::Append => entries(inner, stream).await,
+        Channel::Snapshot => snapshot::receive(&inner.raft, &inner.store, stream).await,
+    }
+}
+
+/// Writes what the tasks of a connection answer, joining what is ready.
+async fn write_answers(mut writer: WriteHalf<Stream>, mut answers: mpsc::Receiver<BytesMut>) -> Result<(), WireError> {
+    while let Some(mut out) = answers.recv().await {
+        while out.len() < MAX_JOINED {
+            let Ok(more) = answers.try_recv() else { break };
+            out.unsplit(more);
+        }
+        writer.write_all(&out).await?;
+        writer.flush().await?;
+    }
+    Ok(())
+}
+
+async fn read_some(reader: &mut ReadHalf<Stream>, input: &mut BytesMut, idle: Duration) -> Result<(), WireError> {
+    match timeout(idle, reader.read_buf(input)).await {
+        Ok(Ok(0)) => Err(WireError::Closed),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(WireError::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Aborts a connection's writer when its reader is done.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves a link: each request by a task of its own, answers in the order they are ready.
+async fn requests(inner: &Arc<Inner>, from: NodeId, stream: Stream) -> Result<(), WireError> {
+    let (mut reader, writer) = tokio::io::split(stream);
+    let (answers, answered) = mpsc::channel(MAX_WORKING);
+    let writing = tokio::spawn(write_answers(writer, answered));
+    let _writing = AbortOnDrop(writing.abort_handle());
+    let room = Arc::new(Semaphore::new(MAX_WORKING));
+    let mut input = BytesMut::new();
+    loop {
+        read_some(&mut reader, &mut input, IDLE_TIMEOUT).await?;
+        // A member may be removed while it is connected: it learns so when it comes back.
+        if inner.was_removed(from) {
+            return Err(WireError::Refused(Refusal::Removed(from)));
+        }
+        while let Some(frame) = take_frame(&mut input)? {
+            let id = frame.id;
+            let request = Request::decode(frame)?;
+            let Ok(place) = room.clone().acquire_owned().await else { return Ok(()) };
+            let (inner, answers) = (inner.clone(), answers.clone());
+            tokio::spawn(async move {
+                let answer = inner.answer(request).await;
+                let mut out = BytesMut::new();
+                put_frame(&mut out, answer.kind(), id, |out| answer.put(out));
+                let _ = answers.send(out).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Serves the stream of entries: batches go to the core in order, and so do the answers.
+async fn entries(inner: &Arc<Inner>, stream: Stream) -> Result<(), WireError> {
+    let (mut reader, writer) = tokio::io::split(stream);
+    let (answers, answered) = mpsc::channel(APPEND_QUEUE);
+    let writing = tokio::spawn(write_answers(writer, answered));
+    let _writing = AbortOnDrop(writing.abort_handle());
+    let mut input = BytesMut::new();
+    let mut session: Option<(u32, mpsc::Sender<_>, AbortOnDrop)> = None;
+    loop {
+        read_some(&mut reader, &mut input, APPEND_IDLE_TIMEOUT).await?;
+        while let Some(Frame { kind: found, id, body }) = take_frame(&mut input)? {
+            if found != kind::ENTRIES {
+                continue;
+            }
+            let number = (id >> 32) as u32;
+            if session.as_ref().is_none_or(|(current, ..)| *current != number) {
+                let (batches, queue) = mpsc::channel(APPEND_QUEUE);
+                let results = inner.raft.stream_append(ReceiverStream::new(queue));
+                let running = tokio::spawn(acknowledge(results, number, answers.clone()));
+                session = Some((number, batches, AbortOnDrop(running.abort_handle())));
+            }
+            let batch = append(&mut Reader::new(body))?;
+            if let Some((_, batches, _)) = &session {
+                // After a conflict the core takes no more of this session; what was on its way is void.
+                let _ = batches.send(batch).await;
+            }
+        }
+    }
+}
+
+async fn acknowledge<S, E>(results: S, session: u32, answers: mpsc::Sender<BytesMut>)
+where
+    S: futures::Stream<Item = Result<openraft::raft::StreamAppendResult<crate::raft::types::TypeConfig>, E>>,
+{
+    let mut results = std::pin::pin!(results);
+    let mut sequence: u32 = 0;
+    // An error is the end of the core, which is the end of the process: there is nobody to tell.
+    while let Some(Ok(result)) = results.next().await {
+        let id = u64::from(session) << 32 | u64::from(sequence);
+        sequence = sequence.wrapping_add(1);
+        let mut out = BytesMut::new();
+        put_frame(&mut out, kind::ACKNOWLEDGED, id, |out| put_append_result(out, &result));
+        if answers.send(out).await.is_err() {
+            return;
+        }
+    }
+}

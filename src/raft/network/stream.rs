@@ -1,0 +1,155 @@
+//! Byte streams between members: TCP, or TLS over it, dialled or accepted, with the handshake done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use url::Url;
+
+use super::wire::{Channel, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, WireError, decode_welcome, encode_welcome};
+
+/// The longest a connection may take from the first packet to the end of the handshake. etcd's dial timeout for peers
+/// is of the same size.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to another member.
+pub trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
+
+/// A connection whose kind does not matter any more.
+pub type Stream = Box<dyn Io>;
+
+/// How peers prove who they are. The closures are asked for every connection, so new certificates are used at once.
+#[derive(Clone)]
+pub enum PeerTls {
+    /// They do not: every peer URL is `http`.
+    Plain,
+    /// Mutual TLS.
+    Tls {
+        /// For connections that arrive.
+        acceptor: Arc<dyn Fn() -> TlsAcceptor + Send + Sync>,
+        /// For connections that this member opens to `https` URLs.
+        connector: Arc<dyn Fn() -> TlsConnector + Send + Sync>,
+    },
+}
+
+impl std::fmt::Debug for PeerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "PeerTls::Plain",
+            Self::Tls { .. } => "PeerTls::Tls",
+        })
+    }
+}
+
+fn bad(message: String) -> WireError {
+    WireError::Io(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
+}
+
+/// Opens a connection to a peer URL, without any handshake of ours.
+///
+/// # Errors
+/// The URL is not usable, nobody answers, or TLS fails.
+pub async fn connect(peer_url: &str, tls: &PeerTls) -> Result<Stream, WireError> {
+    let url = Url::parse(peer_url).map_err(|error| bad(format!("peer URL {peer_url}: {error}")))?;
+    let host = url.host_str().ok_or_else(|| bad(format!("peer URL {peer_url} has no host")))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = url.port_or_known_default().ok_or_else(|| bad(format!("peer URL {peer_url} has no port")))?;
+    let tcp = TcpStream::connect((host, port)).await?;
+    tcp.set_nodelay(true)?;
+    match (url.scheme(), tls) {
+        ("http", _) => Ok(Box::new(tcp)),
+        ("https", PeerTls::Tls { connector, .. }) => {
+            let name = ServerName::try_from(host.to_owned()).map_err(|error| bad(format!("{peer_url}: {error}")))?;
+            Ok(Box::new(connector().connect(name, tcp).await?))
+        }
+        ("https", PeerTls::Plain) => Err(bad(format!(
+            "peer URL {peer_url} needs TLS and this member has no peer certificate; set --peer-cert-file, \
+             --peer-key-file and --peer-trusted-ca-file"
+        ))),
+        (scheme, _) => Err(bad(format!("peer URL {peer_url}: scheme {scheme} is not http or https"))),
+    }
+}
+
+/// Opens a connection for `hello.channel` and has the other member accept it. Tries the URLs in their order.
+///
+/// # Errors
+/// No URL led to the member, or the member refuses this one.
+pub async fn dial(peer_urls: &[String], tls: &PeerTls, hello: Hello) -> Result<Stream, WireError> {
+    let mut last = bad(format!("member {:x} has no peer URLs", hello.to));
+    for url in peer_urls {
+        let attempt = async {
+            let mut stream = connect(url, tls).await?;
+            greet(&mut stream, hello).await?;
+            Ok(stream)
+        };
+        match timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{url}: no answer"))),
+        }
+    }
+    Err(last)
+}
+
+async fn greet(stream: &mut Stream, hello: Hello) -> Result<(), WireError> {
+    stream.write_all(&hello.encode()).await?;
+    stream.flush().await?;
+    let mut answer = BytesMut::zeroed(WELCOME_BYTES);
+    stream.read_exact(&mut answer).await?;
+    decode_welcome(answer.freeze())?.map_err(WireError::Refused)
+}
+
+/// What arrived on a fresh connection.
+pub enum Greeting {
+    /// A member, and what it is here for. It waits for a welcome.
+    Member(Hello),
+    /// Somebody with an HTTP request, whose first bytes these are.
+    Http(BytesMut),
+}
+
+/// Reads the first bytes of an accepted connection. A version this member does not speak is refused here.
+///
+/// # Errors
+/// The connection ended, or speaks neither protocol.
+pub async fn receive(stream: &mut Stream) -> Result<Greeting, WireError> {
+    let mut first = BytesMut::with_capacity(HELLO_BYTES);
+    while first.len() < HELLO_BYTES {
+        if stream.read_buf(&mut first).await? == 0 {
+            return Err(WireError::Closed);
+        }
+        if first.starts_with(b"GET ") {
+            return Ok(Greeting::Http(first));
+        }
+    }
+    match Hello::decode(first.split_to(HELLO_BYTES).freeze())? {
+        Ok(hello) => Ok(Greeting::Member(hello)),
+        Err(refusal) => {
+            refuse(stream, refusal.clone()).await?;
+            Err(WireError::Refused(refusal))
+        }
+    }
+}
+
+/// Lets the dialling member in.
+pub async fn welcome(stream: &mut Stream) -> Result<(), WireError> {
+    stream.write_all(&encode_welcome(&Ok(()))).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Tells the dialling member why it is not let in.
+pub async fn refuse(stream: &mut Stream, refusal: Refusal) -> Result<(), WireError> {
+    stream.write_all(&encode_welcome(&Err(refusal))).await?;
+    stream.flush().await?;
+    Ok(stream.shutdown().await?)
+}
+
+/// The handshake of a connection from this member.
+pub fn hello(cluster: u64, from: u64, to: u64, channel: Channel) -> Hello {
+    Hello { cluster, from, to, channel }
+}

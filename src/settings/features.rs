@@ -1,0 +1,93 @@
+//! etcd's feature gates: named switches given together in `--feature-gates`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::values::parse_bool;
+
+/// The gates this program knows, with etcd 3.6's defaults.
+const GATES: [(&str, bool); 11] = [
+    ("AllAlpha", false),
+    ("AllBeta", false),
+    ("CompactHashCheck", false),
+    ("FastLeaseKeepAlive", true),
+    ("InitialCorruptCheck", false),
+    ("LeaseCheckpoint", false),
+    ("LeaseCheckpointPersist", false),
+    ("PriorityRequest", false),
+    ("SetMemberLocalAddr", false),
+    ("StopGRPCServiceOnDefrag", false),
+    ("TxnModeWriteWithSharedBuffer", true),
+];
+
+/// The gates somebody set; the others have their defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FeatureGates(BTreeMap<&'static str, bool>);
+
+impl FeatureGates {
+    /// Reads `Gate=true,Other=false`; the last mention of a gate wins.
+    pub fn parse(text: &str) -> Result<FeatureGates, String> {
+        let mut gates = FeatureGates::default();
+        for item in super::flags::split_list(text) {
+            let (name, value) =
+                item.split_once('=').ok_or_else(|| format!("missing bool value for {item} (write {item}=true)"))?;
+            let on =
+                parse_bool(value.trim()).map_err(|reason| format!("invalid value of {name}={value}, err: {reason}"))?;
+            gates.set(name.trim(), on)?;
+        }
+        Ok(gates)
+    }
+
+    /// Sets one gate by name.
+    pub fn set(&mut self, name: &str, on: bool) -> Result<(), String> {
+        let (known, _) = GATES.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+            let names: Vec<&str> = GATES.iter().map(|(known, _)| *known).collect();
+            format!("unrecognized feature gate: {name} (known: {})", names.join(", "))
+        })?;
+        self.0.insert(known, on);
+        Ok(())
+    }
+
+    /// Whether somebody set this gate, either way.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether the gate is on: as set, or its default. Unknown names are off.
+    pub fn enabled(&self, name: &str) -> bool {
+        self.0.get(name).copied().unwrap_or_else(|| GATES.iter().any(|(known, default)| *known == name && *default))
+    }
+}
+
+impl fmt::Display for FeatureGates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs: Vec<String> = self.0.iter().map(|(name, on)| format!("{name}={on}")).collect();
+        f.write_str(&pairs.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_read_by_name_and_keep_their_defaults() {
+        let gates = FeatureGates::parse("InitialCorruptCheck=true, FastLeaseKeepAlive=false").expect("gates");
+        assert!(gates.enabled("InitialCorruptCheck"));
+        assert!(!gates.enabled("FastLeaseKeepAlive"));
+        assert!(gates.enabled("TxnModeWriteWithSharedBuffer"));
+        assert_eq!(gates.to_string(), "FastLeaseKeepAlive=false,InitialCorruptCheck=true");
+    }
+
+    #[test]
+    fn unknown_gates_and_missing_values_are_refused() {
+        for (text, said) in [
+            ("Nonsense=true", "unrecognized feature gate: Nonsense"),
+            ("LeaseCheckpoint", "missing bool value for LeaseCheckpoint"),
+            ("LeaseCheckpoint=maybe", "invalid value of LeaseCheckpoint=maybe"),
+        ] {
+            let error = FeatureGates::parse(text).expect_err(text);
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The texts of `--help` and `--version`, made from the table of flags.
+
+use super::flags::{FLAGS, Group};
+use super::{OWN_VERSION, SERVER_VERSION};
+
+/// What stands under the message of a command line that cannot be read.
+pub const USAGE: &str = "\
+Usage:
+
+  etcd [flags]
+    Start a member.
+
+  etcd --version
+    Print the versions.
+
+  etcd -h | --help
+    Print every flag.
+
+  etcd --config-file <path>
+    Read everything from a YAML or JSON file; other flags and variables are then ignored.
+";
+
+/// Usage and every flag with its default.
+pub fn full() -> String {
+    let mut text = USAGE.to_owned();
+    text.push_str("\nEvery flag may also be given as the variable ETCD_<FLAG>, upper case, - written as _.\n");
+    for group in Group::ALL {
+        text.push_str(&format!("\n{}:\n", group.title()));
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+            let note = if flag.used { "" } else { " (no effect here)" };
+            text.push_str(&format!("  --{} '{}'\n    {}{note}\n", flag.name, flag.default, flag.help));
+        }
+    }
+    text
+}
+
+/// First line as etcd prints it, for programs that read it; then who is really speaking.
+pub fn version() -> String {
+    format!(
+        "etcd Version: {SERVER_VERSION}\n{OWN_VERSION} (compatible with etcd {SERVER_VERSION})\nOS/Arch: {}/{}\n",
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )
+}

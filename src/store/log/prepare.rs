@@ -1,0 +1,192 @@
+//! Files made ready ahead of need, on a thread of their own: a spare is filled with zeros before it becomes a segment, so
+//! that writing to it later changes no metadata (a sync then costs two thirds), and segments the log is done with become
+//! spares again or are removed.
+//!
+//! Nothing here is needed for correctness: when no spare is ready the log takes an empty file and grows it. The same
+//! thread syncs the durable mark now and then.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::LogError;
+use super::segment::{Segment, Spare, sync_directory};
+
+/// Zeros written at once.
+const STEP: usize = 1 << 20;
+/// Spares kept; more are removed.
+const MAX_SPARES: usize = 2;
+/// How often the mark is synced while it changes.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+
+/// The shelf of spares and the thread that stocks it.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    /// Length of a full spare.
+    segment_bytes: u64,
+    shelf: Mutex<Shelf>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    spares: Vec<Spare>,
+    released: Vec<Arc<Segment>>,
+    /// How many bytes of the next segment should be filled by now.
+    wanted: u64,
+    mark_moved: bool,
+    stopped: bool,
+}
+
+impl Preparer {
+    /// Starts with the spares and superfluous segments that recovery found. `mark` is a handle on the mark's file.
+    pub fn start(
+        dir: &Path,
+        segment_bytes: u64,
+        spares: Vec<Spare>,
+        released: Vec<Arc<Segment>>,
+        mark: File,
+    ) -> Result<Self, LogError> {
+        let shelf = Mutex::new(Shelf { spares, released, ..Shelf::default() });
+        let shared = Arc::new(Shared { dir: dir.to_path_buf(), segment_bytes, shelf, wake: Condvar::new() });
+        let thread = std::thread::Builder::new()
+            .name("log-prepare".into())
+            .spawn({
+                let shared = shared.clone();
+                move || shared.run(&mark)
+            })
+            .map_err(|source| LogError::io("start the thread that prepares files", dir, source))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The best spare there is, or a new empty file.
+    pub fn take(&self) -> Result<Spare, LogError> {
+        let mut shelf = self.shared.shelf.lock();
+        shelf.wanted = 0;
+        let fullest = (0..shelf.spares.len()).max_by_key(|&at| shelf.spares[at].filled());
+        match fullest {
+            Some(at) => Ok(shelf.spares.swap_remove(at)),
+            None => Spare::create(&self.shared.dir),
+        }
+    }
+
+    /// The mark moved, and the current segment is full to `used` of `capacity` bytes: the next one should be ready by the
+    /// time this one is half full.
+    pub fn progress(&self, used: u64, capacity: u64) {
+        let share = (2 * used).min(capacity) as f64 / capacity as f64;
+        let wanted = (self.shared.segment_bytes as f64 * share) as u64;
+        let mut shelf = self.shared.shelf.lock();
+        shelf.mark_moved = true;
+        if wanted >= shelf.wanted + STEP as u64 || (wanted == self.shared.segment_bytes && wanted > shelf.wanted) {
+            shelf.wanted = wanted;
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// The log needs these no more.
+    pub fn release(&self, segments: Vec<Arc<Segment>>) {
+        if !segments.is_empty() {
+            self.shared.shelf.lock().released.extend(segments);
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        self.shared.shelf.lock().stopped = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that prepares raft log files ended in a panic");
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, mark: &File) {
+        loop {
+            let (released, mark_moved, stopped) = {
+                let mut shelf = self.shelf.lock();
+                if shelf.released.is_empty() && !shelf.stopped {
+                    self.wake.wait_for(&mut shelf, MARK_EVERY);
+                }
+                (std::mem::take(&mut shelf.released), std::mem::take(&mut shelf.mark_moved), shelf.stopped)
+            };
+            for segment in released {
+                self.retire(segment);
+            }
+            if mark_moved && let Err(error) = mark.sync_data() {
+                tracing::warn!(%error, "cannot sync the raft log's durable mark; recovery does with the older one");
+            }
+            if stopped {
+                return;
+            }
+            while self.fill_step() {}
+        }
+    }
+
+    /// Removes `segment`, or keeps its file as a spare when it is full-sized, unread, and there is room.
+    fn retire(&self, segment: Arc<Segment>) {
+        let path = segment.path.clone();
+        let room = self.shelf.lock().spares.len() < MAX_SPARES;
+        let full = segment.file.metadata().is_ok_and(|metadata| metadata.len() >= self.segment_bytes);
+        // A reader may still hold the segment: its file must then not be overwritten, only unlinked.
+        let retired = match Arc::try_unwrap(segment) {
+            Ok(segment) if room && full => segment.retire(&self.dir).map(Some),
+            _ => fs::remove_file(&path).map(|()| None),
+        };
+        match retired {
+            Ok(spare) => self.shelf.lock().spares.extend(spare),
+            Err(error) => tracing::warn!(file = %path.display(), %error, "cannot remove a raft log file that is no longer needed"),
+        }
+        if let Err(error) = sync_directory(&self.dir) {
+            tracing::warn!(%error, "a removed raft log file may come back after a power cut; it is then removed again");
+        }
+    }
+
+    /// Fills one step of the next segment. Returns whether more is wanted.
+    fn fill_step(&self) -> bool {
+        const ZEROS: &[u8; STEP] = &[0; STEP];
+        let mut shelf = self.shelf.lock();
+        let wanted = shelf.wanted;
+        let ready = wanted == 0 || shelf.spares.iter().any(|spare| spare.filled() >= wanted);
+        if ready || shelf.stopped || !shelf.released.is_empty() {
+            return false;
+        }
+        // Under the lock: once taken, a spare is written by the log alone.
+        let filled = self.fill_locked(&mut shelf, ZEROS);
+        drop(shelf);
+        match filled.and_then(|handle| handle.sync_data().map_err(|source| LogError::io("sync a spare in", &self.dir, source))) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "cannot prepare the next raft log file; it will be grown as it is used");
+                self.shelf.lock().wanted = 0;
+                false
+            }
+        }
+    }
+
+    fn fill_locked(&self, shelf: &mut Shelf, zeros: &[u8]) -> Result<File, LogError> {
+        if shelf.spares.is_empty() {
+            shelf.spares.push(Spare::create(&self.dir)?);
+        }
+        let failed = |source| LogError::io("fill a spare in", &self.dir, source);
+        let spare = &mut shelf.spares[0];
+        let step = (self.segment_bytes.saturating_sub(spare.filled())).min(zeros.len() as u64) as usize;
+        spare.fill(&zeros[..step]).map_err(failed)?;
+        spare.handle().map_err(failed)
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading entries back from segments. Blocking; each record's checksum is verified again.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+
+use super::record::{self, Record};
+use super::state::{Stretch, cost};
+use super::{LogError, segment::Segment};
+use crate::raft::types::Entry;
+
+/// Bytes read at once; more when one record is longer.
+const CHUNK: usize = 128 << 10;
+
+/// Reads the entries of `stretches` in order: all of them, or up to `budget` bytes but at least one.
+///
+/// # Errors
+/// The file cannot be read or what it holds is not what was written there.
+pub(super) fn read(stretches: &[Stretch], budget: Option<usize>) -> Result<Vec<Entry>, LogError> {
+    let mut entries = Vec::new();
+    let mut left = budget.unwrap_or(usize::MAX);
+    for stretch in stretches {
+        if !read_stretch(stretch, &mut left, &mut entries)? {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+/// Returns whether the stretch was read to its end.
+fn read_stretch(stretch: &Stretch, left: &mut usize, entries: &mut Vec<Entry>) -> Result<bool, LogError> {
+    let segment = &*stretch.segment;
+    let (mut offset, mut chain, mut next) = (stretch.start.offset, stretch.start.chain, stretch.entries.start);
+    let mut chunk = read_chunk(segment, offset, CHUNK)?;
+    let mut at = 0;
+    while next < stretch.entries.end {
+        let Some(found) = record::parse(&chunk, at, chain) else {
+            // Either the chunk ends inside a record, or something is wrong with it: then it stays wrong when it is whole.
+            let size = record::claimed_size(&chunk[at..]).unwrap_or(0);
+            if at == 0 && size <= chunk.len() {
+                return Err(changed(segment, offset));
+            }
+            chunk = read_chunk(segment, offset, size.max(CHUNK))?;
+            at = 0;
+            if chunk.len() < size {
+                return Err(changed(segment, offset));
+            }
+            continue;
+        };
+        at += found.size;
+        offset += found.size as u64;
+        chain = found.chain;
+        let record = found.record().map_err(|_| changed(segment, offset))?;
+        if let Record::Entry(entry) = record
+            && entry.log_id.index == next
+        {
+            let cost = cost(&entry);
+            if cost > *left && !entries.is_empty() {
+                return Ok(false);
+            }
+            *left = left.saturating_sub(cost);
+            entries.push(entry);
+            next += 1;
+        }
+    }
+    Ok(true)
+}
+
+fn read_chunk(segment: &Segment, offset: u64, wanted: usize) -> Result<Bytes, LogError> {
+    let mut chunk = vec![0; wanted];
+    let mut length = 0;
+    while length < wanted {
+        match segment.file.read_at(&mut chunk[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(LogError::io("read", &segment.path, source)),
+        }
+    }
+    chunk.truncate(length);
+    Ok(chunk.into())
+}
+
+fn changed(segment: &Segment, offset: u64) -> LogError {
+    let detail = "a record that was written here no longer reads back".into();
+    LogError::Damaged { path: segment.path.clone(), offset, detail }
+}

@@ -1,0 +1,389 @@
+//! What the log knows in memory: its bounds, the newest entries, and where the older ones lie on disk.
+//!
+//! Holds true: entries `first..next` are present, without a hole; the ring holds the newest of them, and never lets go of
+//! one that is not on disk yet; runs cover everything that is on disk and present. The log's bounds move when a call is
+//! made, the runs move when its write is on disk ([`State::settle`]), in the same order.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::segment::Segment;
+use super::LogError;
+use crate::raft::types::{Entry, LogId, Payload, Proposal, Vote};
+
+/// What an entry costs in the ring beyond its payload, bytes.
+const ENTRY_COST: usize = 96;
+/// What a member of a membership entry costs, bytes: two URLs and a name.
+const MEMBER_COST: usize = 512;
+
+/// A place where reading may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Point {
+    /// Index of the entry there.
+    pub index: u64,
+    /// Offset of its record in the segment.
+    pub offset: u64,
+    /// The chain before its record.
+    pub chain: u32,
+}
+
+/// Entries that follow each other in one segment.
+#[derive(Debug)]
+struct Run {
+    segment: Arc<Segment>,
+    entries: Range<u64>,
+    /// Ascending; the first is the first entry ever written in this run.
+    points: Vec<Point>,
+}
+
+/// Something that reached the disk.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Entries of one segment, with places to start reading at. `fresh`: something other than entries' direct
+    /// predecessors lies before them, so they start a run; their first point is then their first entry.
+    Entries { segment: Arc<Segment>, entries: Range<u64>, points: Vec<Point>, fresh: bool },
+    /// Entries from this index on are gone.
+    Truncated(u64),
+    /// Entries before this index are gone.
+    Purged(u64),
+}
+
+/// A stretch of entries to be read from disk.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub segment: Arc<Segment>,
+    pub start: Point,
+    pub entries: Range<u64>,
+}
+
+/// The answer to a read: first what lies on disk, then what was in memory.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub disk: Vec<Stretch>,
+    pub memory: Vec<Entry>,
+}
+
+/// How much the ring may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RingLimits {
+    pub bytes: usize,
+    pub entries: usize,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct State {
+    pub vote: Option<Vote>,
+    pub committed: Option<LogId>,
+    purged: Option<LogId>,
+    /// The last entry, or the last purged one when there is none.
+    last: Option<LogId>,
+    first: u64,
+    next: u64,
+    ring: VecDeque<Entry>,
+    ring_bytes: usize,
+    limits: RingLimits,
+    /// Entries before this are on disk.
+    settled: u64,
+    runs: VecDeque<Run>,
+    segments: VecDeque<Arc<Segment>>,
+}
+
+impl State {
+    pub fn new(limits: RingLimits) -> Self {
+        Self {
+            vote: None,
+            committed: None,
+            purged: None,
+            last: None,
+            first: 0,
+            next: 0,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            limits,
+            settled: 0,
+            runs: VecDeque::new(),
+            segments: VecDeque::new(),
+        }
+    }
+
+    /// The last purged entry and the last entry of the log.
+    pub fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
+        (self.purged, self.last)
+    }
+
+    /// Indices of the entries that are present.
+    pub fn present(&self) -> Range<u64> {
+        self.first..self.next
+    }
+
+    /// Adds `entry` behind the last. Its payload is copied to its exact size: a slice of a network buffer would keep the
+    /// whole buffer alive for as long as the ring holds the entry.
+    ///
+    /// # Errors
+    /// It does not follow the last entry; nothing is changed.
+    pub fn push(&mut self, mut entry: Entry) -> Result<Entry, LogError> {
+        let id = entry.log_id;
+        let starts = self.first == self.next && self.purged.is_none();
+        if (!starts && id.index != self.next) || self.last.is_some_and(|last| id.leader_id < last.leader_id) {
+            return Err(LogError::Gap { entry: id.to_string(), last: self.last.map_or("none".into(), |id| id.to_string()) });
+        }
+        if let Payload::Normal(Proposal(bytes)) = &mut entry.payload {
+            *bytes = bytes::Bytes::copy_from_slice(bytes);
+        }
+        if starts {
+            self.first = id.index;
+            self.settled = id.index;
+        }
+        self.next = id.index + 1;
+        self.last = Some(id);
+        self.ring_bytes += cost(&entry);
+        self.ring.push_back(entry.clone());
+        Ok(entry)
+    }
+
+    /// Drops the entries after `after`; `None` drops all.
+    pub fn truncate(&mut self, after: Option<LogId>) {
+        let next = after.map_or(0, |id| id.index + 1).clamp(self.first, self.next.max(self.first));
+        if next == self.next {
+            return;
+        }
+        while self.ring_first() < self.next && self.next > next {
+            let dropped = self.ring.pop_back();
+            self.ring_bytes -= dropped.as_ref().map_or(0, cost);
+            self.next -= 1;
+        }
+        self.next = next;
+        self.last = if next == self.first { self.purged } else { after };
+    }
+
+    /// Drops the entries up to and including `upto`, which may lie beyond the end: the log is then empty and goes on
+    /// behind it. Returns whether that changes anything.
+    pub fn purge(&mut self, upto: LogId) -> bool {
+        if self.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return false;
+        }
+        self.purged = Some(upto);
+        let first = upto.index + 1;
+        while self.ring_first() < first.min(self.next) {
+            let dropped = self.ring.pop_front();
+            self.ring_bytes -= dropped.as_ref().map_or(0, cost);
+        }
+        self.first = self.first.max(first);
+        if self.first >= self.next {
+            self.next = self.first;
+            self.last = Some(upto);
+        }
+        true
+    }
+
+    /// Takes note of what is on disk now. Returns the segments that nothing needs any more.
+    pub fn settle(&mut self, step: Step) -> Vec<Arc<Segment>> {
+        match step {
+            Step::Entries { segment, entries, mut points, fresh } => {
+                self.settled = entries.end;
+                match self.runs.back_mut() {
+                    Some(run) if !fresh => {
+                        run.entries.end = entries.end;
+                        run.points.append(&mut points);
+                    }
+                    _ => self.runs.push_back(Run { segment, entries, points }),
+                }
+                self.evict();
+                Vec::new()
+            }
+            Step::Truncated(next) => {
+                self.settled = self.settled.min(next);
+                while self.runs.back().is_some_and(|run| run.entries.start >= next) {
+                    self.runs.pop_back();
+                }
+                if let Some(run) = self.runs.back_mut() {
+                    run.entries.end = run.entries.end.min(next);
+                    run.points.retain(|point| point.index < next);
+                }
+                Vec::new()
+            }
+            Step::Purged(first) => {
+                self.settled = self.settled.max(first);
+                while self.runs.front().is_some_and(|run| run.entries.end <= first) {
+                    self.runs.pop_front();
+                }
+                if let Some(run) = self.runs.front_mut() {
+                    run.entries.start = run.entries.start.max(first);
+                }
+                self.release()
+            }
+        }
+    }
+
+    /// The first segment that is left starts at entry `index`; those before it were dropped with their segments.
+    pub fn resume_at(&mut self, index: u64) {
+        (self.first, self.next, self.settled) = (index, index, index);
+    }
+
+    /// Entries that are neither present nor purged, which no log that was only ever written by this program has.
+    pub fn missing(&self, purged_something: bool) -> Range<u64> {
+        match self.purged {
+            Some(purged) => purged.index + 1..self.first,
+            None if purged_something => 0..self.first,
+            None => 0..0,
+        }
+    }
+
+    /// A new segment is being written to.
+    pub fn add_segment(&mut self, segment: Arc<Segment>) {
+        self.segments.push_back(segment);
+    }
+
+    /// Where entries `range` are, as far as they are present. Reads all of it, or from one source only up to `budget`
+    /// bytes but at least one entry.
+    ///
+    /// # Errors
+    /// The runs have a hole: a bug, never an answer.
+    pub fn read(&self, range: Range<u64>, budget: Option<usize>) -> Result<Reading, LogError> {
+        let mut reading = Reading::default();
+        let range = range.start.max(self.first)..range.end.min(self.next);
+        if range.is_empty() {
+            return Ok(reading);
+        }
+        let ring_first = self.ring_first();
+        let on_disk = range.start..range.end.min(ring_first);
+        if !on_disk.is_empty() {
+            reading.disk = self.stretches(&on_disk)?;
+            if budget.is_some() {
+                return Ok(reading);
+            }
+        }
+        let mut left = budget.unwrap_or(usize::MAX);
+        let skip = range.start.max(ring_first) - ring_first;
+        for entry in self.ring.range(skip as usize..(range.end - ring_first.min(range.end)) as usize) {
+            let cost = cost(entry);
+            if cost > left && !reading.memory.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(cost);
+            reading.memory.push(entry.clone());
+        }
+        Ok(reading)
+    }
+
+    fn stretches(&self, range: &Range<u64>) -> Result<Vec<Stretch>, LogError> {
+        let mut stretches = Vec::new();
+        let mut next = range.start;
+        let from = self.runs.partition_point(|run| run.entries.end <= next);
+        for run in self.runs.range(from..) {
+            if next >= range.end {
+                break;
+            }
+            let at = run.points.partition_point(|point| point.index <= next);
+            let start = at.checked_sub(1).and_then(|at| run.points.get(at));
+            let Some(start) = start.filter(|_| run.entries.contains(&next)) else { break };
+            let entries = next..run.entries.end.min(range.end);
+            next = entries.end;
+            stretches.push(Stretch { segment: run.segment.clone(), start: *start, entries });
+        }
+        if next < range.end {
+            return Err(LogError::Hole { index: next });
+        }
+        Ok(stretches)
+    }
+
+    fn evict(&mut self) {
+        let mut first = self.ring_first();
+        while (self.ring_bytes > self.limits.bytes || self.ring.len() > self.limits.entries) && first < self.settled {
+            let dropped = self.ring.pop_front();
+            self.ring_bytes -= dropped.as_ref().map_or(0, cost);
+            first += 1;
+        }
+    }
+
+    fn release(&mut self) -> Vec<Arc<Segment>> {
+        let needed = self.runs.front().map_or(u64::MAX, |run| run.segment.seq);
+        let mut released = Vec::new();
+        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.seq < needed) {
+            released.extend(self.segments.pop_front());
+        }
+        released
+    }
+
+    fn ring_first(&self) -> u64 {
+        self.next - self.ring.len() as u64
+    }
+}
+
+/// What `entry` counts against the ring's limit and a read's budget, bytes.
+pub(super) fn cost(entry: &Entry) -> usize {
+    ENTRY_COST
+        + match &entry.payload {
+            Payload::Blank => 0,
+            Payload::Normal(Proposal(bytes)) => bytes.len(),
+            Payload::Membership(membership) => membership.nodes().count() * MEMBER_COST,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(term: u64, index: u64) -> Entry {
+        Entry { log_id: LogId::new_term_index(term, index), payload: Payload::Blank }
+    }
+
+    fn filled(range: Range<u64>) -> State {
+        let mut state = State::new(RingLimits { bytes: usize::MAX, entries: 4 });
+        for index in range {
+            state.push(entry(1, index)).expect("follows");
+        }
+        state
+    }
+
+    #[test]
+    fn an_entry_that_does_not_follow_is_refused_and_changes_nothing() {
+        let mut state = filled(0..3);
+        for (term, index) in [(1, 2), (1, 4), (0, 3)] {
+            assert!(matches!(state.push(entry(term, index)), Err(LogError::Gap { .. })), "{term}-{index}");
+        }
+        assert_eq!(state.present(), 0..3);
+        state.push(entry(2, 3)).expect("follows");
+    }
+
+    #[test]
+    fn entries_that_are_not_on_disk_stay_in_the_ring_however_full_it_is() {
+        let state = filled(0..100);
+        let all = state.read(0..100, None).expect("reads");
+        assert_eq!((all.memory.len(), all.disk.len()), (100, 0));
+    }
+
+    #[test]
+    fn a_budget_never_starves_a_read() {
+        let state = filled(0..10);
+        assert_eq!(state.read(3..9, Some(1)).expect("reads").memory.len(), 1);
+        assert_eq!(state.read(3..9, Some(2 * ENTRY_COST)).expect("reads").memory.len(), 2);
+        assert_eq!(state.read(3..9, Some(usize::MAX)).expect("reads").memory.len(), 6);
+    }
+
+    #[test]
+    fn purging_past_the_end_empties_the_log_and_it_goes_on_behind() {
+        let mut state = filled(0..5);
+        assert!(state.purge(LogId::new_term_index(3, 20)));
+        assert!(!state.purge(LogId::new_term_index(1, 2)), "an older purge changes nothing");
+        assert_eq!(state.present(), 21..21);
+        assert!(state.push(entry(3, 20)).is_err());
+        state.push(entry(3, 21)).expect("follows");
+        assert_eq!(state.present(), 21..22);
+    }
+
+    #[test]
+    fn truncating_keeps_the_named_entry_and_lets_the_log_go_on_from_it() {
+        let mut state = filled(2..8);
+        state.truncate(Some(LogId::new_term_index(1, 4)));
+        assert_eq!(state.present(), 2..5);
+        state.push(entry(2, 5)).expect("follows");
+        state.truncate(Some(LogId::new_term_index(2, 9)));
+        assert_eq!(state.present(), 2..6, "truncating behind the end changes nothing");
+        state.truncate(None);
+        assert_eq!(state.bounds(), (None, None));
+        assert!(state.present().is_empty());
+    }
+}

@@ -1,0 +1,42 @@
+//! What is kept on disk: the Raft log (segments) and the replicated state (RocksDB).
+//!
+//! The write side of the state is [`Machine`], driven by Raft alone. The read side is [`Store`], for everybody. The rules
+//! of `model` decide what a command does; this module gives them a view, and writes what they answer.
+
+mod database;
+mod error;
+mod events;
+mod files;
+mod hash;
+mod housekeeper;
+mod install;
+mod keys;
+mod leases;
+pub mod log;
+mod machine;
+mod open;
+mod options;
+mod overlay;
+mod reader;
+mod receiver;
+mod records;
+mod size;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod versions;
+mod view;
+pub mod watermark;
+
+pub use error::StoreError;
+pub use events::{Batch, Event, EventKind, EventSink};
+pub use hash::{HashError, HashKv};
+pub use machine::{Builder, Machine};
+pub use open::open;
+pub use options::StoreOptions;
+pub use reader::{HistoryError, Store};
+pub use receiver::SnapshotReceiver;
+pub use size::Size;
+pub use snapshot::{SnapshotFile, SnapshotFiles};
+pub use view::StoreView;
+pub use watermark::Watermark;

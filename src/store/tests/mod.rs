@@ -1,0 +1,73 @@
+//! The state machine against its contracts: openraft's suite, the rules' reference view, crashes, snapshots.
+
+mod conformance;
+mod crashes;
+mod oracle;
+mod reads;
+mod snapshots;
+mod speed;
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::RaftStateMachine;
+use openraft::{Entry as RaftEntry, EntryPayload};
+
+use super::records::log_id;
+use super::{Machine, Store, StoreOptions, Watermark};
+use crate::model::command::{self, Command};
+use crate::proto::etcdserverpb as pb;
+use crate::raft::types::{Entry, Proposal};
+
+/// Small caches, and a housekeeper that acts at once.
+pub(super) fn small() -> StoreOptions {
+    StoreOptions {
+        block_cache: 1 << 20,
+        write_buffers: 1 << 20,
+        housekeeping: Duration::from_millis(5),
+        ..StoreOptions::default()
+    }
+}
+
+pub(super) fn open(dir: &Path) -> (Store, Machine) {
+    super::open(dir, small(), Watermark::already_durable()).unwrap()
+}
+
+pub(super) fn entry(index: u64, command: Command) -> Entry {
+    RaftEntry { log_id: log_id((1, index)), payload: EntryPayload::Normal(Proposal(command::encode(command))) }
+}
+
+/// Applies the entries as one call, which makes one batch of them.
+pub(super) async fn apply(machine: &mut Machine, entries: impl IntoIterator<Item = Entry>) {
+    let entries: Vec<_> = entries.into_iter().map(|entry| Ok((entry, None))).collect();
+    machine.apply(futures::stream::iter(entries)).await.unwrap();
+}
+
+pub(super) fn put(key: &[u8], value: &[u8]) -> Command {
+    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+    Command::Put(pb::PutRequest { key, value, ..Default::default() })
+}
+
+pub(super) fn delete(key: &[u8]) -> Command {
+    Command::DeleteRange(pb::DeleteRangeRequest { key: Bytes::copy_from_slice(key), ..Default::default() })
+}
+
+pub(super) fn compact(revision: i64) -> Command {
+    Command::Compact(pb::CompactionRequest { revision, physical: false })
+}
+
+/// Copies a directory as a crash would leave it: what is on disk now, nothing flushed or closed first.
+pub(super) fn crash_copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            crash_copy(&entry.path(), &target);
+        } else if let Err(error) = std::fs::copy(entry.path(), &target) {
+            // RocksDB may remove a file while the copy runs.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", entry.path().display());
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Random commands through the machine, held against the rules' reference view: at every revision, across batches,
+//! restarts, compactions and snapshot installs.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
+use proptest::prelude::*;
+
+use super::{apply, compact, delete, entry, open, put};
+use crate::model::command::{Command, LeaseGrant, LeaseRevoke};
+use crate::model::effects::{Change, Position};
+use crate::model::memory::MemoryView;
+use crate::model::record::Record;
+use crate::model::view::{KeyRange, View};
+use crate::proto::etcdserverpb as pb;
+use crate::store::{EventKind, Machine, Store};
+
+const KEYS: [&[u8]; 6] = [b"a", b"a\0", b"a\0b", b"ab", b"b", b"\xff"];
+
+/// What a run does.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Applies these in one batch.
+    Apply(Vec<Op>),
+    /// Closes and opens again.
+    Restart,
+    /// Waits until compacted history is really gone.
+    DropHistory,
+    /// Continues on a fresh member that installed a snapshot of this one.
+    Install,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put { key: usize, value: u8, lease: i64 },
+    Delete { key: usize, to: usize },
+    Txn { key: usize, other: usize, back: i64 },
+    Compact { back: i64 },
+    Grant { id: i64 },
+    Revoke { id: i64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let key = || 0..KEYS.len();
+    prop_oneof![
+        6 => (key(), any::<u8>(), 0i64..3).prop_map(|(key, value, lease)| Op::Put { key, value, lease }),
+        3 => (key(), key()).prop_map(|(key, to)| Op::Delete { key, to }),
+        2 => (key(), key(), 0i64..5).prop_map(|(key, other, back)| Op::Txn { key, other, back }),
+        1 => (0i64..6).prop_map(|back| Op::Compact { back }),
+        2 => (1i64..3).prop_map(|id| Op::Grant { id }),
+        1 => (1i64..3).prop_map(|id| Op::Revoke { id }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => prop::collection::vec(op(), 1..12).prop_map(Step::Apply),
+        1 => Just(Step::Restart),
+        1 => Just(Step::DropHistory),
+        1 => Just(Step::Install),
+    ]
+}
+
+fn key(at: usize) -> Bytes {
+    Bytes::from_static(KEYS[at])
+}
+
+fn command(op: &Op, revision: i64) -> Command {
+    match *op {
+        Op::Put { key: at, value, lease } => {
+            Command::Put(pb::PutRequest { key: key(at), value: vec![value; 3].into(), lease, ..Default::default() })
+        }
+        Op::Delete { key: at, to } if to > at => Command::DeleteRange(pb::DeleteRangeRequest {
+            key: key(at),
+            range_end: key(to),
+            prev_kv: true,
+        }),
+        Op::Delete { key: at, .. } => delete(KEYS[at]),
+        Op::Txn { key: at, other, back } => txn(at, other, revision - back),
+        Op::Compact { back } => compact(revision - back),
+        Op::Grant { id } => Command::LeaseGrant(LeaseGrant { id, ttl: 60 }),
+        Op::Revoke { id } => Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: 0 }),
+    }
+}
+
+/// Reads an old revision, deletes a key and writes it again (two changes of one key in one revision), reads all.
+fn txn(at: usize, other: usize, old: i64) -> Command {
+    use pb::request_op::Request;
+    let all = |revision| pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
+    let requests = [
+        Request::RequestRange(all(old.max(0))),
+        Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key(at), ..Default::default() }),
+        Request::RequestPut(pb::PutRequest { key: key(other), value: "t".into(), ..Default::default() }),
+        Request::RequestRange(all(0)),
+    ];
+    let success = requests.map(|request| pb::RequestOp { request: Some(request) }).into();
+    Command::Txn(pb::TxnRequest { success, ..Default::default() })
+}
+
+struct Run {
+    store: Store,
+    machine: Machine,
+    oracle: MemoryView,
+    /// Every change ever made, by revision.
+    history: Vec<(i64, Change)>,
+    index: u64,
+    /// Last: the directory goes after the store in it has closed.
+    dir: tempfile::TempDir,
+}
+
+impl Run {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, machine) = open(dir.path());
+        Self { store, machine, oracle: MemoryView::default(), history: Vec::new(), index: 0, dir }
+    }
+
+    async fn step(self, step: &Step) -> Self {
+        match step {
+            Step::Apply(ops) => self.apply(ops).await,
+            Step::Restart => {
+                let Self { dir, store, machine, oracle, history, index } = self;
+                drop((store, machine));
+                let (store, machine) = open(dir.path());
+                Self { dir, store, machine, oracle, history, index }
+            }
+            Step::DropHistory => {
+                self.store.compacted_physically(self.store.compacted()).await;
+                self
+            }
+            Step::Install => self.install().await,
+        }
+    }
+
+    async fn apply(mut self, ops: &[Op]) -> Self {
+        let mut entries = Vec::new();
+        for op in ops {
+            let command = command(op, self.oracle.revision());
+            let position = Position { term: 1, index: self.index };
+            let effects = crate::model::apply::apply(&self.oracle, &command, position).unwrap();
+            self.oracle.absorb(&effects);
+            self.history.extend(effects.changes.into_iter().map(|change| (effects.revision, change)));
+            entries.push(entry(self.index, command));
+            self.index += 1;
+        }
+        apply(&mut self.machine, entries).await;
+        self
+    }
+
+    async fn install(mut self) -> Self {
+        if self.index == 0 {
+            return self;
+        }
+        let mut builder = self.machine.try_create_snapshot_builder(true).await.unwrap();
+        let built = builder.build_snapshot().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut machine) = open(dir.path());
+        machine.install_snapshot(&built.meta, built.snapshot).await.unwrap();
+        Self { dir, store, machine, ..self }
+    }
+
+    fn check(&self) {
+        let view = self.store.view();
+        assert_eq!(view.revision(), self.oracle.revision());
+        assert_eq!(view.compacted(), self.oracle.compacted());
+        for lease in 1..3 {
+            assert_eq!(view.lease(lease).unwrap(), self.oracle.lease(lease).unwrap());
+            assert_eq!(view.lease_keys(lease).unwrap(), self.oracle.lease_keys(lease).unwrap());
+        }
+        let ranges = || {
+            let span = |start, end: Option<usize>| KeyRange::Span { start: key(start), end: end.map(key) };
+            [span(0, None), span(1, Some(4)), span(3, Some(3)), KeyRange::One(key(2))]
+        };
+        for key in KEYS {
+            assert_eq!(view.get(key).unwrap(), self.oracle.get(key).unwrap());
+        }
+        for range in ranges() {
+            assert_eq!(view.count(&range).unwrap(), self.oracle.count(&range).unwrap());
+            assert_eq!(scan(&view, &range, None), scan(&self.oracle, &range, None));
+        }
+        for revision in self.oracle.compacted().max(1)..=self.oracle.revision() {
+            for key in KEYS {
+                let (ours, theirs) = (view.get_at(key, revision), self.oracle.get_at(key, revision));
+                assert_eq!(ours.unwrap(), theirs.unwrap(), "{key:?} at {revision}");
+            }
+            for range in ranges() {
+                let (ours, theirs) = (scan(&view, &range, Some(revision)), scan(&self.oracle, &range, Some(revision)));
+                assert_eq!(ours, theirs, "{range:?} at {revision}");
+            }
+        }
+        self.check_history();
+    }
+
+    fn check_history(&self) {
+        let from = self.oracle.compacted().max(1);
+        let mut found = Vec::new();
+        let last = self.store.history(from, i64::MAX - 1, usize::MAX, &mut |event| {
+            found.push(event);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(last.unwrap(), self.oracle.revision());
+        let expected: Vec<_> = self.history.iter().filter(|(revision, _)| *revision >= from).collect();
+        assert_eq!(found.len(), expected.len());
+        for (event, (revision, change)) in found.iter().zip(expected) {
+            let bytes = |record: &Option<Record>| record.as_ref().map(|record| record.bytes().clone());
+            assert_eq!((event.revision, &event.key, &event.prev), (*revision, &change.key, &bytes(&change.before)));
+            let kind = match &change.after {
+                Some(_) => EventKind::Put { create: change.before.is_none() },
+                None => EventKind::Delete,
+            };
+            assert_eq!(event.kind, kind);
+        }
+    }
+}
+
+fn scan(view: &impl View, range: &KeyRange, at: Option<i64>) -> Vec<Record> {
+    let mut found = Vec::new();
+    let mut visit = |record| {
+        found.push(record);
+        ControlFlow::Continue(())
+    };
+    match at {
+        Some(revision) => view.scan_at(range, revision, &mut visit).unwrap(),
+        None => view.scan(range, &mut visit).unwrap(),
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_equals_the_reference_at_every_revision(steps in prop::collection::vec(step(), 1..16)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut run = Run::new();
+            for step in &steps {
+                run = run.step(step).await;
+                run.check();
+            }
+        });
+    }
+
+    #[test]
+    fn the_hash_depends_neither_on_batching_nor_on_physical_compaction(
+        batches in prop::collection::vec(prop::collection::vec(op(), 1..12), 1..8),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut batched, mut single) = (Run::new(), Run::new());
+            for ops in &batches {
+                batched = batched.apply(ops).await;
+                for op in ops {
+                    single = single.apply(std::slice::from_ref(op)).await;
+                }
+                // One of them has dropped, merged and restarted; the other not.
+                single = single.step(&Step::DropHistory).await;
+                single.store.defragment().await.unwrap();
+                single = single.step(&Step::Restart).await;
+                for revision in single.store.compacted().max(0)..=single.store.revision() {
+                    let (one, other) = (single.store.hash_kv(revision).unwrap(), batched.store.hash_kv(revision).unwrap());
+                    assert_eq!(one, other);
+                }
+                assert_eq!(single.store.hash().unwrap(), batched.store.hash().unwrap());
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_hash_notices_a_different_value() {
+    let (mut one, mut other) = (Run::new(), Run::new());
+    apply(&mut one.machine, [entry(0, put(b"k", b"x"))]).await;
+    apply(&mut other.machine, [entry(0, put(b"k", b"y"))]).await;
+    assert_ne!(one.store.hash_kv(0).unwrap().hash, other.store.hash_kv(0).unwrap().hash);
+}

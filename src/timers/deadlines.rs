@@ -1,0 +1,307 @@
+//! How long each lease has left, by the leader's monotonic clock. Pure: the caller says what time it is.
+//!
+//! A renewal touches one map entry; queues are looked at lazily, so thirty thousand renewals a second cost no sorting.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
+
+use crate::model::command::LeaseRemaining;
+use crate::model::view::Lease;
+
+/// Expired leases are revoked at most at this rate; etcd's number.
+pub const REVOKES_PER_SECOND: u32 = 1000;
+/// Leases that live longer than this have their remaining time recorded, this often. etcd's number.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+/// A revoke that had no effect by then is proposed again.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+/// Share of the revoke rate that leases with one deadline may take after a change of leader, as in etcd.
+const SPREAD_PER_SECOND: u32 = REVOKES_PER_SECOND * 3 / 4;
+/// Queue entries of leases that are gone are tolerated up to so many beyond the live ones.
+const SLACK: usize = 1024;
+
+/// Times waiting in order, each for a lease. An entry counts only if its lease still names that time.
+type Queue = BinaryHeap<Reverse<(Duration, i64)>>;
+
+/// The clocks of all leases.
+#[derive(Debug, Default)]
+pub struct Deadlines {
+    held: HashMap<i64, Held>,
+    expiries: Queue,
+    checkpoints: Queue,
+    /// Renewed although a shorter remaining time is on record, which must be cleared.
+    outdated: Vec<i64>,
+    checkpointing: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    ttl: i64,
+    deadline: Duration,
+    /// The time of this lease's valid entry in `expiries`: never later than the deadline, unless a revoke is under way.
+    queued: Duration,
+    /// When its remaining time is to be recorded; `None` for short leases.
+    checkpoint: Option<Duration>,
+    /// Whether a remaining time is on record.
+    recorded: bool,
+}
+
+impl Deadlines {
+    /// No lease yet. `checkpointing`: whether remaining times are to be recorded.
+    pub fn new(checkpointing: bool) -> Self {
+        Self { checkpointing, ..Self::default() }
+    }
+
+    /// Starts the clocks of a new leader: every lease has its recorded remaining time or else its full one, and `grace`
+    /// (one election timeout) on top, because it could not be renewed while nobody led. Deadlines that fall together are
+    /// spread so that they can be revoked when they come. Leases that run already are left alone.
+    pub fn start(&mut self, leases: Vec<Lease>, now: Duration, grace: Duration) {
+        let left = |lease: &Lease| if lease.remaining > 0 { lease.remaining } else { lease.ttl };
+        let mut leases: Vec<Lease> = leases.into_iter().filter(|lease| !self.held.contains_key(&lease.id)).collect();
+        leases.sort_unstable_by_key(|lease| (left(lease), lease.id));
+        let mut earliest = Duration::ZERO;
+        for lease in leases {
+            let deadline = (now + seconds(left(&lease)) + grace).max(earliest);
+            earliest = deadline + Duration::from_secs(1) / SPREAD_PER_SECOND;
+            self.insert(&lease, deadline, now);
+        }
+    }
+
+    /// A lease was granted, or its record changed.
+    pub fn put(&mut self, lease: &Lease, now: Duration) {
+        match self.held.get_mut(&lease.id) {
+            Some(held) => held.recorded = lease.remaining > 0,
+            None => self.insert(lease, now + seconds(lease.ttl), now),
+        }
+    }
+
+    /// A lease was revoked.
+    pub fn remove(&mut self, id: i64) {
+        self.held.remove(&id);
+        self.shrink();
+    }
+
+    /// Gives a lease its full time again and returns that in seconds. `None` when it is unknown or has expired: an expired
+    /// lease is about to be revoked and must not be called alive.
+    pub fn renew(&mut self, id: i64, now: Duration) -> Option<i64> {
+        let held = self.held.get_mut(&id)?;
+        if held.deadline <= now {
+            return None;
+        }
+        held.deadline = now + seconds(held.ttl);
+        if std::mem::take(&mut held.recorded) {
+            self.outdated.push(id);
+        }
+        Some(held.ttl)
+    }
+
+    /// Whole seconds that a lease has left, 0 once it has expired; `None` when it is unknown.
+    pub fn remaining(&self, id: i64, now: Duration) -> Option<i64> {
+        let held = self.held.get(&id)?;
+        Some(held.deadline.saturating_sub(now).as_secs() as i64)
+    }
+
+    /// Whether a lease's clock runs.
+    pub fn holds(&self, id: i64) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// Whether [`checkpoints`](Self::checkpoints) has something that should not wait for the next look.
+    pub fn has_outdated(&self) -> bool {
+        !self.outdated.is_empty()
+    }
+
+    /// Leases that have expired, longest ago first, at most `limit`. Each is named again only after a while.
+    pub fn expired(&mut self, now: Duration, limit: usize) -> Vec<i64> {
+        let mut expired = Vec::new();
+        while expired.len() < limit {
+            let Some((at, id)) = pop_before(&mut self.expiries, now) else { break };
+            let Some(held) = self.held.get_mut(&id).filter(|held| held.queued == at) else { continue };
+            held.queued = held.deadline;
+            if held.deadline <= now {
+                expired.push(id);
+                held.queued = now + RETRY_AFTER;
+            }
+            self.expiries.push(Reverse((held.queued, id)));
+        }
+        expired
+    }
+
+    /// Remaining times that are due to be recorded, at most `limit`; 0 clears a record.
+    pub fn checkpoints(&mut self, now: Duration, limit: usize) -> Vec<LeaseRemaining> {
+        let cleared = self.outdated.drain(..self.outdated.len().min(limit));
+        let mut due: Vec<LeaseRemaining> = cleared.map(|id| LeaseRemaining { id, remaining_ttl: 0 }).collect();
+        while due.len() < limit {
+            let Some((at, id)) = pop_before(&mut self.checkpoints, now) else { break };
+            let Some(held) = self.held.get_mut(&id).filter(|held| held.checkpoint == Some(at)) else { continue };
+            let next = now + CHECKPOINT_EVERY;
+            held.checkpoint = Some(next);
+            self.checkpoints.push(Reverse((next, id)));
+            let left = held.deadline.saturating_sub(now);
+            let remaining_ttl = (left + Duration::from_nanos(999_999_999)).as_secs() as i64;
+            if remaining_ttl > 0 && remaining_ttl < held.ttl {
+                due.push(LeaseRemaining { id, remaining_ttl });
+            }
+        }
+        due
+    }
+
+    fn insert(&mut self, lease: &Lease, deadline: Duration, now: Duration) {
+        let long = self.checkpointing && seconds(lease.ttl) > CHECKPOINT_EVERY;
+        let checkpoint = long.then_some(now + CHECKPOINT_EVERY);
+        let recorded = lease.remaining > 0;
+        self.held.insert(lease.id, Held { ttl: lease.ttl, deadline, queued: deadline, checkpoint, recorded });
+        self.expiries.push(Reverse((deadline, lease.id)));
+        self.checkpoints.extend(checkpoint.map(|at| Reverse((at, lease.id))));
+    }
+
+    /// Drops queue entries of leases that are gone once they outnumber the others.
+    fn shrink(&mut self) {
+        let allowed = 2 * self.held.len() + SLACK;
+        if self.expiries.len() > allowed {
+            self.expiries = self.held.iter().map(|(id, held)| Reverse((held.queued, *id))).collect();
+        }
+        if self.checkpoints.len() > allowed {
+            let due = |(id, held): (&i64, &Held)| held.checkpoint.map(|at| Reverse((at, *id)));
+            self.checkpoints = self.held.iter().filter_map(due).collect();
+        }
+    }
+}
+
+fn pop_before(queue: &mut Queue, now: Duration) -> Option<(Duration, i64)> {
+    let Reverse((at, _)) = queue.peek()?;
+    if *at > now {
+        return None;
+    }
+    queue.pop().map(|Reverse(entry)| entry)
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(ttl.max(0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn at(seconds: u64) -> Duration {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    fn lease(id: i64, ttl: i64) -> Lease {
+        Lease { id, ttl, remaining: 0 }
+    }
+
+    fn with(leases: &[Lease]) -> Deadlines {
+        let mut deadlines = Deadlines::new(true);
+        leases.iter().for_each(|lease| deadlines.put(lease, NOW));
+        deadlines
+    }
+
+    #[test]
+    fn a_lease_expires_once_its_time_is_over_and_not_before() {
+        let mut deadlines = with(&[lease(1, 10), lease(-2, 5)]);
+        assert_eq!(deadlines.remaining(1, at(3)), Some(7));
+        assert_eq!(deadlines.remaining(1, at(3) + Duration::from_millis(1)), Some(6), "whole seconds only");
+        assert!(deadlines.expired(at(5) - Duration::from_nanos(1), 10).is_empty());
+        assert_eq!(deadlines.expired(at(5), 10), [-2]);
+        assert_eq!(deadlines.expired(at(10), 10), [1, -2], "the one whose revoke had no effect is named again");
+    }
+
+    #[test]
+    fn a_renewal_moves_the_deadline_and_an_expired_lease_cannot_be_renewed() {
+        let mut deadlines = with(&[lease(1, 10)]);
+        assert_eq!(deadlines.renew(1, at(9)), Some(10));
+        assert!(deadlines.expired(at(18), 10).is_empty());
+        assert_eq!(deadlines.renew(1, at(19)), None);
+        assert_eq!(deadlines.remaining(1, at(30)), Some(0));
+        assert_eq!(deadlines.expired(at(19), 10), [1]);
+        assert_eq!(deadlines.renew(2, NOW), None);
+    }
+
+    #[test]
+    fn a_revoked_lease_is_forgotten_and_its_id_can_be_granted_again() {
+        let mut deadlines = with(&[lease(1, 10)]);
+        deadlines.remove(1);
+        assert_eq!((deadlines.renew(1, NOW), deadlines.remaining(1, NOW)), (None, None));
+        deadlines.put(&lease(1, 20), at(5));
+        assert!(deadlines.expired(at(24), 10).is_empty(), "the first grant's deadline no longer counts");
+        assert_eq!(deadlines.expired(at(25), 10), [1]);
+    }
+
+    #[test]
+    fn an_expired_lease_is_not_named_again_while_its_revoke_is_under_way() {
+        let mut deadlines = with(&[lease(1, 1)]);
+        assert_eq!(deadlines.expired(at(1), 10), [1]);
+        assert!(deadlines.expired(at(1), 10).is_empty());
+        assert!(deadlines.expired(at(4) - Duration::from_nanos(1), 10).is_empty());
+        assert_eq!(deadlines.expired(at(4), 10), [1]);
+    }
+
+    #[test]
+    fn no_more_than_the_limit_expires_at_once_and_the_rest_follows() {
+        let leases: Vec<Lease> = (1..=1200).map(|id| lease(id, 5)).collect();
+        let mut deadlines = with(&leases);
+        let named: Vec<usize> = (0..4).map(|_| deadlines.expired(at(5), 500).len()).collect();
+        assert_eq!(named, [500, 500, 200, 0]);
+    }
+
+    #[test]
+    fn a_new_leader_gives_the_full_time_or_what_was_recorded_and_an_election_timeout_on_top() {
+        let mut deadlines = Deadlines::new(true);
+        let recorded = Lease { remaining: 40, ..lease(2, 600) };
+        deadlines.start(vec![lease(1, 10), recorded], NOW, Duration::from_secs(1));
+        assert_eq!(deadlines.expired(at(11), 10), [1]);
+        assert_eq!(deadlines.remaining(2, NOW), Some(41));
+        assert_eq!(deadlines.renew(2, at(20)), Some(600));
+        assert_eq!(deadlines.checkpoints(at(20), 10), [LeaseRemaining { id: 2, remaining_ttl: 0 }], "its record is void");
+    }
+
+    #[test]
+    fn a_new_leader_spreads_equal_deadlines_over_the_revoke_rate() {
+        let mut deadlines = Deadlines::new(false);
+        deadlines.start((1..=3000).map(|id| lease(id, 10)).collect(), NOW, Duration::ZERO);
+        assert_eq!(deadlines.expired(at(10), 5000).len(), 1);
+        let second = deadlines.expired(at(11), 5000).len() as u32;
+        assert!(second.abs_diff(SPREAD_PER_SECOND) <= 1, "{second} in one second");
+        assert!(deadlines.expired(at(13), 5000).len() > 1400);
+        assert!(deadlines.expired(at(14), 5000).len() > 700, "all are through after four seconds, none before its time");
+    }
+
+    #[test]
+    fn starting_does_not_touch_leases_that_were_granted_meanwhile() {
+        let mut deadlines = with(&[lease(1, 10)]);
+        deadlines.start(vec![lease(1, 10), lease(2, 10)], at(5), Duration::from_secs(1));
+        assert_eq!((deadlines.remaining(1, at(5)), deadlines.remaining(2, at(5))), (Some(5), Some(11)));
+    }
+
+    #[test]
+    fn long_leases_have_their_remaining_time_recorded_every_five_minutes() {
+        let mut deadlines = with(&[lease(1, 1000), lease(2, 300)]);
+        assert!(deadlines.checkpoints(at(299), 10).is_empty());
+        assert_eq!(deadlines.checkpoints(at(300), 10), [LeaseRemaining { id: 1, remaining_ttl: 700 }]);
+        assert!(deadlines.checkpoints(at(599), 10).is_empty());
+        deadlines.put(&Lease { remaining: 700, ..lease(1, 1000) }, at(301));
+        assert_eq!(deadlines.remaining(1, at(301)), Some(699), "the record's return does not move the deadline");
+        assert_eq!(deadlines.checkpoints(at(600), 10), [LeaseRemaining { id: 1, remaining_ttl: 400 }]);
+    }
+
+    #[test]
+    fn without_checkpointing_nothing_is_recorded() {
+        let mut deadlines = Deadlines::new(false);
+        deadlines.put(&lease(1, 1000), NOW);
+        assert!(deadlines.checkpoints(at(900), 10).is_empty());
+    }
+
+    #[test]
+    fn leases_that_come_and_go_leave_nothing_behind() {
+        let mut deadlines = Deadlines::new(true);
+        for id in 1..100_000 {
+            deadlines.put(&lease(id, 3600), NOW);
+            deadlines.remove(id);
+        }
+        assert!(deadlines.expiries.len() <= SLACK && deadlines.checkpoints.len() <= SLACK);
+    }
+}

@@ -1,0 +1,246 @@
+//! The duties themselves: each turns a moment into what is due then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use prost::Message;
+
+use super::compaction::Compactor;
+use super::deadlines::REVOKES_PER_SECOND;
+use super::lessor::Lessor;
+use super::{Due, DueCommands, Moment, Outcome};
+use crate::model::command::{Command, LeaseCheckpoints, LeaseRevoke};
+use crate::model::effects::Refusal;
+use crate::model::v2::types::{Command as V2Command, UnixNanos, Verb};
+use crate::proto::etcdserverpb::CompactionRequest;
+use crate::raft::MemberInfo;
+use crate::raft::types::NodeId;
+
+/// How often leases and v2 nodes are looked at; etcd's number.
+const SCAN_EVERY: Duration = Duration::from_millis(500);
+/// Remaining times that travel in one entry.
+const MAX_CHECKPOINTS: usize = 1000;
+/// How often learners are looked at.
+const LEARNERS_EVERY: Duration = Duration::from_secs(1);
+/// A learner whose promotion failed is tried again after this; most failures mean that it still catches up.
+const PROMOTE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Proposes to revoke what has expired. One lease per command, so that each has its own revision as in etcd; the commands
+/// of one look are proposed together and share a sync.
+pub struct LeaseExpiry(pub Arc<Lessor>);
+
+impl DueCommands for LeaseExpiry {
+    fn name(&self) -> &'static str {
+        "lease expiry"
+    }
+
+    fn every(&self) -> Duration {
+        SCAN_EVERY
+    }
+
+    fn due(&mut self, at: Moment) -> Vec<Due> {
+        let limit = REVOKES_PER_SECOND as usize * SCAN_EVERY.as_millis() as usize / 1000;
+        let Some((term, expired)) = at.leading.then(|| self.0.expired(limit)).flatten() else { return Vec::new() };
+        let revoke = |id| Due::Propose(Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: term }));
+        expired.into_iter().map(revoke).collect()
+    }
+}
+
+/// Proposes to record how much time long leases have left, so that a new leader need not give them their full time again.
+pub struct LeaseCheckpoint(pub Arc<Lessor>);
+
+impl DueCommands for LeaseCheckpoint {
+    fn name(&self) -> &'static str {
+        "lease checkpoint"
+    }
+
+    fn every(&self) -> Duration {
+        SCAN_EVERY
+    }
+
+    fn due(&mut self, at: Moment) -> Vec<Due> {
+        let leases = if at.leading { self.0.checkpoints(MAX_CHECKPOINTS) } else { Vec::new() };
+        if leases.is_empty() {
+            return Vec::new();
+        }
+        vec![Due::Propose(Command::LeaseCheckpoint(LeaseCheckpoints { leases }))]
+    }
+
+    fn urgent(&self) -> BoxFuture<'static, ()> {
+        let lessor = self.0.clone();
+        Box::pin(async move { lessor.outdated().await })
+    }
+}
+
+/// Proposes compactions by `--auto-compaction-mode`. `revision` tells the store's current revision.
+pub struct AutoCompact<R> {
+    /// The mode's memory.
+    pub compactor: Compactor,
+    /// The store's current revision.
+    pub revision: R,
+}
+
+impl<R: Fn() -> i64 + Send + 'static> DueCommands for AutoCompact<R> {
+    fn name(&self) -> &'static str {
+        "auto-compaction"
+    }
+
+    fn every(&self) -> Duration {
+        self.compactor.every()
+    }
+
+    fn due(&mut self, at: Moment) -> Vec<Due> {
+        let target = self.compactor.look(at.now, (self.revision)(), at.leading);
+        let request = target.map(|revision| CompactionRequest { revision, physical: false });
+        request.map(|request| Due::Propose(Command::Compact(request))).into_iter().collect()
+    }
+
+    fn done(&mut self, due: &Due, outcome: &Outcome, now: Duration) {
+        let Due::Propose(Command::Compact(request)) = due else { return };
+        match outcome {
+            Outcome::Done | Outcome::Refused(Refusal::Compacted) => {
+                tracing::info!(revision = request.revision, "completed auto compaction");
+                self.compactor.compacted(now, request.revision);
+            }
+            outcome => tracing::warn!(revision = request.revision, ?outcome, "failed auto compaction"),
+        }
+    }
+}
+
+/// Proposes the sweep of v2 nodes whose time is over. `next` tells when the next one expires.
+pub struct V2Expiry<N>(pub N);
+
+impl<N: Fn() -> Option<UnixNanos> + Send + 'static> DueCommands for V2Expiry<N> {
+    fn name(&self) -> &'static str {
+        "v2 expiry"
+    }
+
+    fn every(&self) -> Duration {
+        SCAN_EVERY
+    }
+
+    fn due(&mut self, at: Moment) -> Vec<Due> {
+        let now = at.unix.as_nanos() as UnixNanos;
+        if !at.leading || (self.0)().is_none_or(|next| next > now) {
+            return Vec::new();
+        }
+        let sweep = V2Command { verb: Verb::Expire as i32, now, ..V2Command::default() };
+        vec![Due::Propose(Command::V2(sweep.encode_to_vec().into()))]
+    }
+}
+
+/// Which learners this cluster promotes without being asked.
+pub type PromotionRule = Box<dyn Fn(&MemberInfo) -> bool + Send>;
+
+/// Gives learners their vote once they have published themselves, as far as the rule allows; consensus refuses those that
+/// have not caught up. `members` tells the applied member list.
+pub struct LearnerPromotion<M> {
+    members: M,
+    rule: PromotionRule,
+    /// When a learner whose promotion failed may be tried again.
+    again: HashMap<NodeId, Duration>,
+}
+
+impl<M: Fn() -> Vec<MemberInfo> + Send + 'static> LearnerPromotion<M> {
+    /// Promotes what `rule` allows.
+    pub fn new(members: M, rule: PromotionRule) -> Self {
+        Self { members, rule, again: HashMap::new() }
+    }
+}
+
+impl<M: Fn() -> Vec<MemberInfo> + Send + 'static> DueCommands for LearnerPromotion<M> {
+    fn name(&self) -> &'static str {
+        "learner promotion"
+    }
+
+    fn every(&self) -> Duration {
+        LEARNERS_EVERY
+    }
+
+    fn due(&mut self, at: Moment) -> Vec<Due> {
+        if !at.leading {
+            self.again.clear();
+            return Vec::new();
+        }
+        let members = (self.members)();
+        self.again.retain(|id, _| members.iter().any(|member| member.id == *id && member.is_learner));
+        let ready = |member: &&MemberInfo| {
+            member.is_learner
+                && member.is_started()
+                && self.again.get(&member.id).is_none_or(|again| *again <= at.now)
+                && (self.rule)(member)
+        };
+        // One membership change at a time.
+        members.iter().find(ready).map(|member| Due::Promote(member.id)).into_iter().collect()
+    }
+
+    fn done(&mut self, due: &Due, outcome: &Outcome, now: Duration) {
+        let Due::Promote(id) = due else { return };
+        match outcome {
+            Outcome::Failed(_) | Outcome::Refused(_) => {
+                self.again.insert(*id, now + PROMOTE_AGAIN);
+            }
+            Outcome::Done => tracing::info!(member = format!("{id:x}"), "promoted a learner that caught up"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::raft::types::Member;
+    use crate::settings::AutoCompaction;
+
+    fn at(seconds: u64) -> Moment {
+        let now = Duration::from_secs(seconds);
+        Moment { now, unix: Duration::from_secs(1_700_000_000) + now, leading: true }
+    }
+
+    fn learner(id: NodeId, name: &str) -> MemberInfo {
+        let member = Member { name: name.into(), ..Member::default() };
+        MemberInfo { id, member, is_learner: true }
+    }
+
+    #[test]
+    fn a_started_learner_is_promoted_when_the_rule_allows_and_one_at_a_time() {
+        let members = || vec![learner(1, ""), learner(2, "stranger"), learner(3, "a"), learner(4, "b")];
+        let mut duty = LearnerPromotion::new(members, Box::new(|member| member.member.name != "stranger"));
+        assert!(duty.due(Moment { leading: false, ..at(0) }).is_empty());
+        assert_eq!(duty.due(at(0)), [Due::Promote(3)]);
+        duty.done(&Due::Promote(3), &Outcome::Failed("not in sync".into()), at(0).now);
+        assert_eq!(duty.due(at(1)), [Due::Promote(4)], "one that still catches up holds up nobody");
+        duty.done(&Due::Promote(4), &Outcome::Failed("not in sync".into()), at(1).now);
+        assert!(duty.due(at(1)).is_empty());
+        assert_eq!(duty.due(at(2)), [Due::Promote(3)]);
+    }
+
+    #[test]
+    fn v2_nodes_are_swept_only_when_one_is_due() {
+        let due = at(10).unix.as_nanos() as UnixNanos;
+        let mut duty = V2Expiry(move || Some(due));
+        assert!(duty.due(at(9)).is_empty());
+        assert!(duty.due(Moment { leading: false, ..at(11) }).is_empty());
+        let [Due::Propose(Command::V2(bytes))] = &duty.due(at(10))[..] else { panic!("nothing due") };
+        let sweep = V2Command::decode(bytes.clone()).expect("decodes");
+        assert_eq!((sweep.verb(), sweep.now), (Verb::Expire, due));
+        assert!(V2Expiry(|| None).due(at(10)).is_empty());
+    }
+
+    #[test]
+    fn a_failed_compaction_is_tried_again_and_one_that_was_done_by_others_is_not() {
+        let setting = AutoCompaction::Revision(NonZeroU64::new(10).expect("not zero"));
+        let compactor = Compactor::new(setting, Duration::ZERO).expect("a mode is set");
+        let mut duty = AutoCompact { compactor, revision: || 25 };
+        let due = duty.due(at(0));
+        let [Due::Propose(Command::Compact(request))] = &due[..] else { panic!("nothing due") };
+        assert_eq!(request.revision, 15);
+        duty.done(&due[0], &Outcome::Failed("no leader".into()), at(0).now);
+        assert_eq!(duty.due(at(300)), due);
+        duty.done(&due[0], &Outcome::Refused(Refusal::Compacted), at(300).now);
+        assert!(duty.due(at(600)).is_empty());
+    }
+}

@@ -1,0 +1,232 @@
+//! What only the leader does, and only because time passes: lease expiry, recording of remaining lease times, automatic
+//! compaction, v2 expiry, promotion of learners.
+//!
+//! A timer never changes anything: it proposes. Each duty decides what is due at a given moment ([`DueCommands`], pure of
+//! waiting); the loop here carries it to the log. A duty that waits for a quorum holds up no other. Times are monotonic,
+//! except for v2, whose expiries are calendar times by contract.
+
+pub mod compaction;
+mod deadlines;
+mod duties;
+mod lessor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+pub use duties::{AutoCompact, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, PromotionRule, V2Expiry};
+pub use lessor::Lessor;
+
+use crate::clock::Clock;
+use crate::model::command::{self, Command};
+use crate::model::effects::Refusal;
+use crate::raft::Consensus;
+use crate::raft::types::NodeId;
+
+/// The moment at which a duty is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Monotonic time.
+    pub now: Duration,
+    /// Calendar time since 1970.
+    pub unix: Duration,
+    /// Whether this member leads. Duties that remember are asked on followers too.
+    pub leading: bool,
+}
+
+/// Something that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Due {
+    /// A command for the log.
+    Propose(Command),
+    /// A learner that should have a vote.
+    Promote(NodeId),
+}
+
+/// How it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Applied.
+    Done,
+    /// Applied, and the rules refused it.
+    Refused(Refusal),
+    /// Not known to be applied: no quorum, no leader, or not possible yet. The duty decides when to try again.
+    Failed(String),
+}
+
+/// One duty of the leader.
+pub trait DueCommands: Send + 'static {
+    /// For logs.
+    fn name(&self) -> &'static str;
+
+    /// How often to ask.
+    fn every(&self) -> Duration;
+
+    /// What is due. Bounded: what does not fit is due the next time. Nothing unless leading.
+    fn due(&mut self, at: Moment) -> Vec<Due>;
+
+    /// What became of it.
+    fn done(&mut self, _due: &Due, _outcome: &Outcome, _now: Duration) {}
+
+    /// Resolves when the duty should be asked before its time; never by default.
+    fn urgent(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Where due things go. Consensus, or a test.
+pub trait Act: Send + Sync + 'static {
+    /// Whether this member leads.
+    fn leads(&self) -> bool;
+
+    /// Does it and says how it went.
+    fn act<'a>(&'a self, due: &'a Due) -> BoxFuture<'a, Outcome>;
+}
+
+/// Acts through the log.
+pub struct ThroughConsensus {
+    /// Where to propose.
+    pub consensus: Consensus,
+    /// How long one proposal may take.
+    pub patience: Duration,
+}
+
+impl Act for ThroughConsensus {
+    fn leads(&self) -> bool {
+        self.consensus.status().is_leader
+    }
+
+    fn act<'a>(&'a self, due: &'a Due) -> BoxFuture<'a, Outcome> {
+        let deadline = Instant::now() + self.patience;
+        Box::pin(async move {
+            match due {
+                Due::Propose(command) => {
+                    match self.consensus.propose(command::encode(command.clone()), deadline).await {
+                        Ok(applied) => applied.outcome.map_or_else(Outcome::Refused, |_| Outcome::Done),
+                        Err(error) => Outcome::Failed(error.to_string()),
+                    }
+                }
+                Due::Promote(id) => match self.consensus.member_promote(*id, deadline).await {
+                    Ok(_) => Outcome::Done,
+                    Err(error) => Outcome::Failed(error.to_string()),
+                },
+            }
+        })
+    }
+}
+
+/// Runs each duty in a task of its own until `stop`.
+pub fn start(
+    duties: Vec<Box<dyn DueCommands>>,
+    clock: &Arc<dyn Clock>,
+    act: &Arc<dyn Act>,
+    stop: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let run = |duty| tokio::spawn(follow(duty, clock.clone(), act.clone(), stop.clone()));
+    duties.into_iter().map(run).collect()
+}
+
+async fn follow(mut duty: Box<dyn DueCommands>, clock: Arc<dyn Clock>, act: Arc<dyn Act>, stop: CancellationToken) {
+    let mut ticks = interval(duty.every());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = duty.urgent() => {}
+            () = stop.cancelled() => return,
+        }
+        let due = duty.due(Moment { now: clock.monotonic(), unix: clock.unix(), leading: act.leads() });
+        if due.is_empty() {
+            continue;
+        }
+        let outcomes = tokio::select! {
+            outcomes = join_all(due.iter().map(|due| act.act(due))) => outcomes,
+            () = stop.cancelled() => return,
+        };
+        let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Failed(_))).count();
+        if let Some(Outcome::Failed(error)) = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Failed(_))) {
+            tracing::debug!(duty = duty.name(), failed, of = due.len(), error, "not done yet");
+        }
+        for (due, outcome) in due.iter().zip(&outcomes) {
+            duty.done(due, outcome, clock.monotonic());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::proto::etcdserverpb::CompactionRequest;
+
+    struct Recorder {
+        acted: Mutex<Vec<Due>>,
+        outcome: Outcome,
+    }
+
+    impl Act for Recorder {
+        fn leads(&self) -> bool {
+            true
+        }
+
+        fn act<'a>(&'a self, due: &'a Due) -> BoxFuture<'a, Outcome> {
+            self.acted.lock().push(due.clone());
+            let outcome = self.outcome.clone();
+            Box::pin(async move { outcome })
+        }
+    }
+
+    struct Once {
+        name: &'static str,
+        waits: bool,
+        told: Arc<Mutex<Vec<Outcome>>>,
+    }
+
+    fn compaction(revision: i64) -> Due {
+        Due::Propose(Command::Compact(CompactionRequest { revision, physical: false }))
+    }
+
+    impl DueCommands for Once {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        fn every(&self) -> Duration {
+            Duration::from_millis(1)
+        }
+
+        fn due(&mut self, at: Moment) -> Vec<Due> {
+            assert!(at.leading);
+            if std::mem::take(&mut self.waits) { vec![compaction(1), compaction(2)] } else { Vec::new() }
+        }
+
+        fn done(&mut self, _due: &Due, outcome: &Outcome, _now: Duration) {
+            self.told.lock().push(outcome.clone());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_done_once_and_the_duty_is_told_how_it_went() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let duty = |name| Box::new(Once { name, waits: true, told: told.clone() }) as Box<dyn DueCommands>;
+        let recorder = Arc::new(Recorder { acted: Mutex::default(), outcome: Outcome::Refused(Refusal::Compacted) });
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+        let (act, stop): (Arc<dyn Act>, _) = (recorder.clone(), CancellationToken::new());
+        let tasks = start(vec![duty("one"), duty("two")], &clock, &act, &stop);
+        while told.lock().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+        for task in tasks {
+            task.await.expect("ends");
+        }
+        assert_eq!(recorder.acted.lock().len(), 4);
+        assert!(told.lock().iter().all(|outcome| *outcome == Outcome::Refused(Refusal::Compacted)));
+    }
+}

@@ -1,0 +1,83 @@
+//! The client side: calls to other members, with the same reloading as the listeners.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::error::TlsError;
+use super::reload::Reloading;
+use super::server::peer_files;
+use super::verify::AnyServer;
+use super::{files, policy};
+use crate::clock::Clock;
+use crate::settings::{Settings, TlsPolicy, TlsSettings};
+
+/// TLS of outgoing calls. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientTls {
+    configuration: Arc<Reloading<Arc<ClientConfig>>>,
+}
+
+impl ClientTls {
+    /// Loads certificate, key and authorities; the certificate for calls is `client_cert_file` when
+    /// given and `cert_file` otherwise. Without a trusted CA file the system's authorities count.
+    pub fn load(
+        purpose: &'static str,
+        tls: &TlsSettings,
+        policy: &TlsPolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Result<ClientTls, TlsError> {
+        let (tls, policy) = (tls.clone(), policy.clone());
+        let (cert, key) = pair(&tls);
+        let watched: Vec<PathBuf> = [cert, key, tls.trusted_ca_file.clone()].into_iter().flatten().collect();
+        let configuration = Reloading::start(purpose, watched, clock, move || build(&tls, &policy).map(Arc::new))?;
+        Ok(ClientTls { configuration: Arc::new(configuration) })
+    }
+
+    /// TLS of calls to other members.
+    pub fn for_peers(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ClientTls, TlsError> {
+        let tls = peer_files(settings, &*clock)?;
+        ClientTls::load("peer calls", &tls, &settings.tls_policy, clock)
+    }
+
+    /// A connector for one handshake, with the files as they are now.
+    pub fn connector(&self) -> TlsConnector {
+        TlsConnector::from(self.configuration.get().as_ref().clone())
+    }
+
+    /// The name a server must prove, from the host of its URL (brackets of IPv6 already removed).
+    pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+        ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.to_owned()))
+    }
+}
+
+/// The files shown to servers, if any.
+fn pair(tls: &TlsSettings) -> (Option<PathBuf>, Option<PathBuf>) {
+    match (&tls.client_cert_file, &tls.client_key_file) {
+        (Some(cert), Some(key)) => (Some(cert.clone()), Some(key.clone())),
+        _ => (tls.cert_file.clone(), tls.key_file.clone()),
+    }
+}
+
+fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<ClientConfig, TlsError> {
+    let provider = policy::provider(rules)?;
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&policy::versions(rules))
+        .map_err(|error| TlsError::Config(error.to_string()))?;
+    let builder = match &tls.trusted_ca_file {
+        Some(path) => builder.with_root_certificates(files::authorities(path)?),
+        None if tls.auto => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        None => builder.with_root_certificates(files::system_authorities()?),
+    };
+    let mut config = match pair(tls) {
+        (Some(cert), Some(key)) => builder
+            .with_client_auth_cert(files::certificates(&cert)?, files::private_key(&key)?)
+            .map_err(|error| TlsError::Mismatch { cert, key, reason: error.to_string() })?,
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = policy::alpn();
+    Ok(config)
+}

@@ -1,0 +1,159 @@
+//! Who stands behind a certificate: its names, addresses and life.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+
+use super::files::without_leading_zeros;
+
+/// What a verified certificate says about its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Common name of the subject; the user name under `--client-cert-auth`.
+    pub common_name: Option<String>,
+    /// DNS names among the subject's alternative names.
+    pub dns_names: Vec<String>,
+    /// IP addresses among them.
+    pub ip_addresses: Vec<IpAddr>,
+    /// Serial number, big endian, no leading zeros.
+    pub serial: Vec<u8>,
+    /// Start of its life, since 1970 UTC.
+    pub not_before: Duration,
+    /// End of its life, since 1970 UTC.
+    pub not_after: Duration,
+}
+
+/// How a certificate's names relate to the address its holder calls from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressMatch {
+    /// It carries the address, or no name and no address at all.
+    Yes,
+    /// It carries other addresses and no DNS name.
+    No,
+    /// It carries DNS names; the caller must see whether one of them resolves to the address.
+    ByName(Vec<String>),
+}
+
+impl PeerIdentity {
+    /// Reads a certificate; `None` when it does not decode.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let mut identity = PeerIdentity {
+            common_name: common_name.map(str::to_owned),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            serial: without_leading_zeros(parsed.raw_serial()),
+            not_before: since_1970(parsed.validity().not_before.timestamp()),
+            not_after: since_1970(parsed.validity().not_after.timestamp()),
+        };
+        let names = parsed.subject_alternative_name().ok()?;
+        for name in names.iter().flat_map(|extension| &extension.value.general_names) {
+            match name {
+                GeneralName::DNSName(name) => identity.dns_names.push((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => identity.ip_addresses.extend(address_of(bytes)),
+                _ => {}
+            }
+        }
+        Some(identity)
+    }
+
+    /// Whether the certificate is valid for this host name or address, one left-most `*` label in
+    /// the certificate standing for any one label. The common name does not count.
+    pub fn is_valid_for(&self, host: &str) -> bool {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return self.ip_addresses.contains(&ip);
+        }
+        let host = host.trim_end_matches('.');
+        self.dns_names.iter().any(|name| {
+            let name = name.trim_end_matches('.');
+            match name.strip_prefix("*.") {
+                Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+                None => name.eq_ignore_ascii_case(host),
+            }
+        })
+    }
+
+    /// Whether a caller from `ip` may be the holder, by etcd's rule for peers.
+    pub fn matches_address(&self, ip: IpAddr) -> AddressMatch {
+        let ip = ip.to_canonical();
+        if self.ip_addresses.contains(&ip) || (self.ip_addresses.is_empty() && self.dns_names.is_empty()) {
+            AddressMatch::Yes
+        } else if self.dns_names.is_empty() {
+            AddressMatch::No
+        } else {
+            AddressMatch::ByName(self.dns_names.clone())
+        }
+    }
+
+    /// Whether the certificate lives at this moment.
+    pub fn lives_at(&self, unix: Duration) -> bool {
+        self.not_before <= unix && unix <= self.not_after
+    }
+}
+
+fn since_1970(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(four));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|sixteen| IpAddr::from(sixteen).to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(dns: &[&str], ips: &[&str]) -> PeerIdentity {
+        PeerIdentity {
+            common_name: None,
+            dns_names: dns.iter().map(|name| (*name).to_owned()).collect(),
+            ip_addresses: ips.iter().map(|ip| ip.parse().expect("ip")).collect(),
+            serial: vec![1],
+            not_before: Duration::from_secs(10),
+            not_after: Duration::from_secs(20),
+        }
+    }
+
+    #[test]
+    fn names_match_as_go_matches_them() {
+        let identity = identity(&["a.example", "*.wild.example"], &["10.0.0.1"]);
+        for (host, matches) in [
+            ("a.example", true),
+            ("A.EXAMPLE.", true),
+            ("b.example", false),
+            ("x.wild.example", true),
+            ("x.y.wild.example", false),
+            ("wild.example", false),
+            ("10.0.0.1", true),
+            ("10.0.0.2", false),
+        ] {
+            assert_eq!(identity.is_valid_for(host), matches, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_callers_address_is_compared_with_the_certificate() {
+        let from = "10.0.0.1".parse().expect("ip");
+        let mapped = "::ffff:10.0.0.1".parse().expect("ip");
+        assert_eq!(identity(&[], &["10.0.0.1"]).matches_address(from), AddressMatch::Yes);
+        assert_eq!(identity(&[], &["10.0.0.1"]).matches_address(mapped), AddressMatch::Yes);
+        assert_eq!(identity(&[], &[]).matches_address(from), AddressMatch::Yes);
+        assert_eq!(identity(&[], &["10.0.0.9"]).matches_address(from), AddressMatch::No);
+        let by_name = AddressMatch::ByName(vec!["a".to_owned()]);
+        assert_eq!(identity(&["a"], &["10.0.0.9"]).matches_address(from), by_name);
+    }
+
+    #[test]
+    fn a_certificate_lives_from_its_first_to_its_last_second() {
+        let identity = identity(&[], &[]);
+        for (second, lives) in [(9, false), (10, true), (20, true), (21, false)] {
+            assert_eq!(identity.lives_at(Duration::from_secs(second)), lives);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The server side: one configuration per kind of listener, fresh for every handshake.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use tokio_rustls::TlsAcceptor;
+
+use super::error::TlsError;
+use super::identity::PeerIdentity;
+use super::reload::Reloading;
+use super::verify::{AllowedNames, CallerVerifier};
+use super::{files, policy, self_signed};
+use crate::clock::Clock;
+use crate::settings::{Settings, TlsPolicy, TlsSettings};
+
+/// TLS of the client listeners or of the peer listeners. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerTls {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    configuration: Reloading<Loaded>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Loaded {
+    config: Arc<ServerConfig>,
+    own: Option<PeerIdentity>,
+}
+
+impl ServerTls {
+    /// Loads everything the files say, or says which file is wrong. `purpose` names the listeners
+    /// in the log: `client` or `peer`.
+    pub fn load(
+        purpose: &'static str,
+        tls: &TlsSettings,
+        policy: &TlsPolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Result<ServerTls, TlsError> {
+        let (tls, policy) = (tls.clone(), policy.clone());
+        let watched: Vec<PathBuf> = [&tls.cert_file, &tls.key_file, &tls.trusted_ca_file, &tls.crl_file]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        if let Some(key) = tls.key_file.as_ref().filter(|key| files::is_world_readable(key)) {
+            tracing::warn!(purpose, file = %key.display(), "private key is readable by everybody; give it mode 0600");
+        }
+        let configuration = Reloading::start(purpose, watched, clock.clone(), move || build(&tls, &policy))?;
+        let loaded = ServerTls { inner: Arc::new(Inner { configuration, clock }) };
+        if loaded.expires().is_some_and(|end| end < loaded.inner.clock.unix()) {
+            tracing::warn!(purpose, "the certificate has expired; callers that check it will refuse this member");
+        }
+        Ok(loaded)
+    }
+
+    /// TLS of the client listeners, a self-signed pair under `--auto-tls` included.
+    pub fn for_clients(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ServerTls, TlsError> {
+        let dir = settings.data_dir.join("fixtures/client");
+        let urls = [&settings.listen_client_urls, &settings.listen_client_http_urls];
+        let years = settings.tls_policy.self_signed_years;
+        let tls = self_signed::with_files(&settings.client_tls, &dir, &urls, years, &*clock)?;
+        ServerTls::load("client", &tls, &settings.tls_policy, clock)
+    }
+
+    /// TLS of the peer listeners, a self-signed pair under `--peer-auto-tls` included.
+    pub fn for_peers(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ServerTls, TlsError> {
+        let tls = peer_files(settings, &*clock)?;
+        ServerTls::load("peer", &tls, &settings.tls_policy, clock)
+    }
+
+    /// An acceptor for one handshake, with the files as they are now.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.inner.configuration.get().config.clone())
+    }
+
+    /// End of our own certificate's life, since 1970 UTC, for metrics and alerts.
+    pub fn expires(&self) -> Option<Duration> {
+        self.inner.configuration.get().own.as_ref().map(|own| own.not_after)
+    }
+
+    /// Who called, after the handshake. `Ok(None)`: no certificate was asked for. `Err`: the
+    /// certificate of a resumed session is past its life; the chain itself was checked by the
+    /// handshake.
+    pub fn caller(&self, connection: &ServerConnection) -> Result<Option<PeerIdentity>, &'static str> {
+        let Some(leaf) = connection.peer_certificates().and_then(|chain| chain.first()) else {
+            return Ok(None);
+        };
+        let identity = PeerIdentity::of(leaf).ok_or("certificate does not decode")?;
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        if resumed && !identity.lives_at(self.inner.clock.unix()) {
+            return Err("certificate of a resumed session has expired");
+        }
+        Ok(Some(identity))
+    }
+}
+
+/// The peer section with the files of `--peer-auto-tls` filled in.
+pub(super) fn peer_files(settings: &Settings, clock: &dyn Clock) -> Result<TlsSettings, TlsError> {
+    let dir = settings.data_dir.join("fixtures/peer");
+    let years = settings.tls_policy.self_signed_years;
+    self_signed::with_files(&settings.peer_tls, &dir, &[&settings.listen_peer_urls], years, clock)
+}
+
+fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
+    let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) else { return Err(TlsError::NoPair) };
+    let provider = policy::provider(rules)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&policy::versions(rules))
+        .map_err(|error| TlsError::Config(error.to_string()))?;
+    let chain = files::certificates(cert)?;
+    let own = chain.first().and_then(PeerIdentity::of);
+    let private = files::private_key(key)?;
+    let builder = if tls.requires_client_cert() {
+        let roots = match &tls.trusted_ca_file {
+            Some(path) => files::authorities(path)?,
+            None => files::system_authorities()?,
+        };
+        let revoked = tls.crl_file.as_ref().map(|path| files::revoked_serials(path)).transpose()?.unwrap_or_default();
+        let allowed = AllowedNames { cns: tls.allowed_cn.clone(), hostnames: tls.allowed_hostname.clone() };
+        let verifier = CallerVerifier::new(roots, provider, revoked, allowed)?;
+        builder.with_client_cert_verifier(Arc::new(verifier))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder.with_single_cert(chain, private).map_err(|error| TlsError::Mismatch {
+        cert: cert.clone(),
+        key: key.clone(),
+        reason: error.to_string(),
+    })?;
+    config.alpn_protocols = policy::alpn();
+    config.ticketer =
+        rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Config(error.to_string()))?;
+    Ok(Loaded { config: Arc::new(config), own })
+}

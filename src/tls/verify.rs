@@ -1,0 +1,161 @@
+//! Checks of a caller's certificate beyond its chain: revocation by serial number and the lists of
+//! allowed names. They sit inside the handshake, so no listener can forget them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+
+use super::error::TlsError;
+use super::files::RevokedSerials;
+use super::identity::PeerIdentity;
+
+/// A refusal by the lists of allowed names, in etcd's words.
+#[derive(Debug, thiserror::Error)]
+#[error("client certificate authentication failed")]
+struct NotAllowed;
+
+/// Names of which a caller's certificate must carry one; empty lists ask nothing.
+#[derive(Debug, Clone, Default)]
+pub struct AllowedNames {
+    /// Common names.
+    pub cns: Vec<String>,
+    /// Host names the certificate must be valid for.
+    pub hostnames: Vec<String>,
+}
+
+impl AllowedNames {
+    fn admit(&self, identity: &PeerIdentity) -> bool {
+        let cn = |allowed: &String| identity.common_name.as_ref() == Some(allowed);
+        let host = |allowed: &String| identity.is_valid_for(allowed);
+        (self.cns.is_empty() || self.cns.iter().any(cn))
+            && (self.hostnames.is_empty() || self.hostnames.iter().any(host))
+    }
+}
+
+/// Chain first, then revocation, then names.
+pub struct CallerVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    revoked: RevokedSerials,
+    allowed: AllowedNames,
+}
+
+impl CallerVerifier {
+    /// A verifier that demands a certificate under `roots`.
+    pub fn new(
+        roots: RootCertStore,
+        provider: Arc<CryptoProvider>,
+        revoked: RevokedSerials,
+        allowed: AllowedNames,
+    ) -> Result<CallerVerifier, TlsError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| TlsError::Config(error.to_string()))?;
+        Ok(CallerVerifier { chain, revoked, allowed })
+    }
+}
+
+impl fmt::Debug for CallerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallerVerifier")
+            .field("revoked", &self.revoked.len())
+            .field("allowed", &self.allowed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientCertVerifier for CallerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        let unreadable = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        for certificate in std::iter::once(leaf).chain(intermediates) {
+            let identity = PeerIdentity::of(certificate).ok_or_else(unreadable)?;
+            if self.revoked.contains(&identity.serial) {
+                return Err(Error::InvalidCertificate(CertificateError::Revoked));
+            }
+        }
+        if !self.allowed.admit(&PeerIdentity::of(leaf).ok_or_else(unreadable)?) {
+            let other = CertificateError::Other(OtherError(Arc::new(NotAllowed)));
+            return Err(Error::InvalidCertificate(other));
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Accepts whatever a server shows. Only for `--peer-auto-tls`, where every member signs for itself
+/// and there is nothing to check against: it hides traffic and proves nothing.
+#[derive(Debug)]
+pub struct AnyServer(pub Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

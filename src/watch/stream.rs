@@ -1,0 +1,485 @@
+//! One client's watch stream: its watchers, their cursors, and the next message for it.
+//!
+//! A stream belongs to one task. Nothing here queues events: [`WatchStream::next`] computes the next message when the
+//! task is ready to send it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::Interval;
+
+use super::hub::{Hub, StreamId};
+use super::index::Index;
+use super::ring::Shared;
+use crate::model::view::KeyRange;
+use crate::store::HistoryError;
+
+/// Revisions one message may span; etcd's own cap.
+const MESSAGE_REVISIONS: usize = 1000;
+/// A message ends at the first whole revision beyond this size, bytes.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// Revisions of history looked at per step of a catching-up watcher, so that others on the stream get their turn.
+const CATCH_UP_REVISIONS: i64 = 10_000;
+/// Bytes of history one such step may read.
+const CATCH_UP_BYTES: usize = 8 << 20;
+/// Deliveries (event × watcher) cut at one look; the rest stays in the ring until these are sent.
+const LOOK_DELIVERIES: usize = 64 * 1024;
+
+/// What a client asks of a new watcher.
+#[derive(Debug, Clone)]
+pub struct WatchCreate {
+    /// Keys to watch, not empty.
+    pub range: KeyRange,
+    /// The client's choice of id; 0 = the stream picks.
+    pub watch_id: i64,
+    /// First revision wanted; 0 = from now on. Not negative.
+    pub start_revision: i64,
+    /// Whether empty messages tell of progress while nothing happens.
+    pub progress_notify: bool,
+    /// Leave puts out.
+    pub no_put: bool,
+    /// Leave deletes out.
+    pub no_delete: bool,
+    /// Send the version before each event.
+    pub prev_kv: bool,
+    /// Large messages may be split; the edge does it.
+    pub fragment: bool,
+}
+
+/// The answer to a successful create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The watcher's id on its stream.
+    pub watch_id: i64,
+    /// Current revision, for the header.
+    pub revision: i64,
+}
+
+/// Why a watcher was not created. The stream and its other watchers are untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CreateRefusal {
+    /// The chosen id is in use.
+    #[error("mvcc: duplicate watch ID provided on the WatchStream")]
+    DuplicateId,
+}
+
+/// One message for the client, without cluster and member ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchOutput {
+    /// The watcher, or -1 for progress of the whole stream.
+    pub watch_id: i64,
+    /// For the header: the last revision covered; 0 when overtaken by compaction.
+    pub header_revision: i64,
+    /// Whether the watcher is gone after this message.
+    pub canceled: bool,
+    /// Not 0 when the watcher ended because this revision was compacted away.
+    pub compact_revision: i64,
+    /// Encoded `mvccpb.Event` messages of whole revisions; empty = progress or the end.
+    pub events: Vec<Bytes>,
+    /// Whether the client accepts this message in pieces.
+    pub fragment: bool,
+}
+
+impl WatchOutput {
+    fn events(watch_id: i64, header_revision: i64, events: Vec<Bytes>, fragment: bool) -> Self {
+        Self { watch_id, header_revision, canceled: false, compact_revision: 0, events, fragment }
+    }
+
+    fn progress(watch_id: i64, header_revision: i64) -> Self {
+        Self::events(watch_id, header_revision, Vec::new(), false)
+    }
+
+    fn compacted(watch_id: i64, compact_revision: i64) -> Self {
+        Self { canceled: true, compact_revision, ..Self::progress(watch_id, 0) }
+    }
+}
+
+#[derive(Debug)]
+struct Watcher {
+    wanted: WatchCreate,
+    /// Everything below was delivered, did not match, or was not asked for.
+    next: i64,
+    /// Whether live events reach it; otherwise it reads history from `next` on.
+    live: bool,
+    /// Whether an event was sent since the last progress tick.
+    active: bool,
+}
+
+impl Watcher {
+    fn wants(&self, event: &Shared) -> bool {
+        event.revision() >= self.next && !(if event.is_delete() { self.wanted.no_delete } else { self.wanted.no_put })
+    }
+}
+
+/// One client's stream. See the module's head.
+pub struct WatchStream {
+    hub: Arc<Hub>,
+    id: StreamId,
+    wake: Arc<Notify>,
+    watchers: HashMap<i64, Watcher>,
+    index: Index<i64>,
+    /// Ids of watchers that read history, taken in turn.
+    behind: VecDeque<i64>,
+    /// Messages already cut; at most one per watcher and step.
+    ready: VecDeque<WatchOutput>,
+    next_id: i64,
+    /// Live watchers were shown every revision up to here.
+    seen: i64,
+    progress_wanted: bool,
+    /// Runs once a watcher asked for periodic progress.
+    ticker: Option<Interval>,
+}
+
+impl WatchStream {
+    pub(super) fn new(hub: Arc<Hub>, id: StreamId, wake: Arc<Notify>) -> Self {
+        Self {
+            hub,
+            id,
+            wake,
+            watchers: HashMap::new(),
+            index: Index::default(),
+            behind: VecDeque::new(),
+            ready: VecDeque::new(),
+            next_id: 0,
+            seen: 0,
+            progress_wanted: false,
+            ticker: None,
+        }
+    }
+
+    /// Adds a watcher. The caller sends the `created` message before it asks for the next one.
+    ///
+    /// # Errors
+    /// [`CreateRefusal::DuplicateId`]; nothing changed.
+    pub fn create(&mut self, wanted: WatchCreate) -> Result<Created, CreateRefusal> {
+        let watch_id = self.pick_id(wanted.watch_id)?;
+        let mut state = self.hub.state();
+        let revision = state.current;
+        state.register(&wanted.range, self.id);
+        drop(state);
+        self.index.insert(&wanted.range, watch_id);
+        let live = wanted.start_revision == 0 || wanted.start_revision > revision;
+        let next = if wanted.start_revision == 0 { revision + 1 } else { wanted.start_revision };
+        if !live {
+            self.behind.push_back(watch_id);
+            self.hub.stats().slow_watchers.fetch_add(1, Ordering::Relaxed);
+        }
+        if wanted.progress_notify && self.ticker.is_none() {
+            self.ticker = Some(self.hub.progress_ticker());
+        }
+        self.watchers.insert(watch_id, Watcher { wanted, next, live, active: true });
+        self.hub.stats().watchers.fetch_add(1, Ordering::Relaxed);
+        Ok(Created { watch_id, revision })
+    }
+
+    /// Ends a watcher; false when the stream has none of that id. No event of it follows.
+    pub fn cancel(&mut self, watch_id: i64) -> bool {
+        let known = self.remove(watch_id).is_some();
+        self.ready.retain(|message| message.watch_id != watch_id);
+        known
+    }
+
+    /// Asks for one progress message of the whole stream. It is sent only if every watcher is caught up by the time all
+    /// events before it are out; otherwise the wish is forgotten, as etcd does.
+    pub fn request_progress(&mut self) {
+        self.progress_wanted = !self.watchers.is_empty();
+        self.wake.notify_one();
+    }
+
+    /// One tick of the progress timer: tells each caught-up watcher that asked and saw no event since the last tick.
+    fn progress_tick(&mut self) {
+        self.gather();
+        let seen = self.seen;
+        for (&id, watcher) in &mut self.watchers {
+            if watcher.wanted.progress_notify && watcher.live && !watcher.active && watcher.next <= seen + 1 {
+                self.ready.push_back(WatchOutput::progress(id, seen));
+            }
+            watcher.active = false;
+        }
+    }
+
+    /// The next message for the client. Cancel-safe: a dropped call loses nothing.
+    pub async fn next(&mut self) -> WatchOutput {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return message;
+            }
+            self.gather();
+            if self.ready.is_empty() && !self.behind.is_empty() {
+                self.catch_up().await;
+                // History without a match cuts no message; other tasks of this thread must not wait for the end of it.
+                tokio::task::yield_now().await;
+            }
+            self.answer_progress();
+            if self.ready.is_empty() && self.behind.is_empty() {
+                self.idle().await;
+            }
+        }
+    }
+
+    /// Waits for something to look at: an event, a wish, or the progress timer.
+    async fn idle(&mut self) {
+        let Some(ticker) = &mut self.ticker else { return self.wake.notified().await };
+        tokio::select! {
+            () = self.wake.notified() => {
+                // A busy stream owes its quiet watchers their progress as well.
+                if ticker.tick().now_or_never().is_some() {
+                    self.progress_tick();
+                }
+            }
+            _ = ticker.tick() => self.progress_tick(),
+        }
+    }
+
+    fn pick_id(&mut self, chosen: i64) -> Result<i64, CreateRefusal> {
+        if chosen != 0 {
+            return if self.watchers.contains_key(&chosen) { Err(CreateRefusal::DuplicateId) } else { Ok(chosen) };
+        }
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    fn remove(&mut self, watch_id: i64) -> Option<Watcher> {
+        let watcher = self.watchers.remove(&watch_id)?;
+        self.index.remove(&watcher.wanted.range, watch_id);
+        self.hub.state().unregister(&watcher.wanted.range, self.id);
+        if !watcher.live {
+            self.behind.retain(|&id| id != watch_id);
+            self.hub.stats().slow_watchers.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.hub.stats().watchers.fetch_sub(1, Ordering::Relaxed);
+        Some(watcher)
+    }
+
+    /// Shows live watchers everything published since the last look.
+    fn gather(&mut self) {
+        let mut state = self.hub.state();
+        let look = state.look(self.id);
+        self.seen = look.current;
+        let Some(from) = look.dirty_from else { return };
+        if from < state.ring.first() {
+            drop(state);
+            self.fall_behind(from);
+            return;
+        }
+        let (mut cuts, mut deliveries): (BTreeMap<i64, Cut>, usize) = (BTreeMap::new(), 0);
+        let (mut last, mut rest) = (from, None);
+        for event in state.ring.since(from) {
+            if deliveries >= LOOK_DELIVERIES && event.revision() != last {
+                rest = Some(event.revision());
+                break;
+            }
+            last = event.revision();
+            let (watchers, cuts, ready) = (&self.watchers, &mut cuts, &mut self.ready);
+            self.index.matches(event.key(), |id| {
+                if let Some(watcher) = watchers.get(&id).filter(|watcher| watcher.live && watcher.wants(event)) {
+                    let cut = cuts.entry(id).or_default();
+                    if cut.is_full_before(event.revision()) {
+                        ready.push_back(std::mem::take(cut).finish(id, watcher));
+                    }
+                    cut.add(event.revision(), event.encoded(watcher.wanted.prev_kv));
+                    deliveries += 1;
+                }
+            });
+        }
+        if let Some(rest) = rest {
+            state.put_back(self.id, rest);
+            self.seen = rest - 1;
+        }
+        drop(state);
+        self.hub.stats().events.fetch_add(deliveries, Ordering::Relaxed);
+        for (id, cut) in cuts {
+            if let Some(watcher) = self.watchers.get_mut(&id) {
+                watcher.active = true;
+                watcher.next = self.seen + 1;
+                self.ready.push_back(cut.finish(id, watcher));
+            }
+        }
+    }
+
+    /// The ring no longer reaches back to what live watchers have not seen: they read history from there.
+    fn fall_behind(&mut self, from: i64) {
+        for (&id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.live && watcher.next <= self.seen) {
+            watcher.live = false;
+            watcher.next = watcher.next.max(from);
+            self.behind.push_back(id);
+            self.hub.stats().slow_watchers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the watcher whose turn it is one step forward.
+    async fn catch_up(&mut self) {
+        let Some(id) = self.behind.front().copied() else { return };
+        let Some(watcher) = self.watchers.get(&id) else { return };
+        let (from, prev_kv) = (watcher.next, watcher.wanted.prev_kv);
+        let (current, compacted) = {
+            let state = self.hub.state();
+            (state.current, state.compacted)
+        };
+        if from < compacted {
+            return self.overtaken(id, compacted);
+        }
+        if from > current {
+            return self.caught_up(id, from);
+        }
+        let to = current.min(from + CATCH_UP_REVISIONS - 1);
+        match self.read(id, from, to).await {
+            Ok(step) => self.deliver(id, step, prev_kv),
+            Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
+            Err(HistoryError::Store(error)) => {
+                // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
+                tracing::error!(%error, watch_id = id, "cannot read history for a watcher");
+                self.wake.notified().await;
+            }
+        }
+    }
+
+    /// Reads the matching events of `from..=to`, from the ring when it reaches back so far.
+    async fn read(&self, id: i64, from: i64, to: i64) -> Result<Step, HistoryError> {
+        let Some(watcher) = self.watchers.get(&id) else { return Ok(Step { events: Vec::new(), next: from }) };
+        {
+            let state = self.hub.state();
+            if from >= state.ring.first() {
+                let range = &watcher.wanted.range;
+                let matching = |event: &&Arc<Shared>| range.contains(event.key()) && watcher.wants(event);
+                let (mut events, mut next) = (Vec::new(), to + 1);
+                for event in state.ring.since(from).take_while(|event| event.revision() <= to).filter(matching) {
+                    if is_full(&events, event.revision()) {
+                        next = event.revision();
+                        break;
+                    }
+                    events.push(event.clone());
+                }
+                return Ok(Step { events, next });
+            }
+        }
+        let (store, wanted) = (self.hub.store().clone(), watcher.wanted.clone());
+        let read = tokio::task::spawn_blocking(move || read_history(&store, &wanted, from, to));
+        match read.await {
+            Ok(step) => step,
+            Err(_) => Ok(Step { events: Vec::new(), next: from }),
+        }
+    }
+
+    fn deliver(&mut self, id: i64, step: Step, prev_kv: bool) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.next = step.next;
+        if let Some(last) = step.events.last() {
+            watcher.active = true;
+            let revision = last.revision();
+            let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(prev_kv)).collect();
+            self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
+            let fragment = watcher.wanted.fragment;
+            self.ready.push_back(WatchOutput::events(id, revision, events, fragment));
+        }
+        self.behind.rotate_left(1);
+    }
+
+    /// The watcher reached the present: from here live events serve it.
+    fn caught_up(&mut self, id: i64, next: i64) {
+        // Everything below `next` is delivered. What is published from now on marks this stream, and what was published
+        // between is either below `next` or already marked, so no revision falls between.
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.live = true;
+        watcher.next = next;
+        self.behind.retain(|&other| other != id);
+        self.hub.stats().slow_watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn overtaken(&mut self, id: i64, compacted: i64) {
+        self.remove(id);
+        self.ready.push_back(WatchOutput::compacted(id, compacted));
+    }
+
+    fn answer_progress(&mut self) {
+        if !self.progress_wanted || !self.ready.is_empty() {
+            return;
+        }
+        self.progress_wanted = false;
+        let caught_up = |watcher: &Watcher| watcher.live && watcher.next <= self.seen + 1;
+        if !self.watchers.is_empty() && self.watchers.values().all(caught_up) {
+            self.ready.push_back(WatchOutput::progress(-1, self.seen));
+        }
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        let slow = self.watchers.values().filter(|watcher| !watcher.live).count();
+        self.hub.stats().slow_watchers.fetch_sub(slow, Ordering::Relaxed);
+        self.hub.stats().watchers.fetch_sub(self.watchers.len(), Ordering::Relaxed);
+        self.hub.close_stream(self.id, self.watchers.values().map(|watcher| watcher.wanted.range.clone()));
+    }
+}
+
+/// Events of whole revisions that a catching-up watcher gets, and where it goes on.
+struct Step {
+    events: Vec<Arc<Shared>>,
+    next: i64,
+}
+
+/// Whether a message is complete before an event of `revision`.
+fn is_full(events: &[Arc<Shared>], revision: i64) -> bool {
+    events.last().is_some_and(|last| last.revision() != revision) && events.len() >= MESSAGE_REVISIONS
+}
+
+fn read_history(
+    store: &crate::store::Store,
+    wanted: &WatchCreate,
+    from: i64,
+    to: i64,
+) -> Result<Step, HistoryError> {
+    let (mut events, mut size, mut next): (Vec<Arc<Shared>>, usize, i64) = (Vec::new(), 0, to + 1);
+    store.history(from, to, CATCH_UP_BYTES, &mut |event| {
+        let new_revision = events.last().is_none_or(|last: &Arc<Shared>| last.revision() != event.revision);
+        if new_revision && (size >= MESSAGE_BYTES || is_full(&events, event.revision)) {
+            next = event.revision;
+            return ControlFlow::Break(());
+        }
+        let shared = Shared::new(event);
+        let filtered = if shared.is_delete() { wanted.no_delete } else { wanted.no_put };
+        if wanted.range.contains(shared.key()) && !filtered {
+            size += shared.encoded(wanted.prev_kv).len();
+            events.push(Arc::new(shared));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Step { events, next })
+}
+
+/// A message being cut for a live watcher.
+#[derive(Default)]
+struct Cut {
+    events: Vec<Bytes>,
+    bytes: usize,
+    revisions: usize,
+    last: i64,
+}
+
+impl Cut {
+    fn is_full_before(&self, revision: i64) -> bool {
+        revision != self.last && (self.revisions >= MESSAGE_REVISIONS || self.bytes >= MESSAGE_BYTES)
+    }
+
+    fn add(&mut self, revision: i64, event: Bytes) {
+        if revision != self.last {
+            self.revisions += 1;
+            self.last = revision;
+        }
+        self.bytes += event.len();
+        self.events.push(event);
+    }
+
+    fn finish(self, watch_id: i64, watcher: &Watcher) -> WatchOutput {
+        WatchOutput::events(watch_id, self.last, self.events, watcher.wanted.fragment)
+    }
+}

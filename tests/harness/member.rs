@@ -1,0 +1,137 @@
+//! One server process: started, killed, paused, started again on the same data.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// Debian's `etcd-server`: the control.
+    Etcd,
+    /// This project's daemon.
+    Ours,
+}
+
+impl Product {
+    pub fn program(self) -> PathBuf {
+        match self {
+            Self::Etcd => {
+                let path = PathBuf::from("/usr/bin/etcd");
+                assert!(path.is_file(), "no {}: install etcd-server, the control of these tests", path.display());
+                path
+            }
+            Self::Ours => PathBuf::from(env!("CARGO_BIN_EXE_etcd")),
+        }
+    }
+}
+
+/// A member of a cluster, running or not. Dropping it kills the process.
+pub struct Member {
+    pub product: Product,
+    pub name: String,
+    pub client_port: u16,
+    pub peer_port: u16,
+    folder: PathBuf,
+    flags: Vec<String>,
+    child: Option<Child>,
+    /// Commands the program is started through, such as a network namespace.
+    wrapper: Vec<String>,
+    starts: usize,
+}
+
+impl Member {
+    /// `folder` keeps its data and logs; `flags` come after the ones every start has.
+    pub fn new(product: Product, name: &str, folder: &Path, ports: (u16, u16), flags: Vec<String>) -> Self {
+        let folder = folder.join(name);
+        fs::create_dir_all(&folder).expect("a folder for the member");
+        let (client_port, peer_port) = ports;
+        Self { product, name: name.to_owned(), client_port, peer_port, folder, flags, child: None, wrapper: Vec::new(), starts: 0 }
+    }
+
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    pub fn set_flags(&mut self, flags: Vec<String>) {
+        self.flags = flags;
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} already runs", self.name);
+        self.starts += 1;
+        let log = File::create(self.log_path(self.starts)).expect("a log file");
+        let mut words = self.wrapper.clone();
+        words.push(self.product.program().to_string_lossy().into_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["--name", &self.name, "--data-dir"]).arg(self.data_dir()).args(&self.flags);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("the member starts"));
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the member runs").id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the member can be signalled");
+    }
+
+    /// `kill -9`, as a crash.
+    pub fn crash(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, then the exit.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.take().expect("the member runs").wait().expect("the member can be waited for")
+    }
+
+    /// What the newest run wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path(self.starts)).unwrap_or_default()
+    }
+
+    fn log_path(&self, start: usize) -> PathBuf {
+        self.folder.join(format!("{start}.log"))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            eprintln!("--- last words of {} ---", self.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        self.crash();
+    }
+}
+
+/// Ports nobody listens on at the moment.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    held.iter().map(|socket| socket.local_addr().expect("a bound socket").port()).collect()
+}
