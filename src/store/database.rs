@@ -72,7 +72,8 @@ pub(super) struct Database {
 impl Database {
     /// Opens the RocksDB in `dir`. With `create`, an empty directory becomes an empty state.
     pub fn open(dir: &Path, options: &StoreOptions, create: bool) -> Result<Self, StoreError> {
-        let cache = Cache::new_lru_cache(options.block_cache);
+        // Write buffers are charged to the cache, so it must have room for both.
+        let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
         let floor = Arc::new(AtomicI64::new(0));
         let settings = options::database(options, &cache, create)?;
         if !create {

@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 /// Sizes and times of the state's engine. [`Default`] is what the daemon runs with.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// Cache of table blocks, indexes and filters, bytes. Write buffers are charged to it.
+    /// Cache of table blocks, indexes and filters, bytes.
     pub block_cache: usize,
     /// All write buffers together, bytes.
     pub write_buffers: usize,
