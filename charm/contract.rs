@@ -52,10 +52,7 @@ fn actions_yaml_names_every_verb_and_no_other() {
 #[test]
 fn the_older_name_takes_the_same_parameters() {
     let actions = yaml("actions.yaml");
-    assert_eq!(
-        actions["generate-client-certificates"]["params"],
-        actions["package-client-credentials"]["params"]
-    );
+    assert_eq!(actions["generate-client-certificates"]["params"], actions["package-client-credentials"]["params"]);
 }
 
 #[test]

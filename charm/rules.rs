@@ -289,9 +289,7 @@ fn resolve(name: &str, target: &str) -> Option<String> {
 fn is_runnable(entries: &Entries, name: &str) -> bool {
     let mode = |entry: &Entry| matches!(entry, Entry::File { mode, .. } if mode & 0o100 != 0);
     match entries.get(name) {
-        Some(Entry::Link { target }) => {
-            resolve(name, target).and_then(|path| entries.get(&path)).is_some_and(mode)
-        }
+        Some(Entry::Link { target }) => resolve(name, target).and_then(|path| entries.get(&path)).is_some_and(mode),
         Some(entry) => mode(entry),
         None => false,
     }

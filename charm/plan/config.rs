@@ -192,11 +192,7 @@ fn short(value: &Value) -> String {
 pub fn in_force(facts: &Facts) -> Option<Options> {
     match check(&facts.options) {
         Ok(options) => Some(options),
-        Err(_) => facts.host.config.as_ref().map(|config| {
-            let mut options = config.options.clone();
-            options.port = config.port();
-            options
-        }),
+        Err(_) => facts.host.config.as_ref().map(|config| config.options.clone()),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tower::{Service, ServiceExt};
 
+use super::authority::Relaxed;
 use super::accept::Incomer;
 use super::wire::{TimedWire, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
@@ -211,7 +212,7 @@ where
         request.extensions_mut().insert(caller.clone());
         service.clone().oneshot(request)
     });
-    let io = TokioIo::new(TimedWire::new(wire, options.first_bytes_timeout));
+    let io = TokioIo::new(Relaxed::new(TimedWire::new(wire, options.first_bytes_timeout)));
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

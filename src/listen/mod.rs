@@ -8,6 +8,7 @@
 //! service tells them apart by content type.
 
 mod accept;
+mod authority;
 mod bind;
 mod connection;
 mod wire;

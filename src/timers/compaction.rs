@@ -26,7 +26,7 @@ pub enum Compactor {
 #[derive(Debug)]
 pub struct Periodic {
     period: Duration,
-    /// Revisions seen, oldest first, one per look; no more than reach back one period.
+    /// Revisions seen, oldest first, one per look: the first was current one period ago.
     seen: VecDeque<i64>,
     last_success: Duration,
     last_revision: i64,
@@ -92,7 +92,6 @@ impl Periodic {
     }
 
     fn look(&mut self, now: Duration, revision: i64) -> Option<i64> {
-        let oldest = self.seen.front().copied();
         self.seen.push_back(revision);
         let looks_per_period = self.period.as_nanos() / (self.interval() / SAMPLES).as_nanos().max(1);
         while self.seen.len() as u128 > looks_per_period + 1 {
@@ -103,6 +102,7 @@ impl Periodic {
             return None;
         }
         self.begun = true;
+        let oldest = self.seen.front().copied();
         oldest.filter(|oldest| *oldest > 0 && *oldest != self.last_revision)
     }
 }

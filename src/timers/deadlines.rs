@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(deadlines.remaining(1, at(3) + Duration::from_millis(1)), Some(6), "whole seconds only");
         assert!(deadlines.expired(at(5) - Duration::from_nanos(1), 10).is_empty());
         assert_eq!(deadlines.expired(at(5), 10), [-2]);
-        assert_eq!(deadlines.expired(at(10), 10), [1, -2], "the one whose revoke had no effect is named again");
+        assert_eq!(deadlines.expired(at(10), 10), [-2, 1], "the one whose revoke had no effect is named again");
     }
 
     #[test]
