@@ -26,7 +26,7 @@ pub struct LineLayer {
 }
 
 impl LineLayer {
-    /// A layer for events of this level and above; foreign crates are heard from `warn` up.
+    /// A layer for events of this level and above; foreign crates are heard from `warn` up, openraft from `error`.
     pub fn new(level: LogLevel, format: LogFormat, queue: Arc<Queue>) -> LineLayer {
         let level = match level {
             LogLevel::Debug => Level::DEBUG,
@@ -38,10 +38,12 @@ impl LineLayer {
     }
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        let most = if is_own(metadata.target()) { self.level } else { self.level.min(Level::WARN) };
+        // openraft warns of every try to reach a member that is away; `raft::network::peers` says it once.
+        let foreign = if metadata.target().starts_with("openraft") { Level::ERROR } else { Level::WARN };
+        let most = if is_own(metadata.target()) { self.level } else { self.level.min(foreign) };
         // A foreign error is written as a warning, so it is heard where warnings are.
-        let level = if is_own(metadata.target()) { *metadata.level() } else { (*metadata.level()).max(Level::WARN) };
-        metadata.is_event() && level <= most
+        let heard = *metadata.level() <= most && (self.level >= Level::WARN || is_own(metadata.target()));
+        metadata.is_event() && heard
     }
 }
 

@@ -16,6 +16,8 @@ pub mod propose;
 mod read;
 mod serve;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::collections::BTreeMap;
