@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use etcd_charm::client::TlsPem;
 use etcd_charm::pki;
+use etcd_charm::settings::{Settings, SettingsError};
 use sha2::{Digest, Sha256};
 
 use crate::facts::{self, Pair, Program, Request, Service, Side};
@@ -48,6 +49,9 @@ pub enum HostError {
     /// A key or certificate on disk.
     #[error(transparent)]
     Pki(#[from] pki::PkiError),
+    /// The daemon would not start with these settings.
+    #[error("the daemon's settings are refused: {0}")]
+    Refused(SettingsError),
     /// The settings cannot be written as text.
     #[error("the daemon's settings cannot be written: {0}")]
     Settings(#[from] serde_json::Error),
@@ -103,7 +107,7 @@ impl Host {
             root: self.root.display().to_string(),
             program: if current { Program::Current } else { Program::Outdated },
             stamp,
-            config: config.and_then(|text| serde_json::from_str(&text).ok()),
+            config: config.and_then(|text| read_config(&text)),
             data: self.path("var/lib/etcd/member").exists(),
             pairs,
             service: if running { Service::Running(generation) } else { Service::Stopped },
@@ -198,12 +202,14 @@ impl Host {
         self.write(&self.tls(side, ".crt"), certificate.as_bytes(), 0o600, true)
     }
 
-    /// Writes the daemon's settings: JSON, which every YAML reader accepts.
+    /// Writes the daemon's settings: JSON, which every YAML reader accepts. The daemon's own reader
+    /// checks them first, so that a text it would refuse never replaces the one it runs with.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.
     pub fn write_config(&self, config: &DaemonConfig) -> Result<(), HostError> {
         let text = serde_json::to_string_pretty(config)?;
+        Settings::from_yaml(&text).map_err(HostError::Refused)?;
         self.write(&self.path("etc/etcd/etcd.json"), text.as_bytes(), 0o644, false)
     }
 
@@ -312,6 +318,13 @@ impl Host {
     }
 }
 
+/// Reads settings back; the client port is part of the URLs only.
+fn read_config(text: &str) -> Option<DaemonConfig> {
+    let mut config: DaemonConfig = serde_json::from_str(text).ok()?;
+    config.options.port = config.port();
+    Some(config)
+}
+
 fn user_exists() -> bool {
     matches!(nix::unistd::User::from_name(USER), Ok(Some(_)))
 }
@@ -373,6 +386,7 @@ fn replace(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::config::{Options, Security};
 
     fn host() -> (tempfile::TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
@@ -455,6 +469,41 @@ mod tests {
             assert_eq!(host.path("var/lib/etcd.kept-7/member").exists(), keep);
             host.clean(keep, 8).unwrap();
         }
+    }
+
+    #[test]
+    fn settings_the_daemon_would_refuse_never_replace_those_it_runs_with() {
+        let (_root, host) = host();
+        host.install().unwrap();
+        let security = |side: &str| Security {
+            cert_file: format!("/tls/{side}.crt"),
+            key_file: format!("/tls/{side}.key"),
+            trusted_ca_file: format!("/tls/{side}-ca.crt"),
+            client_cert_auth: true,
+        };
+        let good = DaemonConfig {
+            name: "etcd0".to_owned(),
+            data_dir: "/var/lib/etcd".to_owned(),
+            listen_peer_urls: "https://10.0.0.5:2380".to_owned(),
+            listen_client_urls: "https://10.0.0.5:2381,https://127.0.0.1:2381".to_owned(),
+            initial_advertise_peer_urls: "https://10.0.0.5:2380".to_owned(),
+            advertise_client_urls: "https://10.0.0.5:2381".to_owned(),
+            initial_cluster: "etcd0=https://10.0.0.5:2380".to_owned(),
+            initial_cluster_state: "new".to_owned(),
+            initial_cluster_token: "etcd-0123".to_owned(),
+            client_transport_security: security("server"),
+            peer_transport_security: security("peer"),
+            options: Options { port: 2381, ..Options::default() },
+        };
+        host.write_config(&good).unwrap();
+        let read = fs::read_to_string(host.path("etc/etcd/etcd.json")).unwrap();
+        let settings = Settings::from_yaml(&read).unwrap();
+        assert_eq!(settings.name, "etcd0");
+        assert_eq!(host.look().unwrap().config.as_ref(), Some(&good));
+        let mut bad = good.clone();
+        bad.options.election_timeout = 1;
+        assert!(matches!(host.write_config(&bad), Err(HostError::Refused(_))));
+        assert_eq!(host.look().unwrap().config, Some(good));
     }
 
     #[test]

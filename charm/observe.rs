@@ -9,7 +9,7 @@ use etcd_charm::pki;
 use crate::act::CharmError;
 use crate::bags::{AppBag, Bag, UnitBag};
 use crate::cluster::Asker;
-use crate::facts::{Authorities, Done, Facts, Host as HostFacts, Life, Network, Peer, Service, Store, Trust};
+use crate::facts::{Authorities, Done, Facts, Host as HostFacts, Life, Network, Peer, Service, Store, Trust, Unit};
 use crate::host::{Host, fingerprint};
 use crate::juju::{Addresses, Juju};
 
@@ -47,7 +47,9 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
     let goal = juju.goal().inspect_err(|error| juju.log("WARNING", &error.to_string())).ok();
     let network = network(juju)?;
     let machine = host.look()?;
-    let asker = asker(host, &machine, peer.as_ref(), network.as_ref())?;
+    let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
+    let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
+    let asker = asker(host, &machine, [met, unmet].concat())?;
     let mut facts = Facts {
         unit: juju.unit().clone(),
         now: now(),
@@ -79,7 +81,7 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
 /// True when every wanted member answers: no reason to look again.
 fn all_well(facts: &Facts) -> bool {
     let Store::Reachable(cluster) = &facts.store else { return false };
-    let wanted: BTreeSet<String> = facts.planned().iter().map(crate::facts::Unit::member_name).collect();
+    let wanted: BTreeSet<String> = facts.planned().iter().map(Unit::member_name).collect();
     cluster.own_healthy && cluster.members.iter().all(|member| member.reachable || !wanted.contains(&member.name))
 }
 
@@ -135,23 +137,32 @@ fn names_of(host: &str, hosts: &str) -> Vec<String> {
     names
 }
 
-fn asker(
-    host: &Host,
-    machine: &HostFacts,
+/// The bags of units that exist but are not (or no longer) joined here. A leaving unit has parted
+/// from all others before its last hook, and must still find the cluster. A bag that cannot be read
+/// is left out: it only says whom else to ask.
+fn unmet(
+    juju: &Juju,
+    relation: Option<&str>,
     peer: Option<&Peer>,
-    network: Option<&Network>,
-) -> Result<Asker, CharmError> {
-    let own = match (&machine.service, &machine.config, network) {
-        (Service::Running(_), Some(config), _) => config.listen_client_urls.split(',').next().map(str::to_owned),
+    goal: Option<&BTreeMap<Unit, Life>>,
+) -> Vec<UnitBag> {
+    let (Some(relation), Some(peer), Some(goal)) = (relation, peer, goal) else { return Vec::new() };
+    goal.keys()
+        .filter(|unit| *unit != juju.unit() && !peer.units.contains_key(unit))
+        .filter_map(|unit| juju.unit_bag(relation, unit).ok())
+        .map(|bag| UnitBag::read(&bag))
+        .collect()
+}
+
+fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, CharmError> {
+    let own = match (&machine.service, &machine.config) {
+        (Service::Running(_), Some(config)) => config.listen_client_urls.split(',').next().map(str::to_owned),
         _ => None,
     };
-    let others = peer
-        .iter()
-        .flat_map(|peer| peer.units.values())
-        // Before its first start a unit's URL answers nobody and costs a time-out.
-        .filter(|bag| bag.member.is_some())
-        .filter_map(|bag| bag.client_url.clone())
-        .collect();
+    let mut bags = bags;
+    // Those that have a member first: an address where nothing listens yet may cost a time-out.
+    bags.sort_by_key(|bag| bag.member.is_none());
+    let others = bags.into_iter().filter_map(|bag| bag.client_url).collect();
     Asker::new(host.credentials(), own, others).map_err(CharmError::Runtime)
 }
 

@@ -1,6 +1,7 @@
 //! The one real clock, and its twin for tests. Code that decides by time takes a [`Clock`], so that
 //! a test can be the one who says how late it is.
 
+#[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,12 +45,14 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until somebody moves it.
+#[cfg(test)]
 #[derive(Debug, Default)]
 pub struct ManualClock {
     monotonic_nanos: AtomicU64,
     unix_nanos: AtomicU64,
 }
 
+#[cfg(test)]
 impl ManualClock {
     /// A clock at monotonic zero and the given calendar time.
     pub fn at_unix(unix: Duration) -> ManualClock {
@@ -66,6 +69,7 @@ impl ManualClock {
     }
 }
 
+#[cfg(test)]
 impl Clock for ManualClock {
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.monotonic_nanos.load(Ordering::Relaxed))

@@ -9,12 +9,15 @@
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod client;
+pub mod node;
 pub mod pki;
 pub mod proto;
 pub mod settings;
 
 mod api;
 mod clock;
+mod listen;
+mod logging;
 mod model;
 mod raft;
 mod store;

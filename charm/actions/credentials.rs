@@ -34,11 +34,11 @@ Credentials of one etcd client.
   ca.pem          the authority that signed the cluster's certificates
   clientcert.pem  this client's certificate
   clientkey.pem   this client's private key: keep it to yourself
-  etcd.env        the variables etcdctl reads, for API 2 and API 3
+  env        the variables etcdctl reads, for API 2 and API 3
 
 In the folder where these files lie:
 
-  . ./etcd.env
+  . ./env
   ETCDCTL_API=3 etcdctl endpoint health
   ETCDCTL_API=2 etcdctl cluster-health
 ";
@@ -80,7 +80,7 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
             ("ca.pem", 0o644, &secret.server.certificate),
             ("clientcert.pem", 0o644, &certificate),
             ("clientkey.pem", 0o600, &key),
-            ("etcd.env", 0o644, &environment),
+            ("env", 0o644, &environment),
             ("README", 0o644, README),
         ],
     )
@@ -129,7 +129,7 @@ fn check(name: Option<&Value>, days: Option<&Value>) -> Result<Wish, String> {
 /// A file for `.` in any POSIX shell, from the folder that holds it: the variables of both APIs.
 fn environment(endpoints: &str) -> String {
     format!(
-        "# Read this from the folder that holds it:  . ./etcd.env\n\
+        "# Read this from the folder that holds it:  . ./env\n\
          export ETCDCTL_CA_FILE=\"$PWD/ca.pem\"\n\
          export ETCDCTL_CERT_FILE=\"$PWD/clientcert.pem\"\n\
          export ETCDCTL_KEY_FILE=\"$PWD/clientkey.pem\"\n\

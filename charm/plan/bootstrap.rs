@@ -27,11 +27,11 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
-/// True when no unit is chosen, or the chosen one is gone and with it the only copy of the data.
+/// True when no unit is chosen, or the chosen one is gone and with it the only copy of the data:
+/// nobody who still exists, not even somebody who is leaving, was ever added to its cluster.
 fn choice_is_open(facts: &Facts) -> bool {
     let Some(peer) = &facts.peer else { return false };
     let Some(chosen) = &peer.app.bootstrap else { return true };
-    let planned = facts.planned();
-    let added = peer.app.joins.keys().any(|unit| planned.contains(unit));
+    let added = peer.app.joins.keys().any(|unit| !facts.gone(unit));
     chosen != &facts.unit && facts.gone(chosen) && !added && peer.own.member.is_none()
 }

@@ -192,11 +192,7 @@ fn short(value: &Value) -> String {
 pub fn in_force(facts: &Facts) -> Option<Options> {
     match check(&facts.options) {
         Ok(options) => Some(options),
-        Err(_) => facts.host.config.as_ref().map(|config| {
-            let mut options = config.options.clone();
-            options.port = config.port();
-            options
-        }),
+        Err(_) => facts.host.config.as_ref().map(|config| config.options.clone()),
     }
 }
 
@@ -263,16 +259,16 @@ fn state_word(old: &DaemonConfig) -> &'static str {
 fn first_start(facts: &Facts) -> Result<Initial, Standing> {
     let Some(peer) = &facts.peer else { return Err(Standing::Preparing) };
     let Some(bootstrap) = &peer.app.bootstrap else { return Err(Standing::Unchosen) };
+    if facts.done.app_written {
+        // What this hook wrote counts only once the hook has ended well: were it to fail, the next
+        // leader could not know that this unit has started, and would start a second cluster.
+        return Err(Standing::Unchosen);
+    }
     if let Some(cluster) = peer.app.joins.get(&facts.unit) {
         return Ok(Initial { cluster: cluster.clone(), state: "existing" });
     }
     if bootstrap != &facts.unit {
         return Err(Standing::Outside { bootstrap: bootstrap.clone() });
-    }
-    if facts.done.app_written {
-        // The choice is this hook's own and counts only once the hook has ended well: were it to
-        // fail, another leader could choose itself and there would be two clusters.
-        return Err(Standing::Unchosen);
     }
     let url = facts.peer_url().ok_or(Standing::Preparing)?;
     Ok(Initial { cluster: format!("{}={url}", facts.unit.member_name()), state: "new" })

@@ -5,6 +5,7 @@
 //! just stops. A member that holds the only copy of the data, or whose removal the rest could not
 //! survive, stays and fails `stop`, so that Juju asks again; an operator overrules with `--force`.
 
+use super::config::generation;
 use super::membership::{remains_a_quorum, successor};
 use super::status::Status;
 use super::{Action, Plan};
@@ -40,25 +41,25 @@ pub fn leave(facts: &Facts, urgency: Urgency) -> Plan {
                 Plan { actions, status: Status::Leaving, insist: urgency == Urgency::LastCall }
             }
             Some(_) if cluster.members.iter().filter(|member| !member.learner).count() == 1 => {
-                stay(urgency, Status::HoldsLastCopy)
+                stay(facts, urgency, Status::HoldsLastCopy)
             }
-            Some(_) => stay(urgency, Status::NeededForQuorum),
+            Some(_) => stay(facts, urgency, Status::NeededForQuorum),
         },
-        Store::Unreachable => {
-            let had_member = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some());
-            if had_member && facts.host.service != Service::Stopped {
-                stay(urgency, Status::NeededForQuorum)
-            } else {
-                stop(facts)
-            }
-        }
+        // What is on disk may be what nobody else has, also when the daemon does not run.
+        Store::Unreachable if facts.host.data => stay(facts, urgency, Status::NeededForQuorum),
+        Store::Unreachable => stop(facts),
     }
 }
 
-fn stay(urgency: Urgency, status: Status) -> Plan {
+/// Stays, and sees to it that the daemon runs, since it is needed; insists only at the last call.
+fn stay(facts: &Facts, urgency: Urgency, status: Status) -> Plan {
+    let mut actions = Vec::new();
+    if let (Service::Stopped, Some(config), false) = (&facts.host.service, &facts.host.config, facts.done.started) {
+        actions.push(Action::StartService { generation: generation(config, &facts.host.stamp) });
+    }
     match urgency {
-        Urgency::MayWait => idle(),
-        Urgency::LastCall => Plan { actions: Vec::new(), status, insist: true },
+        Urgency::MayWait => Plan { actions, ..idle() },
+        Urgency::LastCall => Plan { actions, status, insist: true },
     }
 }
 
@@ -81,14 +82,15 @@ pub fn idle() -> Plan {
     Plan { actions: Vec::new(), status: Status::Leaving, insist: false }
 }
 
-/// Cleans the machine. The data of the application's last member is set aside, not deleted.
+/// Cleans the machine. The data is deleted only when the cluster says that it goes on without this
+/// member; else, the application's last unit included, it is set aside.
 #[must_use]
 pub fn clean(facts: &Facts) -> Plan {
     let mut actions = Vec::new();
     if facts.host.service != Service::Stopped {
         actions.push(Action::StopService);
     }
-    let heirs = facts.planned().iter().any(|unit| *unit != facts.unit);
-    actions.push(Action::CleanHost { keep_data: !heirs });
+    let goes_on = matches!(facts.store, Store::Reachable(_)) && facts.own_member().is_none();
+    actions.push(Action::CleanHost { keep_data: !goes_on });
     Plan { actions, status: Status::Stopped, insist: false }
 }

@@ -1,1 +1,657 @@
+//! Tables of facts and what must be planned for them: one row, one sentence about behaviour.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use etcd_charm::pki::{Described, Validity};
+use serde_json::json;
+
+use super::config::{self, DaemonConfig, Standing, generation};
+use super::status::{Status, Word};
+use super::{Action, plan};
+use crate::bags::{AppBag, AppChange, UnitBag};
+use crate::event::Event;
+use crate::facts::{
+    Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
+    Side, Store, Trust, Unit,
+};
+
+fn unit(number: u32) -> Unit {
+    Unit::new("etcd", number)
+}
+
+fn trust() -> Trust {
+    Trust { server: "server authority".into(), peer: "peer authority".into(), token: "token".into() }
+}
+
+fn names(number: u32) -> Vec<String> {
+    vec![format!("10.0.0.{number}"), format!("etcd{number}")]
+}
+
+fn peer_url(number: u32) -> String {
+    format!("https://10.0.0.{number}:2380")
+}
+
+fn request(number: u32, side: Side) -> Request {
+    let public_key = format!("{number} {}", side.word());
+    let says = Described { subject: format!("etcd{number}"), names: names(number), public_key };
+    Request { pem: format!("request {number} {}", side.word()), says }
+}
+
+fn certificate(number: u32, side: Side) -> Certificate {
+    Certificate {
+        pem: format!("certificate {number} {}", side.word()),
+        says: request(number, side).says,
+        validity: Validity { from: 0, until: 3_000 },
+        trusted: true,
+    }
+}
+
+fn bag(number: u32, member: bool) -> UnitBag {
+    UnitBag {
+        peer_url: Some(peer_url(number)),
+        client_url: Some(format!("https://10.0.0.{number}:2379")),
+        names: names(number),
+        requests: Side::BOTH.map(|side| (side, request(number, side))).into(),
+        member: member.then_some(u64::from(number)),
+        votes: member,
+        restart: None,
+    }
+}
+
+fn member(number: u32) -> Member {
+    Member {
+        id: u64::from(number),
+        name: format!("etcd{number}"),
+        peer_url: peer_url(number),
+        learner: false,
+        reachable: true,
+    }
+}
+
+/// The leader etcd/1 of a healthy cluster with these units.
+fn healthy(units: &[u32]) -> Facts {
+    let mut certificates = BTreeMap::new();
+    for number in units {
+        for side in Side::BOTH {
+            certificates.insert((unit(*number), side), certificate(*number, side));
+        }
+    }
+    let address: std::net::IpAddr = "10.0.0.1".parse().unwrap();
+    let pair = |side: Side| Pair {
+        request: Some(request(1, side)),
+        certificate: Some(certificate(1, side).pem),
+        trust: Some(trust().of(side).to_owned()),
+    };
+    let mut facts = Facts {
+        unit: unit(1),
+        now: 100,
+        leader: true,
+        options: BTreeMap::new(),
+        network: Some(Network { bind: vec![address], ingress: address, names: names(1) }),
+        peer: Some(Peer {
+            own: bag(1, true),
+            app: AppBag { trust: Some(trust()), bootstrap: Some(unit(1)), certificates, ..AppBag::default() },
+            units: units.iter().filter(|n| **n != 1).map(|n| (unit(*n), bag(*n, true))).collect(),
+        }),
+        goal: Some(units.iter().map(|n| (unit(*n), Life::Alive)).collect()),
+        authorities: Authorities::Held(trust()),
+        ports: BTreeSet::from(["2379/tcp".to_owned(), "2380/tcp".to_owned()]),
+        host: Host {
+            root: "/".into(),
+            program: Program::Current,
+            stamp: "1".into(),
+            config: None,
+            data: false,
+            pairs: Side::BOTH.map(|side| (side, pair(side))).into(),
+            service: Service::Stopped,
+        },
+        store: Store::Unreachable,
+        done: Done::default(),
+    };
+    // The settings and the generation are those the planner itself would have written.
+    facts.peer.as_mut().unwrap().own.member = None;
+    let config = written(&facts);
+    facts.peer.as_mut().unwrap().own.member = Some(1);
+    facts.host.service = Service::Running(Some(generation(&config, "1")));
+    facts.host.config = Some(config);
+    facts.host.data = true;
+    facts.store = Store::Reachable(Cluster {
+        members: units.iter().map(|n| member(*n)).collect(),
+        leader: 1,
+        own_healthy: true,
+        version: None,
+    });
+    facts
+}
+
+fn written(facts: &Facts) -> DaemonConfig {
+    let mut actions = Vec::new();
+    assert_eq!(config::serve(facts, &mut actions), Standing::Running);
+    let config = actions.into_iter().find_map(|action| match action {
+        Action::WriteConfig(config) => Some(*config),
+        _ => None,
+    });
+    config.expect("settings are planned")
+}
+
+fn reconcile(facts: &Facts) -> super::Plan {
+    assert_eq!(facts.impossible(), None);
+    plan(facts, &Event::Reconcile)
+}
+
+fn cluster(facts: &mut Facts) -> &mut Cluster {
+    let Store::Reachable(cluster) = &mut facts.store else { panic!("a reachable cluster") };
+    cluster
+}
+
+fn peer(facts: &mut Facts) -> &mut Peer {
+    facts.peer.as_mut().unwrap()
+}
+
+#[test]
+fn a_healthy_leader_and_follower_do_nothing_and_say_the_documented_sentence() {
+    let mut facts = healthy(&[1, 2, 3]);
+    let leaders = reconcile(&facts);
+    assert_eq!(leaders.actions, []);
+    assert_eq!(leaders.status.sentence(true), "(leader) cluster is healthy");
+    facts.leader = false;
+    facts.authorities = Authorities::Unasked;
+    let followers = reconcile(&facts);
+    assert_eq!(followers.actions, []);
+    assert_eq!(followers.status.sentence(false), "cluster is healthy");
+    assert_eq!(followers.status.word(), Word::Active);
+}
+
+#[test]
+fn a_failing_member_is_blocked_with_the_documented_sentence() {
+    for ill in 0..3 {
+        let mut facts = healthy(&[1, 2, 3]);
+        match ill {
+            0 => cluster(&mut facts).own_healthy = false,
+            1 => cluster(&mut facts).members[2].reachable = false,
+            _ => facts.store = Store::Unreachable,
+        }
+        facts.done.started = true;
+        let step = reconcile(&facts);
+        assert_eq!(step.status.word(), Word::Blocked);
+        assert_eq!(step.status.sentence(true), "(leader) cluster-health check failed... needs attention");
+    }
+}
+
+#[test]
+fn the_first_leader_makes_authorities_and_chooses_itself_but_starts_nothing_yet() {
+    let mut facts = healthy(&[1]);
+    facts.host.data = false;
+    facts.host.service = Service::Stopped;
+    facts.host.config = None;
+    facts.store = Store::Unreachable;
+    facts.authorities = Authorities::Absent;
+    peer(&mut facts).own = bag(1, false);
+    peer(&mut facts).app = AppBag::default();
+    let step = reconcile(&facts);
+    assert_eq!(step.actions, [Action::CreateAuthorities, Action::PublishApp(AppChange::Bootstrap(unit(1)))]);
+
+    peer(&mut facts).app = AppBag { trust: Some(trust()), bootstrap: Some(unit(1)), ..AppBag::default() };
+    facts.authorities = Authorities::Held(trust());
+    facts.done.app_written = true;
+    let starts =
+        |facts: &Facts| reconcile(facts).actions.iter().any(|action| matches!(action, Action::StartService { .. }));
+    assert!(!starts(&facts), "what this hook wrote is not published yet");
+    facts.done.app_written = false;
+    assert!(starts(&facts));
+}
+
+#[test]
+fn authorities_are_never_made_again() {
+    let mut facts = healthy(&[1, 2]);
+    facts.authorities = Authorities::Absent;
+    let step = reconcile(&facts);
+    assert!(!step.actions.contains(&Action::CreateAuthorities));
+    assert_eq!(step.status, Status::AuthoritiesGone);
+
+    facts.authorities = Authorities::Held(trust());
+    peer(&mut facts).app.trust = None;
+    let step = reconcile(&facts);
+    assert!(!step.actions.contains(&Action::CreateAuthorities));
+    assert!(step.actions.contains(&Action::PublishApp(AppChange::Trust(trust()))), "a kept secret is published");
+}
+
+#[test]
+fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_nobody() {
+    let rows: [(&str, fn(&mut Facts), bool); 4] = [
+        ("the chosen unit exists", |_| {}, false),
+        (
+            "it is gone",
+            |f| {
+                f.goal.as_mut().unwrap().remove(&unit(2));
+            },
+            true,
+        ),
+        (
+            "it is gone but somebody who is leaving was added",
+            |f| {
+                f.goal.as_mut().unwrap().remove(&unit(2));
+                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
+                peer(f).app.joins.insert(unit(3), "line".into());
+            },
+            false,
+        ),
+        ("Juju does not say who exists", |f| f.goal = None, false),
+    ];
+    for (what, change, wanted) in rows {
+        let mut facts = healthy(&[1, 2]);
+        facts.store = Store::Unreachable;
+        facts.host.data = false;
+        facts.host.service = Service::Stopped;
+        peer(&mut facts).own = bag(1, false);
+        peer(&mut facts).app.bootstrap = Some(unit(2));
+        change(&mut facts);
+        let chosen = AppChange::Bootstrap(unit(1));
+        assert_eq!(reconcile(&facts).actions.contains(&Action::PublishApp(chosen)), wanted, "{what}");
+    }
+}
+
+#[test]
+fn units_are_added_one_at_a_time_lowest_first_and_only_when_certified() {
+    let mut facts = healthy(&[1, 2, 3]);
+    cluster(&mut facts).members.truncate(1);
+    for number in [2, 3] {
+        peer(&mut facts).units.insert(unit(number), bag(number, false));
+    }
+    let adds = |facts: &Facts| -> Vec<Unit> {
+        let actions = reconcile(facts).actions;
+        let added = actions.iter().filter_map(|action| match action {
+            Action::AddLearner { unit, .. } => Some(unit.clone()),
+            _ => None,
+        });
+        added.collect()
+    };
+    assert_eq!(adds(&facts), [unit(2)]);
+    peer(&mut facts).app.certificates.remove(&(unit(2), Side::Peer));
+    assert_eq!(adds(&facts), [unit(3)]);
+    let learner = Member { name: String::new(), learner: true, reachable: false, ..member(3) };
+    cluster(&mut facts).members.push(learner);
+    assert_eq!(adds(&facts), []);
+}
+
+#[test]
+fn a_dead_member_does_not_keep_a_newcomer_out_while_a_quorum_would_remain() {
+    let mut facts = healthy(&[1, 2, 3, 4]);
+    cluster(&mut facts).members.truncate(3);
+    peer(&mut facts).units.insert(unit(4), bag(4, false));
+    let added = Action::AddLearner { unit: unit(4), peer_url: peer_url(4) };
+    cluster(&mut facts).members[2].reachable = false;
+    assert!(reconcile(&facts).actions.contains(&added));
+    cluster(&mut facts).members[1].reachable = false;
+    assert!(!reconcile(&facts).actions.contains(&added));
+}
+
+#[test]
+fn a_joining_unit_is_told_the_whole_list_with_its_own_name() {
+    let mut facts = healthy(&[1, 2]);
+    peer(&mut facts).units.insert(unit(2), bag(2, false));
+    cluster(&mut facts).members[1] = Member { name: String::new(), learner: true, reachable: false, ..member(2) };
+    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".to_owned();
+    assert_eq!(reconcile(&facts).actions, [Action::PublishApp(AppChange::Join(unit(2), line))]);
+}
+
+#[test]
+fn members_are_pruned_only_when_unwanted_and_dead_and_the_rest_can_go_on() {
+    let rows: [(&str, fn(&mut Facts), bool); 6] = [
+        ("wanted and dead", |f| cluster(f).members[2].reachable = false, false),
+        (
+            "leaving and alive",
+            |f| {
+                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
+            },
+            false,
+        ),
+        (
+            "leaving and dead",
+            |f| {
+                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
+                cluster(f).members[2].reachable = false;
+            },
+            true,
+        ),
+        (
+            "gone",
+            |f| {
+                f.goal.as_mut().unwrap().remove(&unit(3));
+            },
+            true,
+        ),
+        (
+            "gone, but another is dead too",
+            |f| {
+                f.goal.as_mut().unwrap().remove(&unit(3));
+                cluster(f).members[1].reachable = false;
+            },
+            false,
+        ),
+        (
+            "Juju does not say who exists",
+            |f| {
+                f.goal = None;
+                peer(f).units.remove(&unit(3));
+                cluster(f).members[2].reachable = false;
+            },
+            false,
+        ),
+    ];
+    for (what, change, wanted) in rows {
+        let mut facts = healthy(&[1, 2, 3]);
+        change(&mut facts);
+        let removal = Action::RemoveMember { id: 3, name: "etcd3".into() };
+        assert_eq!(reconcile(&facts).actions.contains(&removal), wanted, "{what}");
+    }
+}
+
+#[test]
+fn a_follower_never_changes_the_member_list_nor_the_application_data() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.leader = false;
+    facts.authorities = Authorities::Unasked;
+    facts.goal.as_mut().unwrap().remove(&unit(3));
+    peer(&mut facts).units.insert(unit(4), bag(4, false));
+    facts.goal.as_mut().unwrap().insert(unit(4), Life::Alive);
+    let actions = reconcile(&facts).actions;
+    let leads = |action: &Action| {
+        action.writes_app() || matches!(action, Action::AddLearner { .. } | Action::RemoveMember { .. })
+    };
+    assert!(!actions.iter().any(leads), "{actions:?}");
+}
+
+#[test]
+fn certificates_are_signed_again_for_new_names_another_authority_or_at_two_thirds_of_life() {
+    let rows: [(&str, fn(&mut Facts), bool); 6] = [
+        ("nothing changed", |_| {}, false),
+        ("just before two thirds of 3000 seconds", |f| f.now = 1_999, false),
+        ("at two thirds", |f| f.now = 2_000, true),
+        (
+            "new names",
+            |f| {
+                let bag = peer(f).units.get_mut(&unit(2)).unwrap();
+                bag.names.push("etcd2.example".into());
+                for request in bag.requests.values_mut() {
+                    request.says.names.push("etcd2.example".into());
+                }
+            },
+            true,
+        ),
+        (
+            "a request for names that were not published",
+            |f| {
+                let bag = peer(f).units.get_mut(&unit(2)).unwrap();
+                bag.requests.get_mut(&Side::Server).unwrap().says.names.push("10.0.0.9".into());
+            },
+            false,
+        ),
+        (
+            "another authority",
+            |f| {
+                peer(f).app.certificates.get_mut(&(unit(2), Side::Peer)).unwrap().trusted = false;
+            },
+            true,
+        ),
+    ];
+    for (what, change, wanted) in rows {
+        let mut facts = healthy(&[1, 2]);
+        change(&mut facts);
+        let signed = reconcile(&facts)
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Issue { unit: whose, .. } if *whose == unit(2)));
+        assert_eq!(signed, wanted, "{what}");
+    }
+}
+
+#[test]
+fn a_certificate_for_another_key_or_by_another_authority_is_not_installed() {
+    let rows: [(&str, fn(&mut Certificate), bool); 3] = [
+        ("a new certificate", |c| c.pem = "newer".into(), true),
+        (
+            "for another key",
+            |c| {
+                c.pem = "newer".into();
+                c.says.public_key = "x".into();
+            },
+            false,
+        ),
+        (
+            "by another authority",
+            |c| {
+                c.pem = "newer".into();
+                c.trusted = false;
+            },
+            false,
+        ),
+    ];
+    for (what, change, wanted) in rows {
+        let mut facts = healthy(&[1]);
+        change(peer(&mut facts).app.certificates.get_mut(&(unit(1), Side::Server)).unwrap());
+        facts.leader = false;
+        facts.authorities = Authorities::Unasked;
+        let installs = reconcile(&facts).actions.iter().any(|a| matches!(a, Action::InstallCertificate { .. }));
+        assert_eq!(installs, wanted, "{what}");
+    }
+}
+
+#[test]
+fn a_bad_option_blocks_by_name_and_the_old_value_keeps_running() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.options.insert("port".into(), json!(70_000));
+    let step = reconcile(&facts);
+    assert_eq!(step.actions, []);
+    assert_eq!(step.status.word(), Word::Blocked);
+    let wanted = "(leader) option port is 70000: set a port from 1024 to 65535 other than 2380";
+    assert_eq!(step.status.sentence(true), wanted);
+}
+
+#[test]
+fn options_out_of_range_are_refused_by_name() {
+    let rows = [
+        ("port", json!(0)),
+        ("port", json!(2380)),
+        ("port", json!("2379")),
+        ("heartbeat-interval", json!(0)),
+        ("election-timeout", json!(499)),
+        ("election-timeout", json!(50_001)),
+        ("snapshot-count", json!(-1)),
+        ("quota-backend-bytes", json!(-1)),
+        ("auto-compaction-mode", json!("weekly")),
+        ("auto-compaction-retention", json!("-1h")),
+        ("auto-compaction-retention", json!("1h; reboot")),
+        ("log-level", json!("loud\nlouder")),
+    ];
+    for (name, value) in rows {
+        let bad = config::check(&BTreeMap::from([(name.to_owned(), value.clone())])).unwrap_err();
+        assert_eq!(bad.name, name, "{value}");
+        assert!(!bad.value.contains('\n'));
+    }
+}
+
+#[test]
+fn a_new_port_waits_for_its_turn_and_is_then_taken_with_leadership_moved_first() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.options.insert("port".into(), json!(2381));
+    let step = reconcile(&facts);
+    assert_eq!(step.status, Status::AwaitingTurn);
+    let Some(Action::PublishUnit(bag)) = step.actions.first() else { panic!("{step:?}") };
+    let wanted = bag.restart.clone().unwrap();
+    peer(&mut facts).own = (**bag).clone();
+    let turn = AppChange::Turn(Some((unit(1), wanted.clone())));
+    assert_eq!(reconcile(&facts).actions, [Action::PublishApp(turn)]);
+    peer(&mut facts).app.turn = Some((unit(1), wanted.clone()));
+    let actions = reconcile(&facts).actions;
+    assert!(matches!(&actions[0], Action::MoveLeader { to: 2 | 3 }), "{actions:?}");
+    assert!(matches!(&actions[1], Action::WriteConfig(config) if config.port() == 2381));
+    assert_eq!(actions[2], Action::RestartService { generation: wanted });
+}
+
+#[test]
+fn nobody_gets_a_turn_to_restart_while_a_member_is_down_or_another_has_it() {
+    let mut facts = healthy(&[1, 2, 3]);
+    peer(&mut facts).units.get_mut(&unit(2)).unwrap().restart = Some("g".into());
+    let given = Action::PublishApp(AppChange::Turn(Some((unit(2), "g".into()))));
+    assert!(reconcile(&facts).actions.contains(&given));
+    cluster(&mut facts).members[2].reachable = false;
+    assert!(!reconcile(&facts).actions.contains(&given));
+    cluster(&mut facts).members[2].reachable = true;
+    peer(&mut facts).units.get_mut(&unit(3)).unwrap().restart = Some("h".into());
+    peer(&mut facts).app.turn = Some((unit(3), "h".into()));
+    assert!(!reconcile(&facts).actions.contains(&given));
+}
+
+#[test]
+fn first_start_settings_are_kept_once_there_is_data() {
+    let mut facts = healthy(&[1, 2, 3]);
+    peer(&mut facts).app.joins.insert(unit(1), "something else".into());
+    assert_eq!(reconcile(&facts).actions, []);
+}
+
+#[test]
+fn foreign_or_lost_data_blocks_and_nothing_is_started() {
+    let mut facts = healthy(&[1]);
+    facts.host.service = Service::Stopped;
+    facts.host.config.as_mut().unwrap().initial_cluster_token = "another".into();
+    let step = reconcile(&facts);
+    assert!(matches!(step.status, Status::ForeignData(_)), "{step:?}");
+    assert!(!step.actions.iter().any(|a| matches!(a, Action::StartService { .. } | Action::WriteConfig(_))));
+    facts.host.data = false;
+    let step = reconcile(&facts);
+    assert_eq!(step.status, Status::DataLost(unit(1)));
+    assert!(!step.actions.iter().any(|a| matches!(a, Action::StartService { .. })));
+}
+
+#[test]
+fn a_leaving_member_hands_over_and_removes_itself_while_it_runs() {
+    let mut facts = healthy(&[1, 2]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    for event in [Event::Leaving, Event::Stop] {
+        let step = plan(&facts, &event);
+        let remove = Action::RemoveMember { id: 1, name: "etcd1".into() };
+        assert_eq!(step.actions, [Action::MoveLeader { to: 2 }, remove]);
+        assert_eq!(step.insist, event == Event::Stop);
+    }
+    cluster(&mut facts).members.remove(0);
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!(step.actions[0], Action::StopService);
+    assert!(!step.insist);
+}
+
+#[test]
+fn a_leaving_member_stays_while_it_holds_the_last_copy_or_is_needed_for_a_quorum() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    cluster(&mut facts).members[2].reachable = false;
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!((step.actions.len(), step.insist, step.status), (0, true, Status::NeededForQuorum));
+    cluster(&mut facts).members.truncate(1);
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!((step.actions.len(), step.insist, step.status), (0, true, Status::HoldsLastCopy));
+    assert!(!plan(&facts, &Event::Leaving).insist, "only the last call insists");
+}
+
+#[test]
+fn a_leaving_member_whose_daemon_died_is_started_again_when_its_data_is_needed() {
+    let mut facts = healthy(&[1, 2]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    facts.store = Store::Unreachable;
+    facts.host.service = Service::Stopped;
+    let step = plan(&facts, &Event::Stop);
+    assert!(matches!(&step.actions[..], [Action::StartService { .. }]) && step.insist, "{step:?}");
+}
+
+#[test]
+fn the_last_unit_and_a_whole_application_just_stop() {
+    for units in [&[1][..], &[1, 2, 3]] {
+        let mut facts = healthy(units);
+        facts.goal.as_mut().unwrap().values_mut().for_each(|life| *life = Life::Dying);
+        assert_eq!(plan(&facts, &Event::Leaving).actions, []);
+        let step = plan(&facts, &Event::Stop);
+        assert!(!step.insist);
+        assert_eq!(step.actions[0], Action::StopService);
+        let clean = plan(&facts, &Event::Remove);
+        assert_eq!(clean.actions.last(), Some(&Action::CleanHost { keep_data: true }), "the last copy is kept");
+    }
+}
+
+#[test]
+fn a_changed_address_is_certified_again_and_corrected_in_the_member_list() {
+    let mut facts = healthy(&[1, 2, 3]);
+    let address: std::net::IpAddr = "10.0.0.99".parse().unwrap();
+    let names = vec!["10.0.0.99".to_owned(), "etcd1".to_owned()];
+    facts.network = Some(Network { bind: vec![address], ingress: address, names });
+    let actions = reconcile(&facts).actions;
+    assert_eq!(actions.iter().filter(|a| matches!(a, Action::MakeRequest { .. })).count(), 2);
+    let corrected = Action::UpdatePeerUrl { id: 1, peer_url: "https://10.0.0.99:2380".into() };
+    assert!(actions.contains(&corrected));
+}
+
+#[test]
+fn what_was_published_for_a_dead_unit_is_forgotten_when_its_member_is_gone() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.goal.as_mut().unwrap().remove(&unit(3));
+    let forget = Action::PublishApp(AppChange::Forget(unit(3)));
+    assert!(!reconcile(&facts).actions.contains(&forget));
+    cluster(&mut facts).members.truncate(2);
+    assert!(reconcile(&facts).actions.contains(&forget));
+}
+
+#[test]
+fn before_the_relation_the_address_or_the_program_the_status_says_what_is_missing() {
+    let rows: [(fn(&mut Facts), Status); 4] = [
+        (|f| f.host.program = Program::Outdated, Status::Installing),
+        (
+            |f| {
+                f.peer = None;
+                f.store = Store::Unreachable;
+            },
+            Status::AwaitingPeerRelation,
+        ),
+        (
+            |f| {
+                f.network = None;
+                peer(f).app.trust = None;
+                f.leader = false;
+            },
+            Status::AwaitingAddress,
+        ),
+        (
+            |f| {
+                peer(f).app.trust = None;
+                f.leader = false;
+            },
+            Status::AwaitingAuthorities,
+        ),
+    ];
+    for (change, wanted) in rows {
+        let mut facts = healthy(&[1]);
+        facts.host.config = None;
+        change(&mut facts);
+        if !facts.leader {
+            facts.authorities = Authorities::Unasked;
+        }
+        assert_eq!(reconcile(&facts).status, wanted);
+    }
+}
+
+#[test]
+fn facts_that_juju_could_not_show_are_refused() {
+    let rows: [fn(&mut Facts); 5] = [
+        |f| drop(peer(f).units.insert(unit(1), bag(1, true))),
+        |f| drop(peer(f).units.insert(Unit::new("other", 1), bag(1, true))),
+        |f| {
+            f.goal.as_mut().unwrap().remove(&unit(1));
+        },
+        |f| f.leader = false,
+        |f| cluster(f).members[1].id = 1,
+    ];
+    for change in rows {
+        let mut facts = healthy(&[1, 2]);
+        assert_eq!(facts.impossible(), None);
+        change(&mut facts);
+        assert!(facts.impossible().is_some(), "{facts:?}");
+    }
+}

@@ -11,6 +11,7 @@ use super::process;
 use super::state::State;
 use crate::model::view::View;
 use crate::settings::SERVER_VERSION;
+use crate::watch::HubStats;
 
 /// The names of gRPC's codes in metric labels, by number.
 const CODE_NAMES: [&str; super::metrics::CODES] = [
@@ -38,6 +39,7 @@ pub fn render(state: &State) -> String {
     let mut page = Page::default();
     server(&mut page, state);
     store(&mut page, state);
+    watches(&mut page, state.hub.stats());
     network(&mut page, &state.metrics);
     calls(&mut page, &state.metrics);
     process::render(&mut page);
@@ -102,6 +104,13 @@ fn store(page: &mut Page, state: &State) {
     let syncs = state.metrics.wal_fsync.read();
     page.histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &syncs);
     page.counter("etcd_mvcc_range_total", "Ranges served by this member.", state.metrics.ranges.load(Relaxed));
+}
+
+fn watches(page: &mut Page, stats: &HubStats) {
+    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", stats.streams.load(Relaxed));
+    page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", stats.watchers.load(Relaxed));
+    page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers catching up.", stats.slow_watchers.load(Relaxed));
+    page.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", stats.events.load(Relaxed));
 }
 
 fn network(page: &mut Page, metrics: &Metrics) {

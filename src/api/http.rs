@@ -3,7 +3,6 @@
 //! Bodies and headers are etcd's to the byte where clients or probes look: `/health` is text, errors end in a newline,
 //! every answer of the client port carries CORS headers.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,15 +97,6 @@ pub async fn observe(state: &Arc<State>, method: &Method, path: &str, query: &st
         }
         _ => not_found(),
     }
-}
-
-/// [`observe`] as a service, for `--listen-metrics-urls`.
-///
-/// # Errors
-/// Never.
-pub async fn observe_request<B>(state: Arc<State>, request: Request<B>) -> Result<Response<ClientBody>, Infallible> {
-    let (method, uri) = (request.method(), request.uri());
-    Ok(observe(&state, method, uri.path(), uri.query().unwrap_or_default()).await)
 }
 
 fn version(state: &State) -> Response<ClientBody> {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use ::http::{Request, Response, header};
 use http_body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::body::{BodyError, ClientBody, RequestBody};
-use super::http::{HttpOptions, Web};
+use super::http::{self, HttpOptions, Web};
 use super::methods::{self, Lookup, METHODS};
 use super::metrics::CallCount;
 use super::state::State;
@@ -116,6 +116,35 @@ where
 
 fn is_grpc<B>(request: &Request<B>) -> bool {
     request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Serves `--listen-metrics-urls`: metrics and health, nothing that reads or writes data.
+#[derive(Clone)]
+pub struct MetricsService(Arc<State>);
+
+impl MetricsService {
+    /// Over the same state as the client port.
+    pub fn new(state: Arc<State>) -> Self {
+        Self(state)
+    }
+}
+
+impl<B: Send + 'static> Service<Request<B>> for MetricsService {
+    type Response = Response<ClientBody>;
+    type Error = Infallible;
+    type Future = ClientFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ClientFuture {
+        let state = Arc::clone(&self.0);
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        ClientFuture(Kind::Http(Box::pin(async move {
+            http::observe(&state, &method, uri.path(), uri.query().unwrap_or_default()).await
+        })))
+    }
 }
 
 /// The answer to come.

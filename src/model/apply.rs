@@ -53,3 +53,52 @@ fn cluster_version(view: &impl View, agreed: &ClusterVersion) -> Effects {
     }
     effects
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::effects::Refusal;
+    use crate::model::tests::world::{World, delete, put};
+
+    #[test]
+    fn only_commands_that_change_a_key_move_the_revision() {
+        let mut world = World::default();
+        assert_eq!(world.run(&Command::DeleteRange(delete("a", ""))).revision, 1, "a delete of nothing");
+        world.grant(7);
+        assert_eq!(world.view.revision(), 1, "a grant");
+        world.put("a", "same");
+        assert_eq!(world.view.revision(), 2, "the first write of a fresh store");
+        world.put("a", "same");
+        assert_eq!(world.view.revision(), 3, "a put of an equal value");
+        world.run(&Command::ClusterVersion(ClusterVersion { version: "3.6.0".into() }));
+        assert_eq!(world.view.revision(), 3, "a cluster version");
+    }
+
+    #[test]
+    fn a_refusal_reports_the_current_revision() {
+        let mut world = World::default();
+        world.put("a", "1");
+        let mut request = put("b", "");
+        request.ignore_value = true;
+        let effects = world.run(&Command::Put(request));
+        assert_eq!(effects, Effects::nothing(2, Err(Refusal::KeyNotFound)));
+    }
+
+    #[test]
+    fn the_cluster_version_is_an_effect_only_when_it_changes() {
+        let mut world = World::default();
+        let command = Command::ClusterVersion(ClusterVersion { version: "3.6.0".into() });
+        assert_eq!(world.run(&command).cluster_version.as_deref(), Some("3.6.0"));
+        assert_eq!(world.run(&command).cluster_version, None);
+        assert_eq!(world.view.cluster_version(), "3.6.0");
+    }
+
+    #[test]
+    fn an_entry_that_the_v2_rules_cannot_read_is_fatal_not_skipped() {
+        let world = World::default();
+        let garbage = Command::V2(Bytes::from_static(&[0xff, 0xff, 0xff]));
+        assert!(apply(&world.view, &garbage, Position { term: 1, index: 1 }).is_err());
+    }
+}

@@ -24,3 +24,45 @@ pub fn apply(view: &impl View, request: &CompactionRequest) -> Result<Effects, F
     effects.compacted = Some(request.revision);
     Ok(effects)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::tests::world::World;
+
+    fn to(revision: i64) -> Command {
+        Command::Compact(CompactionRequest { revision, physical: false })
+    }
+
+    #[test]
+    fn a_compaction_may_reach_the_current_revision_and_no_further() {
+        let mut world = World::default();
+        world.put("a", "1");
+        world.put("a", "2");
+        assert_eq!(world.refused(&to(4)), Refusal::FutureRevision);
+        let effects = world.run(&to(3));
+        assert_eq!((effects.compacted, effects.revision), (Some(3), 3));
+        assert_eq!(world.view.compacted(), 3);
+    }
+
+    #[test]
+    fn the_same_or_a_lower_revision_is_compacted_already() {
+        let mut world = World::default();
+        world.put("a", "1");
+        world.put("a", "2");
+        world.done(&to(2));
+        assert_eq!(world.refused(&to(2)), Refusal::Compacted);
+        assert_eq!(world.refused(&to(1)), Refusal::Compacted);
+        assert_eq!(world.refused(&to(-5)), Refusal::Compacted);
+    }
+
+    #[test]
+    fn on_a_fresh_store_revision_zero_works_once() {
+        let mut world = World::default();
+        assert_eq!(world.refused(&to(-1)), Refusal::Compacted);
+        world.done(&to(0));
+        assert_eq!(world.refused(&to(0)), Refusal::Compacted);
+        world.done(&to(1));
+    }
+}

@@ -40,3 +40,65 @@ fn changes_v3_data(command: &Command) -> bool {
         Command::LeaseCheckpoint(_) | Command::Alarm(_) | Command::ClusterVersion(_) | Command::V2(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::command::{ClusterVersion, LeaseCheckpoints, LeaseGrant, LeaseRevoke};
+    use crate::model::tests::world::{always, delete, delete_op, put, put_op, range, range_op, txn_op};
+    use crate::proto::etcdserverpb::{AlarmRequest, CompactionRequest, TxnRequest};
+
+    const NOSPACE: Alarm = (1, 1);
+    const CORRUPT: Alarm = (0, 2);
+
+    /// Every kind of command: what NOSPACE and what CORRUPT say to it.
+    fn table() -> Vec<(Command, bool, bool)> {
+        let in_else = TxnRequest { failure: vec![put_op(put("a", ""))], ..TxnRequest::default() };
+        let nested = always(vec![txn_op(always(vec![put_op(put("a", ""))]))]);
+        vec![
+            (Command::Put(put("a", "1")), true, true),
+            (Command::DeleteRange(delete("a", "")), false, true),
+            (Command::Txn(in_else), true, true),
+            (Command::Txn(nested), true, true),
+            (Command::Txn(always(vec![delete_op(delete("a", "")), range_op(range("a", ""))])), false, true),
+            (Command::Compact(CompactionRequest::default()), false, true),
+            (Command::LeaseGrant(LeaseGrant { id: 1, ttl: 9 }), true, true),
+            (Command::LeaseRevoke(LeaseRevoke::default()), false, true),
+            (Command::LeaseCheckpoint(LeaseCheckpoints::default()), false, false),
+            (Command::Alarm(AlarmRequest::default()), false, false),
+            (Command::ClusterVersion(ClusterVersion::default()), false, false),
+            (Command::V2(Bytes::new()), false, false),
+        ]
+    }
+
+    #[test]
+    fn each_alarm_forbids_what_it_should_and_nothing_else() {
+        for (command, by_nospace, by_corrupt) in table() {
+            assert_eq!(refusal(&[], &command), None, "{command:?}");
+            assert_eq!(refusal(&[NOSPACE], &command), by_nospace.then_some(Refusal::NoSpace), "{command:?}");
+            assert_eq!(refusal(&[CORRUPT], &command), by_corrupt.then_some(Refusal::Corrupt), "{command:?}");
+        }
+    }
+
+    #[test]
+    fn corrupt_speaks_before_nospace() {
+        assert_eq!(refusal(&[CORRUPT, NOSPACE], &Command::Put(put("a", ""))), Some(Refusal::Corrupt));
+    }
+
+    #[test]
+    fn an_alarm_of_an_unknown_kind_forbids_nothing() {
+        assert_eq!(refusal(&[(1, 99)], &Command::Put(put("a", ""))), None);
+    }
+
+    #[test]
+    fn the_alarm_of_any_member_binds_all() {
+        use crate::model::tests::world::World;
+        let mut world = World::default();
+        world.done(&Command::Alarm(AlarmRequest { action: 1, member_id: 3, alarm: 1 }));
+        assert_eq!(world.refused(&Command::Put(put("a", ""))), Refusal::NoSpace);
+        world.done(&Command::Alarm(AlarmRequest { action: 2, member_id: 3, alarm: 1 }));
+        world.put("a", "");
+    }
+}

@@ -88,3 +88,123 @@ pub fn checkpoint(view: &impl View, checkpoints: &LeaseCheckpoints) -> Result<Ef
     }
     Ok(effects)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::{Command, LeaseRemaining};
+    use crate::model::tests::world::{TERM, World, put};
+    use crate::proto::etcdserverpb::PutRequest;
+
+    fn revoke_by(ids: &[i64], expired_by_term: u64) -> Command {
+        Command::LeaseRevoke(LeaseRevoke { ids: ids.to_vec(), expired_by_term })
+    }
+
+    fn remaining(world: &World, id: i64) -> i64 {
+        world.view.lease(id).unwrap().unwrap().remaining
+    }
+
+    fn checkpoint_of(leases: &[(i64, i64)]) -> Command {
+        let leases = leases.iter().map(|(id, remaining_ttl)| LeaseRemaining { id: *id, remaining_ttl: *remaining_ttl });
+        Command::LeaseCheckpoint(LeaseCheckpoints { leases: leases.collect() })
+    }
+
+    #[test]
+    fn an_id_is_granted_once_and_negative_ids_are_legal() {
+        let mut world = World::default();
+        world.grant(-3);
+        assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: -3, ttl: 5 })), Refusal::LeaseExists);
+        assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: 0, ttl: 5 })), Refusal::LeaseNotFound);
+        assert_eq!(world.view.lease(-3).unwrap(), Some(Lease { id: -3, ttl: 60, remaining: 0 }));
+    }
+
+    #[test]
+    fn a_revoke_deletes_every_attached_key_in_key_order_in_one_revision() {
+        let mut world = World::default();
+        world.grant(1);
+        for key in ["c", "a", "b"] {
+            world.put_leased(key, 1);
+        }
+        world.put("free", "");
+        let effects = world.run(&revoke_by(&[1], 0));
+        let keys: Vec<_> = effects.changes.iter().map(|change| change.key.clone()).collect();
+        assert_eq!(keys, ["a", "b", "c"]);
+        assert_eq!(effects.revision, 6);
+        assert!(effects.changes.iter().all(|change| change.after.is_none() && change.lease_before == 1));
+        assert_eq!(effects.leases, [LeaseChange::Remove(1)]);
+        assert!(world.kv("free").is_some());
+        assert_eq!(world.refused(&revoke_by(&[1], 0)), Refusal::LeaseNotFound);
+    }
+
+    #[test]
+    fn a_revoke_without_keys_leaves_the_revision_alone() {
+        let mut world = World::default();
+        world.grant(1);
+        assert_eq!(world.run(&revoke_by(&[1], 0)).revision, 1);
+    }
+
+    #[test]
+    fn a_key_hangs_on_the_lease_of_its_last_put() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        for key in ["moved", "detached", "deleted", "kept"] {
+            world.put_leased(key, 1);
+        }
+        world.put_leased("moved", 2);
+        world.put("detached", "");
+        world.delete("deleted");
+        world.done(&Command::Put(PutRequest { ignore_lease: true, ..put("kept", "new") }));
+        assert_eq!(world.view.lease_keys(1).unwrap(), ["kept"]);
+        world.done(&revoke_by(&[1], 0));
+        assert!(world.kv("kept").is_none());
+        assert!(world.kv("moved").is_some() && world.kv("detached").is_some());
+    }
+
+    /// F40: the old leader was paused beyond the TTL, the new one renewed the lease.
+    #[test]
+    fn an_expiry_seen_in_another_term_is_void() {
+        let mut world = World::default();
+        world.grant(1);
+        world.put_leased("a", 1);
+        assert_eq!(world.refused(&revoke_by(&[1], TERM - 1)), Refusal::NotPrimaryLessor);
+        assert_eq!(world.refused(&revoke_by(&[1], TERM + 1)), Refusal::NotPrimaryLessor);
+        world.done(&revoke_by(&[1], TERM));
+        assert!(world.kv("a").is_none());
+    }
+
+    #[test]
+    fn an_expiry_skips_leases_that_are_gone_but_a_client_must_name_living_ones() {
+        let mut world = World::default();
+        world.grant(1);
+        assert_eq!(world.refused(&revoke_by(&[1, 9], 0)), Refusal::LeaseNotFound);
+        world.done(&revoke_by(&[9, 1, 1], TERM));
+        assert_eq!(world.view.lease(1).unwrap(), None);
+        assert_eq!(world.refused(&revoke_by(&[1, 9], TERM)), Refusal::LeaseNotFound);
+        assert_eq!(world.refused(&revoke_by(&[], 0)), Refusal::LeaseNotFound);
+    }
+
+    #[test]
+    fn one_command_with_several_leases_has_one_revision() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        world.put_leased("b", 1);
+        world.put_leased("a", 2);
+        let effects = world.run(&revoke_by(&[1, 2], TERM));
+        assert_eq!(effects.revision, 4);
+        assert_eq!(effects.changes.iter().map(|change| change.key.clone()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_checkpoint_records_the_time_left_within_what_was_granted() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        world.done(&checkpoint_of(&[(1, 20), (404, 9), (2, 600)]));
+        assert_eq!((remaining(&world, 1), remaining(&world, 2)), (20, 60));
+        world.done(&checkpoint_of(&[(1, 0), (2, -4)]));
+        assert_eq!((remaining(&world, 1), remaining(&world, 2)), (0, 0));
+        assert_eq!(world.view.lease(404).unwrap(), None);
+    }
+}

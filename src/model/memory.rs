@@ -1,1 +1,151 @@
-//! A whole store in memory: the plainest view there is. Tests hold the rules and the real store against it.
+//! A whole store in memory, the plainest view there is. Tests hold the rules and the real store against it.
+//!
+//! It keeps every version for ever and trusts the effects it absorbs as the real store does; what a compaction forbids
+//! to read it panics on, since callers must have refused it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::effects::{Effects, LeaseChange};
+use super::record::Record;
+use super::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
+
+/// The reference [`View`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MemoryView {
+    revision: i64,
+    compacted: i64,
+    /// Per key, oldest first: (revision, what was live from then on).
+    versions: BTreeMap<Bytes, Vec<(i64, Option<Record>)>>,
+    /// Per key: the lease it is attached to. Kept from `lease_after`, not from the records, so that tests can compare.
+    attached: BTreeMap<Bytes, i64>,
+    leases: BTreeMap<i64, Lease>,
+    alarms: Vec<Alarm>,
+    cluster_version: String,
+    v2: BTreeMap<Bytes, Bytes>,
+}
+
+impl Default for MemoryView {
+    fn default() -> Self {
+        Self {
+            revision: 1,
+            compacted: -1,
+            versions: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            alarms: Vec::new(),
+            cluster_version: String::new(),
+            v2: BTreeMap::new(),
+        }
+    }
+}
+
+impl MemoryView {
+    /// Takes the effects of one command, computed on this very state.
+    pub(crate) fn absorb(&mut self, effects: &Effects) {
+        for change in &effects.changes {
+            let versions = self.versions.entry(change.key.clone()).or_default();
+            versions.push((effects.revision, change.after.clone()));
+            match change.lease_after {
+                0 => self.attached.remove(&change.key),
+                lease => self.attached.insert(change.key.clone(), lease),
+            };
+        }
+        self.revision = effects.revision;
+        self.compacted = effects.compacted.unwrap_or(self.compacted);
+        for change in &effects.leases {
+            match change {
+                LeaseChange::Put(lease) => self.leases.insert(lease.id, *lease),
+                LeaseChange::Remove(id) => self.leases.remove(id),
+            };
+        }
+        if let Some(alarms) = &effects.alarms {
+            self.alarms.clone_from(alarms);
+        }
+        if let Some(version) = &effects.cluster_version {
+            self.cluster_version.clone_from(version);
+        }
+        for (key, value) in &effects.v2 {
+            match value {
+                Some(value) => self.v2.insert(key.clone(), value.clone()),
+                None => self.v2.remove(key),
+            };
+        }
+    }
+
+    fn live_at(versions: &[(i64, Option<Record>)], revision: i64) -> Option<Record> {
+        let newest = versions.iter().rev().find(|(written, _)| *written <= revision);
+        newest.and_then(|(_, record)| record.clone())
+    }
+}
+
+impl View for MemoryView {
+    fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
+        self.get_at(key, self.revision)
+    }
+
+    fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
+        assert!((self.compacted..=self.revision).contains(&revision), "a read at {revision} must have been refused");
+        Ok(self.versions.get(key).and_then(|versions| Self::live_at(versions, revision)))
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        self.scan_at(range, self.revision, visit)
+    }
+
+    fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        assert!((self.compacted..=self.revision).contains(&revision), "a read at {revision} must have been refused");
+        let inside = self.versions.iter().filter(|(key, _)| range.contains(key));
+        let _ = inside.filter_map(|(_, versions)| Self::live_at(versions, revision)).try_for_each(visit);
+        Ok(())
+    }
+
+    fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
+        let mut count = 0;
+        self.scan(range, &mut |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
+    }
+
+    fn lease(&self, id: i64) -> Result<Option<Lease>, ViewError> {
+        Ok(self.leases.get(&id).copied())
+    }
+
+    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
+        Ok(self.attached.iter().filter(|(_, lease)| **lease == id).map(|(key, _)| key.clone()).collect())
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.clone()
+    }
+
+    fn cluster_version(&self) -> String {
+        self.cluster_version.clone()
+    }
+
+    fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        Ok(self.v2.get(key).cloned())
+    }
+
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
+        let inside = self.v2.iter().filter(|(key, _)| key.starts_with(prefix));
+        for (key, value) in inside {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

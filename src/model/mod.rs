@@ -20,6 +20,8 @@ pub mod lease;
 pub(crate) mod memory;
 pub mod quota;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod txn;
 pub mod v2;
 pub mod view;

@@ -44,3 +44,39 @@ fn operation(op: &RequestOp) -> u64 {
         Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::{LeaseGrant, LeaseRevoke};
+    use crate::model::tests::world::{always, delete, delete_op, put, put_op, range, range_op, txn_op};
+
+    #[test]
+    fn a_put_costs_its_bytes_and_the_overhead() {
+        assert_eq!(cost(&Command::Put(put("key", "value"))), 256 + 3 + 5);
+    }
+
+    #[test]
+    fn a_txn_costs_its_dearer_branch_nested_puts_included() {
+        let inner = always(vec![put_op(put("k", "12"))]);
+        let request = TxnRequest {
+            success: vec![put_op(put("k", "1"))],
+            failure: vec![txn_op(inner), range_op(range("a", "")), delete_op(delete("a", "")), put_op(put("k", ""))],
+            ..TxnRequest::default()
+        };
+        assert_eq!(cost(&Command::Txn(request)), (256 + 3) + (256 + 1));
+    }
+
+    #[test]
+    fn what_frees_or_only_reads_is_free() {
+        assert_eq!(cost(&Command::DeleteRange(delete("a", "z"))), 0);
+        assert_eq!(cost(&Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: 0 })), 0);
+        assert_eq!(cost(&Command::Txn(always(vec![delete_op(delete("a", "")), range_op(range("a", ""))]))), 0);
+        assert_eq!(cost(&Command::V2(bytes::Bytes::from_static(b"x"))), 0);
+    }
+
+    #[test]
+    fn a_lease_costs_a_fixed_sum() {
+        assert_eq!(cost(&Command::LeaseGrant(LeaseGrant { id: 1, ttl: 1 })), 64);
+    }
+}

@@ -73,7 +73,9 @@ pub(super) async fn follow(inner: Arc<Inner>) {
     if leading_in.is_some() {
         inner.duties.demoted();
     }
-    inner.publish(LeaderState { leader: None, term: inner.leader.borrow().term });
+    // A borrow that lived on into `publish` would wait for itself.
+    let last = *inner.leader.borrow();
+    inner.publish(LeaderState { leader: None, term: last.term });
 }
 
 impl Inner {
@@ -232,7 +234,8 @@ impl Inner {
             }
             self.pause(Duration::from_millis(50)).await;
         }
-        Err(if self.leader.borrow().leader.is_none() { LeaseError::NoLeader } else { LeaseError::Timeout })
+        let now = *self.leader.borrow();
+        Err(if now.leader.is_none() { LeaseError::NoLeader } else { LeaseError::Timeout })
     }
 
     async fn ask(&self, leader: NodeId, request: &Request, deadline: Instant) -> Option<Answer> {

@@ -207,7 +207,13 @@ impl Inner {
     /// Decides and makes one change as the leader.
     async fn change_here(&self, change: &MemberChange) -> Try {
         let _one_at_a_time = self.changing.lock().await;
-        let base = self.metrics.borrow_watched().membership_config.clone();
+        let (base, committed) = {
+            let metrics = self.metrics.borrow_watched();
+            (metrics.membership_config.clone(), metrics.committed_membership_config.clone())
+        };
+        if base.log_id() != committed.log_id() {
+            return Try::Again;
+        }
         if base.get_joint_config().len() > 1 {
             return self.leave_joint(&base).await;
         }

@@ -16,6 +16,8 @@ pub mod propose;
 mod read;
 mod serve;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::collections::BTreeMap;
@@ -135,6 +137,14 @@ impl Consensus {
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
         let id = self.inner.id;
         self.inner.raft.initialize(members).await.map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
+    }
+
+    /// Whether this member's log has ever held an entry or a vote.
+    ///
+    /// # Errors
+    /// Consensus ended already.
+    pub async fn has_log(&self) -> Result<bool, StartError> {
+        self.inner.raft.is_initialized().await.map_err(|error| StartError::Storage(error.to_string()))
     }
 
     /// This member's position in the log and in the cluster.

@@ -177,7 +177,8 @@ impl Inner {
         }
         let voters: Vec<NodeId> = self.store.membership().voter_ids().collect();
         let since = started.elapsed();
-        match self.leader.borrow().leader {
+        let now = *self.leader.borrow();
+        match now.leader {
             None => Late::NoLeader,
             Some(leader) if leader == self.id => {
                 let reached = self.peers.active(voters.iter().copied(), since);

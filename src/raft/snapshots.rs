@@ -20,6 +20,19 @@ fn is_due(entries: u64, ago: Duration, snapshot_count: u64) -> bool {
     entries >= MOST_ENTRIES || (entries >= snapshot_count && ago >= AT_MOST_EVERY)
 }
 
+impl Inner {
+    /// Last index that a snapshot covers.
+    pub(super) fn snapshot_index(&self) -> u64 {
+        self.metrics.borrow_watched().snapshot.map_or(0, |id| id.index)
+    }
+
+    /// Last index that is purged from the log.
+    #[cfg(test)]
+    pub(super) fn purged_index(&self) -> u64 {
+        self.metrics.borrow_watched().purged.map_or(0, |id| id.index)
+    }
+}
+
 /// Takes snapshots when they are due until consensus stops. openraft purges the log behind them.
 pub(super) async fn keep(inner: Arc<Inner>) {
     let mut last = Instant::now();
@@ -29,11 +42,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             () = sleep(LOOK_EVERY) => {}
             () = inner.stopping.cancelled() => return,
         }
-        let (snapshot, applied) = {
-            let metrics = inner.metrics.borrow_watched();
-            let index = |id: Option<super::types::LogId>| id.map_or(0, |id| id.index);
-            (index(metrics.snapshot), index(metrics.last_applied))
-        };
+        let (snapshot, applied) = (inner.snapshot_index(), inner.store.applied().map_or(0, |id| id.index));
         let entries = applied.saturating_sub(snapshot.max(asked_at));
         if !is_due(entries, last.elapsed(), inner.rules.snapshot_count) {
             continue;

@@ -200,6 +200,7 @@ fn settings_of(read: &Reader<'_>) -> Result<Settings, SettingsError> {
         feature_gates: feature_gates_of(read)?,
         enable_grpc_gateway: read.flag("enable-grpc-gateway")?,
         enable_v2: read.flag("enable-v2")?,
+        promote_learners: read.flag("promote-learners")?,
         memory: Memory {
             block_cache_bytes: read.size("block-cache-bytes")?,
             write_buffer_bytes: read.size("write-buffer-bytes")?,

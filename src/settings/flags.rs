@@ -196,7 +196,7 @@ pub const FLAGS: &[Flag] = &[
     row(Cluster, "initial-advertise-peer-urls", Urls, "http://localhost:2380", "This member's peer URLs as the others know them."),
     row(Cluster, "advertise-client-urls", Urls, "http://localhost:2379", "This member's client URLs as clients know them."),
     row(Cluster, "initial-cluster", Text, "default=http://localhost:2380", "Members of the first start, name=url,name=url."),
-    row(Cluster, "initial-cluster-state", Text, "new", "new: bootstrap; existing: join a running cluster."),
+    row(Cluster, "initial-cluster-state", OneOf(&["new", "existing"]), "new", "new: bootstrap; existing: join a running cluster."),
     row(Cluster, "initial-cluster-token", Text, "etcd-cluster", "Text that keeps clusters apart; part of every id."),
     row(Cluster, "strict-reconfig-check", Bool, "true", "Refuse membership changes that would lose quorum."),
     row(Cluster, "auto-compaction-mode", Text, "periodic", "Whether the retention is a time or a number of revisions."),
@@ -280,6 +280,7 @@ pub const FLAGS: &[Flag] = &[
     row(Unsafe, "force-new-cluster", Bool, "false", "Start alone from an existing data directory."),
     row(Unsafe, "unsafe-no-fsync", Bool, "false", "Never sync; refused: acknowledged writes would be lost."),
 
+    row(Own, "promote-learners", Bool, "false", "Give learners their vote as soon as they have caught up."),
     row(Own, "block-cache-bytes", Uint(U64), "67108864", "Memory for blocks read from the store."),
     row(Own, "write-buffer-bytes", Uint(U64), "67108864", "Memory for writes not yet flushed to the store."),
 

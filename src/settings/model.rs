@@ -44,6 +44,8 @@ pub struct Settings {
     pub max_learners: u32,
     /// `--force-new-cluster`.
     pub force_new_cluster: bool,
+    /// `--promote-learners`: whoever leads promotes learners that have published themselves and caught up.
+    pub promote_learners: bool,
 
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,

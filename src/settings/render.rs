@@ -97,6 +97,7 @@ impl Settings {
             ("strict-reconfig-check", self.strict_reconfig_check.to_string()),
             ("max-learners", self.max_learners.to_string()),
             ("force-new-cluster", self.force_new_cluster.to_string()),
+            ("promote-learners", self.promote_learners.to_string()),
             ("auto-compaction-mode", self.auto_compaction.mode().to_owned()),
             ("auto-compaction-retention", self.auto_compaction.retention()),
             ("enable-v2", self.enable_v2.to_string()),

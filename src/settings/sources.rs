@@ -251,6 +251,10 @@ mod tests {
             ("--grpc-keepalive-timeout=5", "invalid value \"5\" for flag -grpc-keepalive-timeout: "),
             ("--listen-client-urls=foo", "invalid value \"foo\" for flag -listen-client-urls: URL scheme must be"),
             (
+                "--initial-cluster-state=old",
+                "invalid value \"old\" for flag -initial-cluster-state: invalid value (use one of new, existing)",
+            ),
+            (
                 "--feature-gates=X=true",
                 "invalid value \"X=true\" for flag -feature-gates: unrecognized feature gate: X",
             ),

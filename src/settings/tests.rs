@@ -149,7 +149,6 @@ fn nonsense_is_refused_in_etcds_words() {
             "--heartbeat-interval 4294967295",
             "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[4294967295ms]",
         ),
-        ("--initial-cluster-state old", "unexpected clusterState \"old\" (use \"new\" or \"existing\")"),
         (
             "--initial-cluster a=http://h:1 --discovery-srv d",
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"",

@@ -97,5 +97,9 @@ impl From<Damaged> for ViewError {
 /// trusts only what the disk holds.
 pub(super) fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
     tracing::error!(error = %error, "{what}; the process ends here and must be restarted");
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        // Nobody listens to the log: do not die in silence.
+        eprintln!("{what}: {error}");
+    }
     std::process::abort()
 }

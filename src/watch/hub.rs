@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::index::Index;
 use super::ring::{Ring, Shared};
@@ -24,6 +26,7 @@ pub struct Hub {
     store: Store,
     state: Mutex<State>,
     stats: HubStats,
+    progress_every: Duration,
 }
 
 /// Gauges for metrics.
@@ -65,18 +68,23 @@ pub(super) struct Look {
 }
 
 impl Hub {
-    /// A hub that serves watchers of `store`. The caller subscribes it to the store.
-    pub fn new(store: Store) -> Arc<Self> {
+    /// A hub that serves watchers of `store`, telling those who asked of progress every `progress_every`. The caller
+    /// subscribes it to the store.
+    pub fn new(store: Store, progress_every: Duration) -> Arc<Self> {
+        Self::with_ring(store, progress_every, RING_BYTES)
+    }
+
+    pub(super) fn with_ring(store: Store, progress_every: Duration, ring_bytes: usize) -> Arc<Self> {
         let current = store.revision();
         let state = State {
-            ring: Ring::new(RING_BYTES, current),
+            ring: Ring::new(ring_bytes, current),
             current,
             compacted: store.compacted(),
             index: Index::default(),
             streams: HashMap::new(),
             next_stream: 0,
         };
-        Arc::new(Self { store, state: Mutex::new(state), stats: HubStats::default() })
+        Arc::new(Self { store, state: Mutex::new(state), stats: HubStats::default(), progress_every })
     }
 
     /// A new stream without watchers. Dropping it frees everything it holds here.
@@ -94,6 +102,12 @@ impl Hub {
     /// Gauges for metrics.
     pub fn stats(&self) -> &HubStats {
         &self.stats
+    }
+
+    pub(super) fn progress_ticker(&self) -> Interval {
+        let mut ticker = interval_at(Instant::now() + self.progress_every, self.progress_every);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticker
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -174,7 +188,7 @@ impl EventSink for Hub {
         let mut state = self.state.lock();
         // Everything between the old and the new revision happened unseen: every stream reads it from history.
         let unseen = state.current + 1;
-        state.ring = Ring::new(RING_BYTES, revision);
+        state.ring = state.ring.emptied(revision);
         state.current = revision;
         state.compacted = compacted;
         for mark in state.streams.values_mut() {

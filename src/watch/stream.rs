@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::Notify;
+use tokio::time::Interval;
 
 use super::hub::{Hub, StreamId};
 use super::index::Index;
@@ -73,7 +74,9 @@ pub struct WatchOutput {
     /// The watcher, or -1 for progress of the whole stream.
     pub watch_id: i64,
     /// For the header: the last revision covered; 0 when overtaken by compaction.
-    pub revision: i64,
+    pub header_revision: i64,
+    /// Whether the watcher is gone after this message.
+    pub canceled: bool,
     /// Not 0 when the watcher ended because this revision was compacted away.
     pub compact_revision: i64,
     /// Encoded `mvccpb.Event` messages of whole revisions; empty = progress or the end.
@@ -83,17 +86,16 @@ pub struct WatchOutput {
 }
 
 impl WatchOutput {
-    /// Whether the watcher is gone after this message.
-    pub fn canceled(&self) -> bool {
-        self.compact_revision != 0
+    fn events(watch_id: i64, header_revision: i64, events: Vec<Bytes>, fragment: bool) -> Self {
+        Self { watch_id, header_revision, canceled: false, compact_revision: 0, events, fragment }
     }
 
-    fn progress(watch_id: i64, revision: i64) -> Self {
-        Self { watch_id, revision, compact_revision: 0, events: Vec::new(), fragment: false }
+    fn progress(watch_id: i64, header_revision: i64) -> Self {
+        Self::events(watch_id, header_revision, Vec::new(), false)
     }
 
     fn compacted(watch_id: i64, compact_revision: i64) -> Self {
-        Self { watch_id, revision: 0, compact_revision, events: Vec::new(), fragment: false }
+        Self { canceled: true, compact_revision, ..Self::progress(watch_id, 0) }
     }
 }
 
@@ -129,6 +131,8 @@ pub struct WatchStream {
     /// Live watchers were shown every revision up to here.
     seen: i64,
     progress_wanted: bool,
+    /// Runs once a watcher asked for periodic progress.
+    ticker: Option<Interval>,
 }
 
 impl WatchStream {
@@ -144,6 +148,7 @@ impl WatchStream {
             next_id: 0,
             seen: 0,
             progress_wanted: false,
+            ticker: None,
         }
     }
 
@@ -164,16 +169,19 @@ impl WatchStream {
             self.behind.push_back(watch_id);
             self.hub.stats().slow_watchers.fetch_add(1, Ordering::Relaxed);
         }
+        if wanted.progress_notify && self.ticker.is_none() {
+            self.ticker = Some(self.hub.progress_ticker());
+        }
         self.watchers.insert(watch_id, Watcher { wanted, next, live, active: true });
         self.hub.stats().watchers.fetch_add(1, Ordering::Relaxed);
         Ok(Created { watch_id, revision })
     }
 
-    /// Ends a watcher; `None` when the stream has none of that id, else the current revision. No event of it follows.
-    pub fn cancel(&mut self, watch_id: i64) -> Option<i64> {
-        self.remove(watch_id)?;
+    /// Ends a watcher; false when the stream has none of that id. No event of it follows.
+    pub fn cancel(&mut self, watch_id: i64) -> bool {
+        let known = self.remove(watch_id).is_some();
         self.ready.retain(|message| message.watch_id != watch_id);
-        Some(self.hub.state().current)
+        known
     }
 
     /// Asks for one progress message of the whole stream. It is sent only if every watcher is caught up by the time all
@@ -183,13 +191,8 @@ impl WatchStream {
         self.wake.notify_one();
     }
 
-    /// Whether any watcher asked for periodic progress.
-    pub fn wants_progress(&self) -> bool {
-        self.watchers.values().any(|watcher| watcher.wanted.progress_notify)
-    }
-
     /// One tick of the progress timer: tells each caught-up watcher that asked and saw no event since the last tick.
-    pub fn progress_tick(&mut self) {
+    fn progress_tick(&mut self) {
         self.gather();
         let seen = self.seen;
         for (&id, watcher) in &mut self.watchers {
@@ -214,14 +217,23 @@ impl WatchStream {
             }
             self.answer_progress();
             if self.ready.is_empty() && self.behind.is_empty() {
-                self.wake.notified().await;
+                self.idle().await;
             }
         }
     }
 
-    /// Waits at most `limit` for the next message.
-    pub async fn next_within(&mut self, limit: Duration) -> Option<WatchOutput> {
-        tokio::time::timeout(limit, self.next()).await.ok()
+    /// Waits for something to look at: an event, a wish, or the progress timer.
+    async fn idle(&mut self) {
+        let Some(ticker) = &mut self.ticker else { return self.wake.notified().await };
+        tokio::select! {
+            () = self.wake.notified() => {
+                // A busy stream owes its quiet watchers their progress as well.
+                if ticker.tick().now_or_never().is_some() {
+                    self.progress_tick();
+                }
+            }
+            _ = ticker.tick() => self.progress_tick(),
+        }
     }
 
     fn pick_id(&mut self, chosen: i64) -> Result<i64, CreateRefusal> {
@@ -367,7 +379,7 @@ impl WatchStream {
             let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(prev_kv)).collect();
             self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
             let fragment = watcher.wanted.fragment;
-            self.ready.push_back(WatchOutput { watch_id: id, revision, compact_revision: 0, events, fragment });
+            self.ready.push_back(WatchOutput::events(id, revision, events, fragment));
         }
         self.behind.rotate_left(1);
     }
@@ -468,12 +480,6 @@ impl Cut {
     }
 
     fn finish(self, watch_id: i64, watcher: &Watcher) -> WatchOutput {
-        WatchOutput {
-            watch_id,
-            revision: self.last,
-            compact_revision: 0,
-            events: self.events,
-            fragment: watcher.wanted.fragment,
-        }
+        WatchOutput::events(watch_id, self.last, self.events, watcher.wanted.fragment)
     }
 }

@@ -29,6 +29,9 @@ use crate::watch::Hub;
 /// Longest wait for the member to lead itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between progress messages of quiet watchers.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
 /// A cluster of one, in this process.
 pub struct Member {
     pub state: Arc<State>,
@@ -144,7 +147,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
     let mut leader = consensus.leader_watch();
     let led = tokio::time::timeout(PATIENCE, leader.wait_for(|now| now.leader == Some(Member::ID))).await;
     drop(led.expect("a leader in time").expect("consensus runs"));
-    let hub = Arc::new(Hub::new(store.clone()));
+    let hub = Hub::new(store.clone(), PROGRESS_EVERY);
     let sink: Arc<dyn EventSink> = hub.clone();
     store.subscribe(sink);
     let state = State::new(consensus, store, hub, limits, metrics, CancellationToken::new());

@@ -134,6 +134,21 @@ async fn progress_is_told_for_the_whole_stream_on_request() {
 }
 
 #[tokio::test]
+async fn a_quiet_watcher_hears_of_progress_by_itself_when_it_asked_for_that() {
+    let member = start().await;
+    let mut stream = Watching::open(&member).await;
+    stream.create(pb::WatchCreateRequest { progress_notify: true, ..on("k") }).await;
+    ok(member.kv().put(put("unwatched", "1")).await);
+    loop {
+        let message = stream.next().await;
+        assert_eq!((message.watch_id, message.events.len()), (0, 0));
+        if message.header.expect("a header").revision == 2 {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_stream_outlives_the_clients_half_close_and_ends_when_the_member_stops() {
     let member = start().await;
     let mut stream = Watching::open(&member).await;

@@ -113,11 +113,19 @@ pub(super) fn leader(v2: &Arc<V2>, method: &Method) -> Response<Body> {
         let others = v2.state.consensus.members().into_iter().filter(|info| info.id != status.id);
         for (place, info) in others.enumerate() {
             let comma = if place > 0 { "," } else { "" };
-            let link = v2.state.consensus.peers().link_stats(info.id);
+            let peer = v2.state.consensus.peers().get(info.id);
+            let trips = peer.map(|peer| peer.traffic.trips()).unwrap_or_default();
             let _ = write!(
                 out,
-                "{comma}\"{:x}\":{{\"latency\":{{\"current\":{:.6},\"average\":{:.6},\"standardDeviation\":0,\"minimum\":{:.6},\"maximum\":{:.6}}},\"counts\":{{\"fail\":{},\"success\":{}}}}}",
-                info.id, link.current_ms, link.average_ms, link.minimum_ms, link.maximum_ms, link.failures, link.successes,
+                "{comma}\"{:x}\":{{\"latency\":{{\"current\":{:.6},\"average\":{:.6},\"standardDeviation\":{:.6},\"minimum\":{:.6},\"maximum\":{:.6}}},\"counts\":{{\"fail\":{},\"success\":{}}}}}",
+                info.id,
+                trips.current_ms,
+                trips.average_ms(),
+                trips.deviation_ms(),
+                trips.minimum_ms,
+                trips.maximum_ms,
+                trips.failures,
+                trips.count,
             );
         }
         out.push_str("}}");

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 use tonic::{Request, Response as Reply, Status, Streaming};
 
 use crate::api::call::{Audience, Call};
@@ -18,7 +19,7 @@ use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
-use crate::watch::{CreateRefusal, WatchCreate, WatchOutput, WatchStream};
+use crate::watch::{WatchCreate, WatchOutput, WatchStream};
 
 /// The id in answers that concern no watcher: a refused create, progress of a whole stream.
 const NO_WATCH_ID: i64 = -1;
@@ -30,7 +31,7 @@ struct Watching {
     /// The client has said all it will. The stream goes on: it ends by cancel, disconnect or the server.
     half_closed: bool,
     watchers: WatchStream,
-    /// Answers to requests, in order.
+    /// Messages to send before the hub is asked for more: answers to requests, pieces of a large message.
     replies: VecDeque<pb::WatchResponse>,
     ending: Ending,
 }
@@ -50,7 +51,7 @@ impl Session for Watching {
                     Ok(None) => self.half_closed = true,
                     Err(status) => return Some(Err(status)),
                 },
-                output = self.watchers.next() => return Some(Ok(self.message(output))),
+                output = self.watchers.next() => self.send(output),
             }
         }
     }
@@ -66,10 +67,12 @@ impl Watching {
             Some(RequestUnion::CancelRequest(cancel)) => {
                 // An unknown id is answered with silence.
                 if self.watchers.cancel(cancel.watch_id) {
-                    let header = self.state.header_now();
-                    let reply =
-                        pb::WatchResponse { header, watch_id: cancel.watch_id, canceled: true, ..Default::default() };
-                    self.replies.push_back(reply);
+                    self.replies.push_back(pb::WatchResponse {
+                        header: self.state.header_now(),
+                        watch_id: cancel.watch_id,
+                        canceled: true,
+                        ..Default::default()
+                    });
                 }
             }
             Some(RequestUnion::ProgressRequest(_)) => self.watchers.request_progress(),
@@ -78,7 +81,7 @@ impl Watching {
     }
 
     fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
-        match checked(request).and_then(|create| self.watchers.create(create).map_err(refusal_reason)) {
+        match checked(request).and_then(|create| self.watchers.create(create).map_err(|refusal| refusal.to_string())) {
             Ok(created) => pb::WatchResponse {
                 header: self.state.header(created.revision),
                 watch_id: created.watch_id,
@@ -96,17 +99,45 @@ impl Watching {
         }
     }
 
-    fn message(&self, output: WatchOutput) -> pb::WatchResponse {
-        pb::WatchResponse {
+    fn send(&mut self, output: WatchOutput) {
+        let fragment = output.fragment;
+        let message = pb::WatchResponse {
             header: self.state.header(output.header_revision),
             watch_id: output.watch_id,
             canceled: output.canceled,
             compact_revision: output.compact_revision,
-            fragment: output.fragment,
             events: output.events,
             ..Default::default()
+        };
+        if fragment {
+            self.replies.extend(fragments(message, self.state.limits.max_message_bytes()));
+        } else {
+            self.replies.push_back(message);
         }
     }
+}
+
+/// A message in pieces below `limit` bytes, as far as single events allow; every piece but the last says so.
+fn fragments(message: pb::WatchResponse, limit: usize) -> Vec<pb::WatchResponse> {
+    if message.events.len() < 2 || message.encoded_len() < limit {
+        return vec![message];
+    }
+    let empty = pb::WatchResponse { events: Vec::new(), fragment: true, ..message.clone() };
+    let overhead = empty.encoded_len();
+    let (mut pieces, mut piece, mut size) = (Vec::new(), empty.clone(), overhead);
+    for event in message.events {
+        // One byte of tag beside the length and the bytes.
+        let cost = 1 + prost::length_delimiter_len(event.len()) + event.len();
+        if !piece.events.is_empty() && size + cost >= limit {
+            pieces.push(std::mem::replace(&mut piece, empty.clone()));
+            size = overhead;
+        }
+        piece.events.push(event);
+        size += cost;
+    }
+    piece.fragment = false;
+    pieces.push(piece);
+    pieces
 }
 
 /// What the hub is asked to watch, or etcd's reason to refuse.
@@ -132,12 +163,6 @@ fn checked(request: pb::WatchCreateRequest) -> Result<WatchCreate, String> {
         prev_kv: request.prev_kv,
         fragment: request.fragment,
     })
-}
-
-fn refusal_reason(refusal: CreateRefusal) -> String {
-    match refusal {
-        CreateRefusal::DuplicateId => "mvcc: duplicate watch ID provided on the WatchStream".to_owned(),
-    }
 }
 
 /// The gRPC face of this file.
@@ -191,6 +216,19 @@ mod tests {
             checked(negative).err().as_deref(),
             Some("etcdserver: mvcc: required revision has been compacted")
         );
+    }
+
+    #[test]
+    fn large_messages_are_cut_between_events_and_small_ones_left_alone() {
+        let event = Bytes::from(vec![7; 100]);
+        let message = pb::WatchResponse { watch_id: 3, events: vec![event; 10], ..Default::default() };
+        assert_eq!(fragments(message.clone(), 4096), [message.clone()]);
+        let pieces = fragments(message.clone(), 350);
+        assert_eq!(pieces.iter().map(|piece| piece.events.len()).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        assert!(pieces.iter().all(|piece| piece.watch_id == 3 && piece.encoded_len() < 350));
+        assert_eq!(pieces.iter().map(|piece| piece.fragment).collect::<Vec<_>>(), [true, true, true, false]);
+        // An event larger than the limit goes alone.
+        assert_eq!(fragments(message, 10).len(), 10);
     }
 
     #[test]

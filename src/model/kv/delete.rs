@@ -65,3 +65,69 @@ pub fn change(record: Record) -> Result<(Change, KeyValue), ViewError> {
         Change { key: old.key.clone(), before: Some(record), after: None, lease_before: old.lease, lease_after: 0 };
     Ok((change, old))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::tests::world::{World, delete};
+
+    fn three_keys() -> World {
+        let mut world = World::default();
+        for key in ["a", "b", "c"] {
+            world.put(key, "v");
+        }
+        world
+    }
+
+    fn answer(world: &mut World, request: DeleteRangeRequest) -> DeleteRangeResponse {
+        match world.done(&Command::DeleteRange(request)) {
+            Response::DeleteRange(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_form_of_range_deletes_its_keys() {
+        let table = [
+            ("b", "", vec!["a", "c"]),
+            ("a", "c", vec!["c"]),
+            ("b", "\0", vec!["a"]),
+            ("\0", "\0", vec![]),
+            ("c", "a", vec!["a", "b", "c"]),
+            ("b", "b", vec!["a", "b", "c"]),
+        ];
+        for (key, end, left) in table {
+            let mut world = three_keys();
+            let response = answer(&mut world, delete(key, end));
+            assert_eq!(response.deleted, 3 - left.len() as i64, "{key:?}..{end:?}");
+            let living: Vec<_> = ["a", "b", "c"].into_iter().filter(|key| world.kv(key).is_some()).collect();
+            assert_eq!(living, left, "{key:?}..{end:?}");
+        }
+    }
+
+    #[test]
+    fn all_keys_of_one_delete_share_one_revision_in_key_order() {
+        let mut world = three_keys();
+        let effects = world.run(&Command::DeleteRange(delete("a", "\0")));
+        assert_eq!(effects.revision, 5);
+        assert_eq!(effects.changes.iter().map(|change| change.key.clone()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn the_old_records_come_in_key_order_when_asked() {
+        let mut world = three_keys();
+        let old = [world.kv("a").unwrap(), world.kv("b").unwrap()];
+        let response = answer(&mut world, DeleteRangeRequest { prev_kv: true, ..delete("a", "c") });
+        assert_eq!((response.header, response.prev_kvs.as_slice()), (header(5), &old[..]));
+        assert_eq!(answer(&mut world, delete("c", "")).prev_kvs, []);
+    }
+
+    #[test]
+    fn deleting_nothing_succeeds_at_the_current_revision() {
+        let mut world = three_keys();
+        let response = answer(&mut world, delete("x", ""));
+        assert_eq!((response.header, response.deleted), (header(4), 0));
+        assert_eq!(world.view.revision(), 4);
+    }
+}

@@ -75,3 +75,82 @@ fn check_lease(view: &impl View, request: &PutRequest) -> Result<(), Failure> {
 fn needs_old(request: &PutRequest) -> bool {
     request.ignore_value || request.ignore_lease
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::tests::world::{World, put, text};
+
+    fn counters(world: &World, key: &str) -> (i64, i64, i64) {
+        let kv = world.kv(key).unwrap();
+        (kv.create_revision, kv.mod_revision, kv.version)
+    }
+
+    fn answer(world: &mut World, request: PutRequest) -> PutResponse {
+        match world.done(&Command::Put(request)) {
+            Response::Put(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn versions_count_from_one_in_each_generation() {
+        let mut world = World::default();
+        world.put("a", "1");
+        world.put("a", "2");
+        assert_eq!(counters(&world, "a"), (2, 3, 2));
+        world.delete("a");
+        world.put("a", "3");
+        assert_eq!(counters(&world, "a"), (5, 5, 1));
+    }
+
+    #[test]
+    fn the_answer_has_the_new_revision_and_the_old_record_only_when_asked() {
+        let mut world = World::default();
+        let asked = |value| PutRequest { prev_kv: true, ..put("a", value) };
+        assert_eq!(answer(&mut world, asked("1")), PutResponse { header: header(2), prev_kv: None });
+        let old = world.kv("a");
+        assert_eq!(answer(&mut world, asked("2")), PutResponse { header: header(3), prev_kv: old });
+        assert_eq!(answer(&mut world, put("a", "3")).prev_kv, None);
+    }
+
+    #[test]
+    fn ignore_value_and_ignore_lease_keep_their_half_of_the_old_record() {
+        let mut world = World::default();
+        world.grant(1);
+        world.grant(2);
+        world.done(&Command::Put(PutRequest { lease: 1, ..put("a", "old") }));
+        world.done(&Command::Put(PutRequest { lease: 2, ignore_value: true, ..put("a", "") }));
+        assert_eq!(world.kv("a").map(|kv| (kv.value, kv.lease)), Some((text("old"), 2)));
+        world.done(&Command::Put(PutRequest { ignore_lease: true, ..put("a", "new") }));
+        assert_eq!(world.kv("a").map(|kv| (kv.value, kv.lease)), Some((text("new"), 2)));
+        world.put("a", "free");
+        assert_eq!(world.kv("a").map(|kv| kv.lease), Some(0));
+    }
+
+    #[test]
+    fn keeping_a_half_of_a_missing_key_is_refused() {
+        let mut world = World::default();
+        let value = PutRequest { ignore_value: true, ..put("a", "") };
+        let lease = PutRequest { ignore_lease: true, ..put("a", "x") };
+        assert_eq!(world.refused(&Command::Put(value)), Refusal::KeyNotFound);
+        assert_eq!(world.refused(&Command::Put(lease)), Refusal::KeyNotFound);
+    }
+
+    #[test]
+    fn an_unknown_lease_is_reported_before_a_missing_key() {
+        let mut world = World::default();
+        let both = PutRequest { lease: 5, ignore_value: true, ..put("a", "") };
+        assert_eq!(world.refused(&Command::Put(both)), Refusal::LeaseNotFound);
+    }
+
+    #[test]
+    fn a_change_names_the_leases_before_and_after() {
+        let mut world = World::default();
+        world.grant(1);
+        world.put_leased("a", 1);
+        let effects = world.run(&Command::Put(put("a", "")));
+        assert_eq!((effects.changes[0].lease_before, effects.changes[0].lease_after), (1, 0));
+    }
+}

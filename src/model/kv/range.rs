@@ -135,12 +135,7 @@ fn visit(view: &impl View, keys: &KeyRange, at: Option<i64>, each: &mut Visit<'_
 
 /// The first `most` records and the number of all. At the current revision the scan ends with the last record kept and
 /// the view counts the rest; an older revision has no cheaper count than the scan itself.
-fn collect(
-    view: &impl View,
-    keys: &KeyRange,
-    at: Option<i64>,
-    most: usize,
-) -> Result<(Vec<Record>, i64), ViewError> {
+fn collect(view: &impl View, keys: &KeyRange, at: Option<i64>, most: usize) -> Result<(Vec<Record>, i64), ViewError> {
     let mut records = Vec::new();
     let mut total = 0;
     visit(view, keys, at, &mut |record| {
@@ -227,4 +222,190 @@ fn payload(record: Record, request: &RangeRequest) -> Result<Bytes, ViewError> {
     let mut kv = record.decode()?;
     kv.value = Bytes::new();
     Ok(Record::new(&kv).into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::tests::world::{World, range as request, text};
+    use crate::proto::etcdserverpb::CompactionRequest;
+
+    /// Revisions 2 to 6: a=3, b=1, c=2, d=2, then a again with 0 (version 2).
+    fn world() -> World {
+        let mut world = World::default();
+        for (key, value) in [("a", "3"), ("b", "1"), ("c", "2"), ("d", "2"), ("a", "0")] {
+            world.put(key, value);
+        }
+        world
+    }
+
+    fn all() -> RangeRequest {
+        request("a", "\0")
+    }
+
+    fn decoded(response: &RangeResponse) -> Vec<KeyValue> {
+        response.kvs.iter().map(|kv| Record::from_stored(kv.clone()).decode().unwrap()).collect()
+    }
+
+    fn keys(world: &World, request: &RangeRequest) -> (String, bool, i64) {
+        let response = range(&world.view, request).unwrap();
+        let keys = decoded(&response).iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect();
+        (keys, response.more, response.count)
+    }
+
+    fn shown(keys: &str, more: bool, count: i64) -> (String, bool, i64) {
+        (keys.to_owned(), more, count)
+    }
+
+    fn sort(order: SortOrder, target: SortTarget, limit: i64) -> RangeRequest {
+        RangeRequest { sort_order: order.into(), sort_target: target.into(), limit, ..all() }
+    }
+
+    fn refusal(world: &World, request: &RangeRequest) -> Refusal {
+        match range(&world.view, request) {
+            Err(Failure::Refusal(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_form_of_range_finds_its_keys() {
+        let world = world();
+        let table = [("b", "", "b"), ("b", "d", "bc"), ("c", "\0", "cd"), ("\0", "\0", "abcd"), ("d", "a", ""), ("x", "", "")];
+        for (key, end, found) in table {
+            assert_eq!(keys(&world, &request(key, end)), shown(found, false, found.len() as i64), "{key:?}..{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_cuts_and_says_so_and_the_count_ignores_it() {
+        let world = world();
+        let limited = |limit| keys(&world, &RangeRequest { limit, ..all() });
+        assert_eq!(limited(2), shown("ab", true, 4));
+        assert_eq!(limited(4), shown("abcd", false, 4));
+        assert_eq!(limited(3), shown("abc", true, 4));
+        assert_eq!(limited(i64::MAX), shown("abcd", false, 4));
+        assert_eq!(limited(0), shown("abcd", false, 4));
+        assert_eq!(limited(-1), shown("abcd", false, 4));
+    }
+
+    #[test]
+    fn only_key_order_without_filters_lets_a_limit_end_the_scan() {
+        let world = world();
+        let span = KeyRange::new(text("a"), text("\0"));
+        let kept = |request: &RangeRequest| collect(&world.view, &span, None, fetch_limit(request)).unwrap();
+        assert_eq!(kept(&RangeRequest { limit: 1, ..all() }).0.len(), 2);
+        assert_eq!(kept(&sort(SortOrder::Ascend, SortTarget::Key, 1)).0.len(), 2);
+        assert_eq!(kept(&sort(SortOrder::Descend, SortTarget::Key, 1)).0.len(), 4);
+        assert_eq!(kept(&RangeRequest { limit: 1, min_mod_revision: 1, ..all() }).0.len(), 4);
+    }
+
+    #[test]
+    fn an_older_revision_shows_the_state_of_then() {
+        let mut world = world();
+        world.delete("b");
+        let old = RangeRequest { revision: 3, ..all() };
+        assert_eq!(keys(&world, &old), shown("ab", false, 2));
+        let response = range(&world.view, &RangeRequest { key: text("a"), revision: 5, ..RangeRequest::default() }).unwrap();
+        assert_eq!(decoded(&response)[0].value, "3");
+        assert_eq!(response.header, header(7), "the header has the current revision, not the one asked for");
+        assert_eq!(keys(&world, &RangeRequest { limit: 1, ..old.clone() }), shown("a", true, 2));
+        assert_eq!(keys(&world, &RangeRequest { count_only: true, limit: 1, ..old }), shown("", false, 2));
+    }
+
+    #[test]
+    fn the_compaction_revision_itself_is_readable() {
+        let mut world = world();
+        world.done(&Command::Compact(CompactionRequest { revision: 4, physical: false }));
+        assert_eq!(keys(&world, &RangeRequest { revision: 4, ..all() }), shown("abc", false, 3));
+        assert_eq!(refusal(&world, &RangeRequest { revision: 3, ..all() }), Refusal::Compacted);
+        assert_eq!(refusal(&world, &RangeRequest { revision: 7, ..all() }), Refusal::FutureRevision);
+        assert_eq!(keys(&world, &RangeRequest { revision: -9, ..all() }).2, 4, "negative means latest");
+        assert_eq!(refusal(&world, &RangeRequest { revision: 3, ..request("d", "a") }), Refusal::Compacted);
+    }
+
+    #[test]
+    fn count_only_counts_and_shows_nothing() {
+        let counted = RangeRequest { count_only: true, limit: 1, min_mod_revision: 5, ..all() };
+        assert_eq!(keys(&world(), &counted), shown("", false, 4));
+    }
+
+    #[test]
+    fn every_target_sorts_both_ways_with_equal_ones_in_key_order() {
+        let world = world();
+        let table = [
+            (SortTarget::Key, "abcd", "dcba"),
+            (SortTarget::Version, "bcda", "abcd"),
+            (SortTarget::Create, "abcd", "dcba"),
+            (SortTarget::Mod, "bcda", "adcb"),
+            (SortTarget::Value, "abcd", "cdba"),
+        ];
+        for (target, up, down) in table {
+            assert_eq!(keys(&world, &sort(SortOrder::Ascend, target, 0)), shown(up, false, 4), "{target:?}");
+            assert_eq!(keys(&world, &sort(SortOrder::Descend, target, 0)), shown(down, false, 4), "{target:?}");
+            assert_eq!(keys(&world, &sort(SortOrder::None, target, 0)), shown(up, false, 4), "{target:?}");
+            assert_eq!(keys(&world, &sort(SortOrder::Descend, target, 1)), shown(&down[..1], true, 4), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_without_an_order_sorts_only_what_the_limit_left() {
+        let world = world();
+        // One above the limit is fetched in key order (a, b), sorted by revision (b, a), then cut.
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 4));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Version, 2)), shown("bc", true, 4));
+        assert_eq!(keys(&world, &sort(SortOrder::Ascend, SortTarget::Mod, 1)), shown("b", true, 4));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 4));
+        let filtered = RangeRequest { min_mod_revision: 4, ..sort(SortOrder::None, SortTarget::Mod, 2) };
+        assert_eq!(keys(&world, &filtered), shown("cd", true, 4), "with a filter everything is sorted first");
+    }
+
+    #[test]
+    fn filters_have_inclusive_bounds_and_leave_the_count_alone() {
+        let world = world();
+        let table: [(RangeRequest, &str); 6] = [
+            (RangeRequest { min_mod_revision: 4, ..all() }, "acd"),
+            (RangeRequest { max_mod_revision: 4, ..all() }, "bc"),
+            (RangeRequest { min_create_revision: 4, ..all() }, "cd"),
+            (RangeRequest { max_create_revision: 3, ..all() }, "ab"),
+            (RangeRequest { min_mod_revision: 5, max_mod_revision: 4, ..all() }, ""),
+            (RangeRequest { max_mod_revision: -1, ..all() }, ""),
+        ];
+        for (request, found) in table {
+            assert_eq!(keys(&world, &request), shown(found, false, 4), "{request:?}");
+        }
+        let cut = RangeRequest { min_mod_revision: 4, limit: 2, ..all() };
+        assert_eq!(keys(&world, &cut), shown("ac", true, 4));
+        let exact = RangeRequest { min_mod_revision: 4, limit: 3, ..all() };
+        assert_eq!(keys(&world, &exact), shown("acd", false, 4));
+    }
+
+    #[test]
+    fn keys_only_drops_the_value_and_nothing_else() {
+        let mut world = world();
+        world.grant(9);
+        world.put_leased("a", 9);
+        let full = world.kv("a").unwrap();
+        let by_value = sort(SortOrder::Descend, SortTarget::Value, 0);
+        for request in [all(), by_value] {
+            let response = range(&world.view, &RangeRequest { keys_only: true, ..request }).unwrap();
+            let kvs = decoded(&response);
+            assert!(kvs.iter().all(|kv| kv.value.is_empty()));
+            let a = kvs.iter().find(|kv| kv.key == "a").unwrap();
+            assert_eq!((a.lease, a.version, a.create_revision), (9, full.version, full.create_revision));
+        }
+    }
+
+    #[test]
+    fn damage_in_a_record_is_an_error_not_an_answer() {
+        let mut world = world();
+        let mut effects = world.run(&Command::Put(crate::model::tests::world::put("z", "1")));
+        effects.changes[0].after = Some(Record::from_stored(Bytes::from_static(&[0x0a, 0xff])));
+        world.view.absorb(&effects);
+        let sorted = sort(SortOrder::Ascend, SortTarget::Version, 0);
+        assert!(matches!(range(&world.view, &sorted), Err(Failure::View(_))));
+        let stripped = RangeRequest { keys_only: true, ..all() };
+        assert!(matches!(range(&world.view, &stripped), Err(Failure::View(_))));
+    }
 }

@@ -128,7 +128,11 @@ impl<V: View> View for Overlay<'_, V> {
     }
 
     fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        if revision > self.base.revision() { self.scan(range, visit) } else { self.base.scan_at(range, revision, visit) }
+        if revision > self.base.revision() {
+            self.scan(range, visit)
+        } else {
+            self.base.scan_at(range, revision, visit)
+        }
     }
 
     fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
@@ -165,11 +169,96 @@ impl<V: View> View for Overlay<'_, V> {
         self.base.v2_get(key)
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         self.base.v2_scan(prefix, visit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::kv::{delete, put};
+    use crate::model::tests::world::{World, any_delete, any_put, text};
+
+    fn shown(view: &impl View, range: &KeyRange, most: usize) -> Vec<Record> {
+        let mut records = Vec::new();
+        view.scan(range, &mut |record| {
+            records.push(record);
+            if records.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .unwrap();
+        records
+    }
+
+    #[test]
+    fn a_scan_ends_when_told_also_in_the_middle_of_its_own_keys() {
+        let mut world = World::default();
+        world.put("b", "");
+        let mut overlay = Overlay::new(&world.view);
+        for key in ["a", "aa", "c"] {
+            let (change, _) = put::write(&overlay, &crate::model::tests::world::put(key, ""), 3).unwrap();
+            overlay.absorb(change);
+        }
+        let all = KeyRange::new(text("a"), text("\0"));
+        for most in 1..=4 {
+            assert_eq!(shown(&overlay, &all, most).len(), most);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The overlay of some writes is the state that the same writes lead to, but for the revision numbers.
+        #[test]
+        fn an_overlay_shows_what_a_store_would_after_its_writes(
+            before in prop::collection::vec(any_put(), 0..5),
+            writes in prop::collection::vec(prop_oneof![
+                any_put().prop_map(Command::Put),
+                any_delete().prop_map(Command::DeleteRange),
+            ], 0..6),
+            (start, end) in (any_delete()).prop_map(|delete| (delete.key, delete.range_end)),
+            most in 1..6usize,
+        ) {
+            let mut world = World::default();
+            (1..4).for_each(|id| world.grant(id));
+            before.into_iter().for_each(|request| drop(world.run(&Command::Put(request))));
+            let mut overlay = Overlay::new(&world.view);
+            let revision = overlay.write_revision();
+            for write in &writes {
+                match write {
+                    Command::Put(request) => {
+                        if let Ok((change, _)) = put::write(&overlay, request, revision) {
+                            overlay.absorb(change);
+                        }
+                    }
+                    Command::DeleteRange(request) => {
+                        let (changes, _) = delete::write(&overlay, request, revision).unwrap();
+                        changes.into_iter().for_each(|change| overlay.absorb(change));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let mut after = world.view.clone();
+            let mut effects = crate::model::effects::Effects::nothing(
+                View::revision(&overlay),
+                Ok(crate::model::effects::Response::None),
+            );
+            effects.changes = overlay.changes.clone();
+            after.absorb(&effects);
+
+            let range = KeyRange::new(start.clone(), end);
+            prop_assert_eq!(View::revision(&overlay), after.revision());
+            prop_assert_eq!(shown(&overlay, &range, most), shown(&after, &range, most));
+            prop_assert_eq!(overlay.count(&range).unwrap(), after.count(&range).unwrap());
+            prop_assert_eq!(overlay.get(&start).unwrap(), after.get(&start).unwrap());
+            for id in 1..4 {
+                prop_assert_eq!(overlay.lease_keys(id).unwrap(), after.lease_keys(id).unwrap());
+            }
+            let then = world.view.revision();
+            prop_assert_eq!(overlay.get_at(&start, then).unwrap(), world.view.get(&start).unwrap());
+        }
     }
 }

@@ -33,12 +33,7 @@ pub struct Cleared {
 ///
 /// # Errors
 /// The outer one when the state cannot be read; the inner one is the client's, with its index.
-pub fn get(
-    view: &impl View,
-    path: &[u8],
-    recursive: bool,
-    now: UnixNanos,
-) -> Result<Result<Found, Error>, ViewError> {
+pub fn get(view: &impl View, path: &[u8], recursive: bool, now: UnixNanos) -> Result<Result<Found, Error>, ViewError> {
     let tree = Tree::open(view)?;
     let index = tree.index();
     let path = Bytes::copy_from_slice(path);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::types::{Command, Event, Outcome, Verb, code};
 use super::*;
@@ -58,7 +58,9 @@ impl View for Space {
         Ok(self.0.get(key).cloned())
     }
     fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
-        for (key, value) in self.0.range(Bytes::copy_from_slice(prefix)..).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, value) in
+            self.0.range(Bytes::copy_from_slice(prefix)..).take_while(|(key, _)| key.starts_with(prefix))
+        {
             if visit(key, value).is_break() {
                 break;
             }

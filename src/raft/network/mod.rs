@@ -31,7 +31,6 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::{Instant, timeout};
 
 use self::append::{AppendStream, Connection};
-use self::wire::{Channel, WireError};
 use super::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 use crate::store::SnapshotFiles;
 
@@ -41,6 +40,11 @@ pub(crate) use message::{Answer, Request};
 pub use peers::{Peer, Peers};
 pub use server::{PeerListener, serve};
 pub use stream::PeerTls;
+pub(crate) use wire::{Channel, WireError};
+#[cfg(test)]
+pub(crate) use stream::dial;
+#[cfg(test)]
+pub(crate) use wire::{Hello, Refusal};
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -189,14 +193,16 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft waits inside its stream while a member is to be left alone: ask it before dialling.
+            let Some(first) = input.next().await else {
+                return Ok(Box::pin(futures::stream::empty()) as AppendResults<'s>);
+            };
             if self.purpose == Purpose::Heartbeat {
-                let Some(request) = input.next().await else {
-                    return Ok(Box::pin(futures::stream::empty()) as AppendResults<'s>);
-                };
-                let result = self.heartbeat(request, &option).await;
+                let result = self.heartbeat(first, &option).await;
                 return Ok(Box::pin(futures::stream::once(async { result })) as AppendResults<'s>);
             }
             self.connect().await?;
+            let input = futures::stream::iter([first]).chain(input);
             // A batch is answered after the follower's disk has it: that may take longer than a heartbeat interval.
             let patience = option.soft_ttl().max(self.patience);
             Ok(Box::pin(AppendStream::new(&mut self.connection, input, patience)) as AppendResults<'s>)

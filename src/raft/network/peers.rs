@@ -31,6 +31,63 @@ pub struct Traffic {
     pub failures: AtomicU64,
     /// Last measured round trip, microseconds.
     pub round_trip_micros: AtomicU64,
+    trips: Mutex<Trips>,
+}
+
+/// Round trips to one member since this process first spoke to it.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Trips {
+    /// How many were answered.
+    pub count: u64,
+    /// How many were not.
+    pub failures: u64,
+    /// The last one, milliseconds.
+    pub current_ms: f64,
+    /// The shortest.
+    pub minimum_ms: f64,
+    /// The longest.
+    pub maximum_ms: f64,
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Trips {
+    /// Mean, milliseconds; 0 before the first.
+    pub fn average_ms(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
+    }
+
+    /// Standard deviation, milliseconds; 0 before the second.
+    pub fn deviation_ms(&self) -> f64 {
+        let mean = self.average_ms();
+        if self.count < 2 { 0.0 } else { (self.sum_of_squares / self.count as f64 - mean * mean).max(0.0).sqrt() }
+    }
+
+    fn answered(&mut self, millis: f64) {
+        self.minimum_ms = if self.count == 0 { millis } else { self.minimum_ms.min(millis) };
+        self.maximum_ms = self.maximum_ms.max(millis);
+        self.current_ms = millis;
+        self.count += 1;
+        self.sum += millis;
+        self.sum_of_squares += millis * millis;
+    }
+}
+
+impl Traffic {
+    /// Round trips so far.
+    pub fn trips(&self) -> Trips {
+        *self.trips.lock()
+    }
+
+    fn answered(&self, micros: u64) {
+        self.round_trip_micros.store(micros, Ordering::Relaxed);
+        self.trips.lock().answered(micros as f64 / 1000.0);
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.trips.lock().failures += 1;
+    }
 }
 
 /// What is needed to reach a member: shared by its links and by the connections for entries and snapshots.
@@ -227,7 +284,7 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
         match outcome {
             Ok(Answer::Pong) => {
                 let micros = sent.elapsed().as_micros().min(u128::from(u64::MAX)) as u64;
-                target.traffic.round_trip_micros.store(micros, Ordering::Relaxed);
+                target.traffic.answered(micros);
                 let first = {
                     let mut since = target.active_since.lock();
                     let first = since.is_none();
@@ -244,7 +301,7 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
                 if let (CallError::Refused(refusal), Some(peers)) = (&error, peers.upgrade()) {
                     peers.refused(refusal);
                 }
-                target.traffic.failures.fetch_add(1, Ordering::Relaxed);
+                target.traffic.failed();
                 let was = target.active_since.lock().take();
                 let reason = error.to_string();
                 if was.is_some() || reasons.is_new(&reason) {

@@ -1,1 +1,133 @@
-//! later
+//! Snapshots as files: shipping them piece by piece, refusing what is wrong with them, superseding them.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
+
+use super::{apply, entry, open, put};
+use crate::model::view::View;
+use crate::store::{Batch, EventSink, Machine, SnapshotFiles, SnapshotReceiver, Store};
+
+const PIECE: usize = 1000;
+
+async fn build(machine: &mut Machine) -> SnapshotFiles {
+    let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
+    builder.build_snapshot().await.unwrap().snapshot
+}
+
+fn contents(snapshot: &SnapshotFiles, name: &str) -> Vec<u8> {
+    let mut contents = Vec::new();
+    snapshot.open(name).unwrap().read_to_end(&mut contents).unwrap();
+    contents
+}
+
+fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
+    let mut receiver = SnapshotReceiver::begin(to, &snapshot.manifest()).unwrap();
+    assert_eq!(receiver.meta(), snapshot.meta());
+    for file in snapshot.files() {
+        for (at, piece) in contents(snapshot, &file.name).chunks(PIECE).enumerate() {
+            assert_eq!(receiver.written(&file.name), Some((at * PIECE) as u64));
+            receiver.write(&file.name, (at * PIECE) as u64, piece).unwrap();
+        }
+    }
+    receiver
+}
+
+struct Resets(AtomicI64);
+
+impl EventSink for Resets {
+    fn publish(&self, _batch: Arc<Batch>) {}
+
+    fn reset(&self, revision: i64, _compacted: i64) {
+        self.0.store(revision, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_shipped_snapshot_replaces_the_state_while_old_views_read_on() {
+    let (ahead, behind) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (leader, mut leading) = open(ahead.path());
+    apply(&mut leading, (0..50).map(|index| entry(index, put(b"k", &[index as u8; 100])))).await;
+    let snapshot = build(&mut leading).await;
+    let (follower, mut following) = open(behind.path());
+    apply(&mut following, [entry(0, put(b"k", b"mine"))]).await;
+    let resets = Arc::new(Resets(AtomicI64::new(0)));
+    follower.subscribe(resets.clone());
+    let before = follower.view();
+
+    let received = ship(&snapshot, &follower).finish().unwrap();
+    following.install_snapshot(&received.meta().clone(), received).await.unwrap();
+
+    assert_eq!(follower.hash_kv(0).unwrap(), leader.hash_kv(0).unwrap());
+    assert_eq!(resets.0.load(Ordering::SeqCst), leader.revision());
+    assert_eq!(before.get(b"k").unwrap().unwrap().decode().unwrap().value, "mine");
+    let old = behind.path().join("state/g-00000001");
+    assert!(old.exists(), "a reader keeps the state it reads");
+    drop(before);
+    assert!(!old.exists(), "the last reader removes it");
+    follower.wait_applied(49).await;
+    apply(&mut following, [entry(50, put(b"k", b"next"))]).await;
+    apply(&mut leading, [entry(50, put(b"k", b"next"))]).await;
+    assert_eq!(follower.hash_kv(0).unwrap(), leader.hash_kv(0).unwrap());
+}
+
+#[tokio::test]
+async fn a_newer_snapshot_takes_the_place_of_the_older_once_nobody_reads_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut machine) = open(dir.path());
+    apply(&mut machine, [entry(0, put(b"k", b"1"))]).await;
+    let older = build(&mut machine).await;
+    apply(&mut machine, [entry(1, put(b"k", b"2"))]).await;
+    let newer = build(&mut machine).await;
+    assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, *newer.meta());
+    let first = &older.files()[0];
+    assert_eq!(contents(&older, &first.name).len() as u64, first.size);
+    let path = older.dir().to_owned();
+    drop(older);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn pieces_that_do_not_fit_the_manifest_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut machine) = open(dir.path());
+    apply(&mut machine, [entry(0, put(b"k", b"1"))]).await;
+    let snapshot = build(&mut machine).await;
+    let mut receiver = SnapshotReceiver::begin(&store, &snapshot.manifest()).unwrap();
+    let file = &snapshot.files()[0];
+    let name = &file.name;
+    assert!(receiver.write("../escape", 0, b"x").is_err());
+    assert!(receiver.write("unlisted.sst", 0, b"x").is_err());
+    assert!(receiver.write(name, 1, b"x").is_err(), "a gap");
+    assert!(receiver.write(name, 0, &vec![0; file.size as usize + 1]).is_err(), "too long");
+    assert!(receiver.finish().is_err(), "nothing came");
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("snap")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [snapshot.dir().file_name().unwrap()], "what was refused leaves nothing behind");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_refused_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut machine) = open(dir.path());
+    apply(&mut machine, [entry(0, put(b"k", b"1"))]).await;
+    let snapshot = build(&mut machine).await;
+    let manifest = snapshot.manifest();
+    for at in 0..manifest.len() {
+        let mut flipped = manifest.to_vec();
+        flipped[at] ^= 0x10;
+        assert!(SnapshotReceiver::begin(&store, &flipped).is_err(), "byte {at} of the manifest");
+    }
+    let mut receiver = SnapshotReceiver::begin(&store, &manifest).unwrap();
+    let damaged = snapshot.files().iter().position(|file| file.name.ends_with(".sst"));
+    for (at, file) in snapshot.files().iter().enumerate() {
+        let mut bytes = contents(&snapshot, &file.name);
+        if Some(at) == damaged {
+            bytes[0] ^= 1;
+        }
+        receiver.write(&file.name, 0, &bytes).unwrap();
+    }
+    assert!(damaged.is_some() && receiver.finish().is_err());
+}

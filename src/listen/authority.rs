@@ -1,0 +1,409 @@
+//! Requests whose `:authority` is not an authority.
+//!
+//! Go's etcd clients send what they were told to dial: `http://127.0.0.1:2379`, `#initially=[…]`, or the path of a socket
+//! (reference: etcd-v3 §9.6). The HTTP/2 stack refuses such requests before anybody sees them. [`Relaxed`] looks at the
+//! first request of a connection: a proper authority, which is nearly every one, and the bytes pass untouched from then
+//! on. Otherwise every header block of the connection is decoded and written again with `localhost` in its place.
+//!
+//! Invariant: on a connection that is rewritten, the stack behind sees only blocks written here, so the compression
+//! state of the client is followed here and nowhere else.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use http::uri::Authority;
+use loona_hpack::Decoder;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEAD: usize = 9;
+/// Largest frame payload before the peer is told otherwise; also the size of what is written here.
+const MAX_PAYLOAD: usize = 16_384;
+/// Largest frame of a client that is looked at. The stack behind refuses larger ones by itself.
+const MAX_FRAME: usize = 1 << 20;
+/// Largest header block, compressed.
+const MAX_BLOCK: usize = 64 << 10;
+/// Bytes read at once while frames are looked at.
+const CHUNK: usize = 16 << 10;
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// A connection whose requests always have an authority that HTTP accepts.
+pub(super) struct Relaxed<S> {
+    inner: S,
+    state: State,
+    /// Read and not yet looked at.
+    unread: BytesMut,
+    /// Looked at and not yet taken.
+    ready: BytesMut,
+}
+
+enum State {
+    /// Nothing is known of the connection yet.
+    New,
+    /// HTTP/2, no request seen.
+    Looking(Box<Rewriter>),
+    /// Every header block is written again.
+    Rewriting(Box<Rewriter>),
+    /// Bytes pass as they are.
+    Passing,
+}
+
+impl<S> Relaxed<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner, state: State::New, unread: BytesMut::new(), ready: BytesMut::new() }
+    }
+
+    /// Moves what can be judged from `unread` to `ready`. `ended`: nothing more will come.
+    fn look(&mut self, ended: bool) -> io::Result<()> {
+        loop {
+            match &mut self.state {
+                State::Passing => {
+                    self.ready.unsplit(self.unread.split());
+                    return Ok(());
+                }
+                State::New => {
+                    let seen = self.unread.len().min(PREFACE.len());
+                    if self.unread[..seen] != PREFACE[..seen] || (ended && seen < PREFACE.len()) {
+                        self.state = State::Passing;
+                    } else if seen < PREFACE.len() {
+                        return Ok(());
+                    } else {
+                        self.ready.unsplit(self.unread.split_to(PREFACE.len()));
+                        self.state = State::Looking(Box::default());
+                    }
+                }
+                State::Looking(_) if ended => self.state = State::Passing,
+                State::Looking(rewriter) => match rewriter.first_request(&mut self.unread, &mut self.ready)? {
+                    Verdict::More => return Ok(()),
+                    Verdict::Proper => self.state = State::Passing,
+                    Verdict::Improper => {
+                        let State::Looking(rewriter) = std::mem::replace(&mut self.state, State::Passing) else {
+                            return Ok(());
+                        };
+                        self.state = State::Rewriting(rewriter);
+                    }
+                },
+                State::Rewriting(rewriter) => return rewriter.rewrite(&mut self.unread, &mut self.ready),
+            }
+        }
+    }
+}
+
+enum Verdict {
+    More,
+    Proper,
+    Improper,
+}
+
+/// Follows the client's header compression.
+struct Rewriter {
+    decoder: Decoder<'static>,
+    block: Block,
+}
+
+/// A header block that is being collected.
+#[derive(Default)]
+struct Block {
+    bytes: BytesMut,
+    /// Its frames as they came.
+    raw: BytesMut,
+    end_stream: u8,
+}
+
+impl Default for Rewriter {
+    fn default() -> Self {
+        Self { decoder: Decoder::new(), block: Block::default() }
+    }
+}
+
+type Headers = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl Rewriter {
+    /// Passes frames on until the first request is whole, then judges it and passes it on, as it came or written again.
+    fn first_request(&mut self, unread: &mut BytesMut, ready: &mut BytesMut) -> io::Result<Verdict> {
+        while let Some(frame) = next_frame(unread)? {
+            let Some((stream, headers)) = self.take(frame, ready)? else { continue };
+            let authority = headers.iter().find(|(name, _)| name == b":authority").map(|(_, value)| value.as_slice());
+            if authority.is_none_or(|value| Authority::try_from(value).is_ok()) {
+                ready.unsplit(std::mem::take(&mut self.block.raw));
+                return Ok(Verdict::Proper);
+            }
+            self.write(stream, headers, ready);
+            return Ok(Verdict::Improper);
+        }
+        Ok(Verdict::More)
+    }
+
+    fn rewrite(&mut self, unread: &mut BytesMut, ready: &mut BytesMut) -> io::Result<()> {
+        while let Some(frame) = next_frame(unread)? {
+            if let Some((stream, headers)) = self.take(frame, ready)? {
+                self.write(stream, headers, ready);
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects header frames; others go to `ready`. A whole block comes back decoded with its stream.
+    fn take(&mut self, frame: BytesMut, ready: &mut BytesMut) -> io::Result<Option<(u32, Headers)>> {
+        let (kind, flags) = (frame[3], frame[4]);
+        if kind != HEADERS && kind != CONTINUATION {
+            ready.unsplit(frame);
+            return Ok(None);
+        }
+        let stream = u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]);
+        if kind == HEADERS {
+            self.block = Block { end_stream: flags & END_STREAM, ..Block::default() };
+        }
+        self.block.bytes.extend_from_slice(fragment(&frame, kind, flags)?);
+        self.block.raw.unsplit(frame);
+        if self.block.bytes.len() > MAX_BLOCK {
+            return Err(broken("a header block is larger than 64 KiB"));
+        }
+        if flags & END_HEADERS == 0 {
+            return Ok(None);
+        }
+        let headers = self.decoder.decode(&self.block.bytes).map_err(|_| broken("a header block does not decode"))?;
+        Ok(Some((stream, headers)))
+    }
+
+    /// Writes a block without compression, so that it depends on nothing before it.
+    fn write(&mut self, stream: u32, headers: Headers, ready: &mut BytesMut) {
+        let mut block = BytesMut::new();
+        for (name, value) in &headers {
+            let value = if name == b":authority" { b"localhost".as_slice() } else { value };
+            block.put_u8(0);
+            put_string(name, &mut block);
+            put_string(value, &mut block);
+        }
+        let mut kind = HEADERS;
+        let mut first = self.block.end_stream;
+        self.block = Block::default();
+        loop {
+            let part = block.split_to(block.len().min(MAX_PAYLOAD));
+            let last = if block.is_empty() { END_HEADERS } else { 0 };
+            ready.put_uint(part.len() as u64, 3);
+            ready.put_u8(kind);
+            ready.put_u8(first | last);
+            ready.put_u32(stream);
+            ready.unsplit(part);
+            if last != 0 {
+                return;
+            }
+            (kind, first) = (CONTINUATION, 0);
+        }
+    }
+}
+
+/// The next whole frame, head included.
+fn next_frame(unread: &mut BytesMut) -> io::Result<Option<BytesMut>> {
+    let Some(head) = unread.get(..FRAME_HEAD) else { return Ok(None) };
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    if length > MAX_FRAME {
+        return Err(broken("a frame is larger than 1 MiB"));
+    }
+    Ok((unread.len() >= FRAME_HEAD + length).then(|| unread.split_to(FRAME_HEAD + length)))
+}
+
+/// The part of a frame that belongs to the header block: without padding and priority.
+fn fragment(frame: &[u8], kind: u8, flags: u8) -> io::Result<&[u8]> {
+    let payload = &frame[FRAME_HEAD..];
+    if kind == CONTINUATION {
+        return Ok(payload);
+    }
+    let (mut start, mut padding) = (0, 0);
+    if flags & PADDED != 0 {
+        padding = usize::from(*payload.first().ok_or_else(|| broken("a padded frame is empty"))?);
+        start += 1;
+    }
+    if flags & PRIORITY != 0 {
+        start += 5;
+    }
+    let end = payload.len().checked_sub(padding).ok_or_else(|| broken("a frame is shorter than its padding"))?;
+    payload.get(start..end).ok_or_else(|| broken("a frame is shorter than its padding"))
+}
+
+/// A string as HPACK writes it without Huffman coding: length with seven bits in the first byte, then the bytes.
+fn put_string(text: &[u8], block: &mut BytesMut) {
+    const PREFIX: usize = 0x7f;
+    if text.len() < PREFIX {
+        block.put_u8(text.len() as u8);
+    } else {
+        block.put_u8(PREFIX as u8);
+        let mut rest = text.len() - PREFIX;
+        while rest >= 128 {
+            block.put_u8((rest % 128) as u8 | 0x80);
+            rest /= 128;
+        }
+        block.put_u8(rest as u8);
+    }
+    block.put_slice(text);
+}
+
+fn broken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Relaxed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if !this.ready.is_empty() {
+                let taken = this.ready.len().min(buf.remaining());
+                buf.put_slice(&this.ready[..taken]);
+                this.ready.advance(taken);
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(this.state, State::Passing) {
+                return Pin::new(&mut this.inner).poll_read(cx, buf);
+            }
+            let mut chunk = [std::mem::MaybeUninit::uninit(); CHUNK];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
+            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut chunk))?;
+            let ended = chunk.filled().is_empty();
+            this.unread.extend_from_slice(chunk.filled());
+            this.look(ended)?;
+            if ended && this.ready.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Relaxed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// A request block: indexed `:method POST`, then literals that enter the dynamic table.
+    fn block(authority: &str) -> Vec<u8> {
+        let mut bytes = BytesMut::from(&[0x83u8, 0x41][..]);
+        put_string(authority.as_bytes(), &mut bytes);
+        bytes.to_vec()
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = BytesMut::new();
+        bytes.put_uint(payload.len() as u64, 3);
+        bytes.put_u8(kind);
+        bytes.put_u8(flags);
+        bytes.put_u32(stream);
+        bytes.put_slice(payload);
+        bytes.to_vec()
+    }
+
+    async fn through(bytes: &[u8], step: usize) -> Vec<u8> {
+        let (mut client, server) = tokio::io::duplex(step);
+        let bytes = bytes.to_vec();
+        let sending = tokio::spawn(async move {
+            tokio::io::AsyncWriteExt::write_all(&mut client, &bytes).await.expect("the pipe takes it");
+        });
+        let mut out = Vec::new();
+        Relaxed::new(server).read_to_end(&mut out).await.expect("readable");
+        sending.await.expect("sent");
+        out
+    }
+
+    #[tokio::test]
+    async fn a_proper_authority_leaves_every_byte_alone() {
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(frame(4, 0, 0, &[]));
+        bytes.extend(frame(HEADERS, END_HEADERS, 1, &block("127.0.0.1:2379")));
+        bytes.extend(frame(0, END_STREAM, 1, b"hello"));
+        bytes.extend(frame(HEADERS, END_HEADERS, 3, &[0xbe, 0xff, 0xff]));
+        for step in [1, 7, 4096] {
+            assert_eq!(through(&bytes, step).await, bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_http_passes_untouched_and_so_does_a_short_stray() {
+        for text in ["GET /health HTTP/1.1\r\n\r\n", "PRI", ""] {
+            assert_eq!(through(text.as_bytes(), 5).await, text.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_as_authority_is_replaced_in_every_request_of_the_connection() {
+        let mut bytes = PREFACE.to_vec();
+        let padded = [&[2u8][..], &block("http://127.0.0.1:2379"), &[0, 0]].concat();
+        bytes.extend(frame(HEADERS, END_HEADERS | PADDED, 1, &padded));
+        bytes.extend(frame(0, END_STREAM, 1, b"hello"));
+        // The second request names the authority by its place in the client's table, split over two frames.
+        bytes.extend(frame(HEADERS, END_STREAM, 3, &[0x83]));
+        bytes.extend(frame(CONTINUATION, END_HEADERS, 3, &[0xbe]));
+        for step in [1, 4096] {
+            let mut out = BytesMut::from(&through(&bytes, step).await[PREFACE.len()..]);
+            let mut seen = Vec::new();
+            while let Some(frame) = next_frame(&mut out).expect("frames") {
+                if frame[3] == HEADERS {
+                    let headers = Decoder::new().decode(&frame[FRAME_HEAD..]).expect("decodes alone");
+                    seen.push((frame[4], frame[8], headers[1].clone()));
+                }
+            }
+            let replaced = (b":authority".to_vec(), b"localhost".to_vec());
+            assert_eq!(seen, [(END_HEADERS, 1, replaced.clone()), (END_HEADERS | END_STREAM, 3, replaced)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn long_values_keep_their_length() {
+        let long = "x".repeat(40_000);
+        let mut payload = block("#initially=[http://a]");
+        payload.extend_from_slice(&[0x00, 0x01, b'k']);
+        let mut value = BytesMut::new();
+        put_string(long.as_bytes(), &mut value);
+        payload.extend_from_slice(&value);
+        let bytes = [PREFACE.to_vec(), frame(HEADERS, END_HEADERS, 1, &payload)].concat();
+        let mut out = BytesMut::from(&through(&bytes, 4096).await[PREFACE.len()..]);
+        let mut whole = Vec::new();
+        while let Some(frame) = next_frame(&mut out).expect("frames") {
+            assert!(frame.len() <= FRAME_HEAD + MAX_PAYLOAD);
+            whole.extend_from_slice(&frame[FRAME_HEAD..]);
+        }
+        let headers = Decoder::new().decode(&whole).expect("decodes");
+        assert_eq!(headers[2], (b"k".to_vec(), long.into_bytes()));
+    }
+
+    #[tokio::test]
+    async fn a_block_that_does_not_decode_ends_the_connection() {
+        let bytes = [PREFACE.to_vec(), frame(HEADERS, END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0xff])].concat();
+        let mut out = Vec::new();
+        let error = Relaxed::new(&bytes[..]).read_to_end(&mut out).await.expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}

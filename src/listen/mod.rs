@@ -1,0 +1,175 @@
+//! The listeners: from a URL to HTTP requests handed to a service.
+//!
+//! [`bind`] opens sockets, [`serve`] accepts on one of them until told to stop. What holds true: no
+//! error of one connection, and no lack of descriptors, ends the accept loop; a caller who says
+//! nothing is cut off (TLS handshake after [`HANDSHAKE_TIMEOUT`], first request bytes after
+//! [`FIRST_BYTES_TIMEOUT`]); connections are limited by the process's open-file limit, of which
+//! [`RESERVED_FILES`] stay free for the store and the peers. gRPC and plain HTTP share the port; the
+//! service tells them apart by content type.
+
+mod accept;
+mod authority;
+mod bind;
+mod connection;
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+use crate::tls::{PeerIdentity, ServerTls};
+
+pub use accept::serve;
+pub use bind::{Bound, ListenError, bind};
+
+/// A TLS handshake that takes longer is cut off.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that has not sent the start of a request by then is cut off.
+pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// HTTP/1: longest wait for a request's head, the idle time between two requests included.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Open files kept back from connections.
+pub const RESERVED_FILES: u64 = 150;
+
+/// TLS handshakes worked on at the same time; further ones wait within their ten seconds.
+const MAX_HANDSHAKES: usize = 256;
+
+/// Connections allowed when the open-file limit is hardly above the reserve.
+const LEAST_CONNECTIONS: u64 = 32;
+
+/// What is common to the connections of one or several listeners. Cheap to clone.
+#[derive(Clone)]
+pub struct Options {
+    /// `client`, `peer` or `metrics`: the word in the log.
+    pub purpose: &'static str,
+    /// TLS of those URLs that ask for it.
+    pub tls: Option<ServerTls>,
+    /// Most streams of an HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// Time between our pings on an HTTP/2 connection; `None` sends none.
+    pub keepalive_interval: Option<Duration>,
+    /// Wait for a ping's answer.
+    pub keepalive_timeout: Duration,
+    /// Compare a caller's address with its certificate (peers).
+    pub verify_source: bool,
+    handshake_timeout: Duration,
+    first_bytes_timeout: Duration,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Options {
+    /// Options of the client or metrics listeners. Clones share one limit of connections.
+    pub fn for_clients(purpose: &'static str, settings: &Settings, tls: Option<ServerTls>) -> Options {
+        /// Stands for "wait without end" where a ping's answer has no deadline.
+        const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+        Options {
+            purpose,
+            tls,
+            max_concurrent_streams: settings.limits.max_concurrent_streams,
+            keepalive_interval: settings.keepalive.interval,
+            keepalive_timeout: settings.keepalive.timeout.unwrap_or(NO_TIMEOUT),
+            verify_source: false,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            first_bytes_timeout: FIRST_BYTES_TIMEOUT,
+            connections: Arc::new(Semaphore::new(max_connections())),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+        }
+    }
+
+    /// Options of the peer listeners.
+    pub fn for_peers(settings: &Settings, tls: Option<ServerTls>) -> Options {
+        let verify_source = tls.is_some()
+            && settings.peer_tls.requires_client_cert()
+            && !settings.peer_tls.skip_client_san_verification;
+        Options { purpose: "peer", verify_source, ..Options::for_clients("peer", settings, tls) }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one and says how many connections that leaves.
+fn max_connections() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, hard)| {
+        let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+        if raised { hard } else { soft }
+    });
+    connections_for(limit)
+}
+
+fn connections_for(open_files: u64) -> usize {
+    let left = open_files.saturating_sub(RESERVED_FILES).max(LEAST_CONNECTIONS);
+    usize::try_from(left).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+}
+
+/// Who is on the other end; an extension of every request.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<CallerInfo>);
+
+#[derive(Debug)]
+struct CallerInfo {
+    address: Option<SocketAddr>,
+    tls: bool,
+    identity: Option<PeerIdentity>,
+}
+
+impl Caller {
+    /// Its address; `None` on a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.address
+    }
+
+    /// Its IP address; `None` on a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.0.address.map(|address| address.ip())
+    }
+
+    /// Whether the connection is under TLS.
+    pub fn is_tls(&self) -> bool {
+        self.0.tls
+    }
+
+    /// The names in its verified certificate; `None` when no certificate was asked for.
+    pub fn identity(&self) -> Option<&PeerIdentity> {
+        self.0.identity.as_ref()
+    }
+
+    /// Common name of its verified certificate.
+    pub fn common_name(&self) -> Option<&str> {
+        self.0.identity.as_ref()?.common_name.as_deref()
+    }
+}
+
+/// Ends listeners in two steps. Clones act as one.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    drain: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Shutdown {
+    /// Nothing is stopped yet.
+    pub fn new() -> Shutdown {
+        Shutdown::default()
+    }
+
+    /// Accept no more; connections end when their open requests are answered.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// End what is still open.
+    pub fn cut(&self) {
+        self.drain.cancel();
+        self.cut.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests;

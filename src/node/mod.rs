@@ -1,0 +1,143 @@
+//! The node: builds the parts of a member from its settings, owns their tasks, and stops them in order.
+//!
+//! One current-thread runtime serves clients, peers and consensus; the log, the state's engine and big reads have
+//! threads of their own. Start: data directory and lock, sockets, certificates, identity, log, state, consensus, peer
+//! port, client port, publication, readiness. Stop: no new connections, leadership handed over, open requests drained,
+//! consensus, state and log closed.
+
+mod birth;
+mod identity;
+mod parts;
+mod ready;
+mod stop;
+
+use crate::listen::ListenError;
+use crate::raft::StartError;
+use crate::settings::Settings;
+use crate::store::StoreError;
+use crate::store::log::LogError;
+use crate::tls::TlsError;
+use birth::BirthError;
+use identity::IdentityError;
+use parts::Member;
+use stop::Ended;
+
+/// Why a member does not start, or cannot go on. Every sentence names the thing and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The runtime cannot be built, or signals not be caught.
+    #[error("cannot {action}: {cause}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The member cannot come into being.
+    #[error(transparent)]
+    Birth(#[from] BirthError),
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The Raft log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Consensus does not start.
+    #[error(transparent)]
+    Raft(#[from] StartError),
+    /// A peer address cannot be bound.
+    #[error("listen tcp {address}: bind: {cause} (is another process on this address? see --listen-peer-urls)")]
+    PeerPort {
+        /// The URL's address.
+        address: String,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// The peer URL's scheme is not served.
+    #[error("peer URL {0} is not http or https; give --listen-peer-urls an address that peers can reach")]
+    PeerScheme(String),
+    /// The log is gone although the member has run.
+    #[error(
+        "member {id} has run before and its Raft log is gone: it may have voted and acknowledged, so it must not start \
+         empty. Remove it (etcdctl member remove {id}), empty {dir}, add it again and start it with \
+         --initial-cluster-state existing"
+    )]
+    LogLost {
+        /// The member.
+        id: String,
+        /// The data directory.
+        dir: String,
+    },
+    /// The directory is another member's.
+    #[error(
+        "data directory {dir} belongs to member {id}, but the peer URLs of this start are those of member {other}; check \
+         --data-dir and --initial-advertise-peer-urls"
+    )]
+    OtherMember {
+        /// The data directory.
+        dir: String,
+        /// Whose it is.
+        id: String,
+        /// Whose URLs were given.
+        other: String,
+    },
+}
+
+/// Runs a member until a signal, or its removal from the cluster, ends it, and returns the exit code: 1 when it did not
+/// start, with the reason as the last line of the log.
+pub fn run(settings: Settings, notices: &[String]) -> u8 {
+    let ended = match crate::logging::init(&settings.logging) {
+        Ok(_log) => {
+            for notice in notices {
+                tracing::warn!("{notice}");
+            }
+            let ended = run_logged(settings);
+            if let Err(error) = &ended {
+                tracing::error!(%error, "the member does not start");
+            }
+            ended
+        }
+        Err(error) => {
+            crate::logging::print("fatal", "the log cannot be opened", &[("error", &error.to_string())]);
+            return 1;
+        }
+    };
+    ended.map_or(1, Ended::exit)
+}
+
+fn run_logged(settings: Settings) -> Result<Ended, NodeError> {
+    let system = |action| move |cause| NodeError::System { action, cause };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("build the runtime"))?;
+    let ended = runtime.block_on(async {
+        let signals = stop::Signals::catch().map_err(system("catch signals"))?;
+        serve(settings, signals).await
+    });
+    // Whatever still runs is cut here; everything durable was closed before.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(settings: Settings, mut signals: stop::Signals) -> Result<Ended, NodeError> {
+    let member = tokio::select! {
+        started = Member::start(settings) => started?,
+        signal = signals.next() => return Ok(Ended::Signal(signal)),
+    };
+    let mut expelled = member.consensus.expelled();
+    let ended = tokio::select! {
+        () = ready::make_ready(&member) => std::future::pending().await,
+        signal = signals.next() => Ended::Signal(signal),
+        _ = expelled.wait_for(|expelled| *expelled) => Ended::Removed,
+    };
+    stop::stop(member, ended).await;
+    Ok(ended)
+}

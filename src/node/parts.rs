@@ -1,0 +1,287 @@
+//! The parts of a member, built in the order in which they need each other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::identity::{DataDir, Identity};
+use super::{NodeError, birth};
+use crate::api::http::HttpOptions;
+use crate::api::metrics::Metrics;
+use crate::api::service::ClientService;
+use crate::api::state::{Limits, State};
+use crate::api::v2;
+use crate::clock::{Clock, SystemClock};
+use crate::listen::{self, Bound, Shutdown};
+use crate::model;
+use crate::raft::network::{PeerListener, PeerTls};
+use crate::raft::types::Member as Listed;
+use crate::raft::{self, Consensus, RaftOptions, Rules, network};
+use crate::settings::Settings;
+use crate::settings::ids::hex;
+use crate::store::log::LogOptions;
+use crate::store::{self, Store, StoreOptions};
+use crate::timers::compaction::Compactor;
+use crate::timers::{
+    self, Act, AutoCompact, DueCommands, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, Lessor, ThroughConsensus, V2Expiry,
+};
+use crate::tls::{ClientTls, ServerTls};
+use crate::watch::Hub;
+
+/// A running member.
+pub struct Member {
+    pub(super) settings: Settings,
+    pub(super) consensus: Consensus,
+    pub(super) store: Store,
+    /// Ends the client listeners.
+    pub(super) shutdown: Shutdown,
+    /// Ends watches and other streams.
+    pub(super) streams: CancellationToken,
+    /// Addresses of the client listeners, for the log.
+    pub(super) client_addresses: Vec<String>,
+    /// Their tasks and those of the timers; the peer port ends with consensus.
+    pub(super) listeners: Vec<JoinHandle<()>>,
+    // Last, so that the lock goes when everything else is closed.
+    pub(super) _data_dir: DataDir,
+}
+
+struct Sockets {
+    peers: Vec<PeerListener>,
+    clients: Vec<Bound>,
+    http: Vec<Bound>,
+    metrics: Vec<Bound>,
+}
+
+impl Member {
+    /// Builds everything and starts serving.
+    ///
+    /// # Errors
+    /// Any part refuses; nothing was promised to anybody then.
+    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+        tracing::info!(
+            name = settings.name,
+            data_dir = %settings.data_dir.display(),
+            initial_cluster = %settings.initial_cluster,
+            initial_cluster_state = ?settings.initial_cluster_state,
+            "snapshot-count" = settings.snapshot_count,
+            "snapshot-catchup-entries" = settings.snapshot_catchup_entries,
+            "starting an etcd server"
+        );
+        let data_dir = DataDir::open(&settings.data_dir)?;
+        let sockets = bind(&settings).await?;
+        let clock = Arc::new(SystemClock::new());
+        let client_tls = serves_tls(&settings).then(|| ServerTls::for_clients(&settings, clock.clone())).transpose()?;
+        let peer_tls = peer_tls(&settings, clock.clone())?;
+        let mut identity = match data_dir.identity()? {
+            Some(identity) => identity,
+            None => {
+                let born = birth::identity(&settings, &peer_tls).await?;
+                data_dir.write(&born)?;
+                born
+            }
+        };
+        let metrics = Arc::new(Metrics::default());
+        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
+        check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
+        for socket in sockets.peers {
+            network::serve(socket, peer_tls.clone(), consensus.clone());
+        }
+        let streams = CancellationToken::new();
+        let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
+        let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
+        let shutdown = Shutdown::new();
+        let client_addresses = sockets.clients.iter().map(Bound::address).collect();
+        let v2_hub = Arc::new(v2::Hub::default());
+        store.subscribe(v2_hub.clone());
+        let v2 = v2::V2::new(state.clone(), v2_hub);
+        let mut listeners = timers;
+        let groups = [("client", sockets.clients), ("client", sockets.http), ("metrics", sockets.metrics)];
+        for (purpose, bounds) in groups {
+            let options = listen::Options::for_clients(purpose, &settings, client_tls.clone());
+            for bound in bounds {
+                let http = HttpOptions {
+                    cors: settings.cors.clone(),
+                    hosts: settings.host_whitelist.clone(),
+                    tls: client_tls.is_some(),
+                };
+                let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
+                let service = ClientService::new(state.clone(), http, routes);
+                listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
+            }
+        }
+        Ok(Self { settings, consensus, store, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
+    }
+}
+
+async fn bind(settings: &Settings) -> Result<Sockets, NodeError> {
+    let mut peers = Vec::new();
+    for url in settings.listen_peer_urls.iter() {
+        let ip = url.bind_ip().ok_or_else(|| NodeError::PeerScheme(url.as_str().to_owned()))?;
+        let address = std::net::SocketAddr::new(ip, url.port());
+        let bound = TcpListener::bind(address).await;
+        let socket = bound.map_err(|cause| NodeError::PeerPort { address: address.to_string(), cause })?;
+        peers.push(PeerListener { socket, tls: url.scheme().is_tls() });
+    }
+    let reuse = settings.socket_reuse_port;
+    Ok(Sockets {
+        peers,
+        clients: listen::bind(&settings.listen_client_urls, reuse)?,
+        http: listen::bind(&settings.listen_client_http_urls, reuse)?,
+        metrics: listen::bind(&settings.listen_metrics_urls, reuse)?,
+    })
+}
+
+fn serves_tls(settings: &Settings) -> bool {
+    let urls = [&settings.listen_client_urls, &settings.listen_client_http_urls, &settings.listen_metrics_urls];
+    urls.iter().any(|urls| urls.iter().any(|url| url.scheme().is_tls()))
+}
+
+fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, NodeError> {
+    if !settings.peer_tls.can_serve() {
+        return Ok(PeerTls::Plain);
+    }
+    let server = ServerTls::for_peers(settings, clock.clone())?;
+    let client = ClientTls::for_peers(settings, clock)?;
+    Ok(PeerTls::Tls {
+        acceptor: Arc::new(move || server.acceptor()),
+        connector: Arc::new(move || client.connector()),
+    })
+}
+
+fn rules(settings: &Settings) -> Rules {
+    Rules {
+        heartbeat: settings.heartbeat_interval,
+        election: settings.election_timeout,
+        pre_vote: settings.pre_vote,
+        snapshot_count: settings.snapshot_count,
+        catchup_entries: settings.snapshot_catchup_entries,
+        strict_reconfig: settings.strict_reconfig_check,
+        max_learners: settings.max_learners as usize,
+        request_timeout: settings.request_timeout(),
+    }
+}
+
+async fn consensus(
+    settings: &Settings,
+    data_dir: &DataDir,
+    identity: &Identity,
+    tls: &PeerTls,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<SystemClock>,
+) -> Result<(Consensus, Store, Arc<Lessor>), NodeError> {
+    let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
+    let log_options = LogOptions { on_sync: Some(metrics.sync_observer()), ..LogOptions::default() };
+    let (log, watermark) = store::log::open(&wal, log_options)?;
+    let store_options = StoreOptions {
+        block_cache: settings.memory.block_cache_bytes as usize,
+        write_buffers: settings.memory.write_buffer_bytes as usize,
+        ..StoreOptions::default()
+    };
+    let (store, machine) = store::open(data_dir.member(), store_options, watermark)?;
+    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, true);
+    store.subscribe(lessor.clone());
+    let consensus = raft::start(RaftOptions {
+        id: identity.member_id,
+        cluster_id: identity.cluster_id,
+        rules: rules(settings),
+        log,
+        machine,
+        store: store.clone(),
+        tls: tls.clone(),
+        duties: lessor.clone(),
+    })
+    .await?;
+    tracing::info!(
+        local_member_id = hex(identity.member_id),
+        cluster_id = hex(identity.cluster_id),
+        "started consensus"
+    );
+    Ok((consensus, store, lessor))
+}
+
+/// Starts everything that happens because time passes. It ends with the streams, before consensus does.
+fn timers(
+    settings: &Settings,
+    consensus: &Consensus,
+    store: &Store,
+    lessor: Arc<Lessor>,
+    clock: Arc<SystemClock>,
+    stop: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let clock: Arc<dyn Clock> = clock;
+    let act: Arc<dyn Act> =
+        Arc::new(ThroughConsensus { consensus: consensus.clone(), patience: settings.request_timeout() });
+    let mut duties: Vec<Box<dyn DueCommands>> =
+        vec![Box::new(LeaseExpiry(lessor.clone())), Box::new(LeaseCheckpoint(lessor.clone()))];
+    let v2 = store.clone();
+    duties.push(Box::new(V2Expiry(move || model::v2::next_expiry(&v2.view()).ok().flatten())));
+    if let Some(compactor) = Compactor::new(settings.auto_compaction, clock.monotonic()) {
+        let store = store.clone();
+        duties.push(Box::new(AutoCompact { compactor, revision: move || store.revision() }));
+    }
+    if settings.promote_learners {
+        let consensus = consensus.clone();
+        duties.push(Box::new(LearnerPromotion::new(move || consensus.members(), Box::new(|_| true))));
+    }
+    let mut tasks = timers::start(duties, &clock, &act, stop);
+    tasks.push(tokio::spawn(lessor.follow(stop.clone())));
+    tasks
+}
+
+/// Writes the first membership of a new cluster, or checks that the directory still is what it was.
+async fn check_log(
+    consensus: &Consensus,
+    store: &Store,
+    settings: &Settings,
+    data_dir: &DataDir,
+    identity: &mut Identity,
+) -> Result<(), NodeError> {
+    let (id, dir) = (hex(identity.member_id), settings.data_dir.display().to_string());
+    let empty = !consensus.has_log().await?;
+    if empty && identity.has_log {
+        return Err(NodeError::LogLost { id, dir });
+    }
+    if empty && !identity.first_members.is_empty() {
+        let first = identity.first_members.iter().filter_map(|(id, first)| {
+            let listed =
+                Listed { name: first.name.clone(), peer_urls: first.peer_urls.clone(), client_urls: Vec::new() };
+            Some((u64::from_str_radix(id, 16).ok()?, listed))
+        });
+        consensus.bootstrap(first.collect::<BTreeMap<_, _>>()).await?;
+    }
+    if !identity.has_log && consensus.has_log().await? {
+        identity.has_log = true;
+        data_dir.write(identity)?;
+    }
+    let mut given = settings.initial_advertise_peer_urls.texts();
+    given.sort();
+    for (other, listed) in store.membership().nodes() {
+        if *other != identity.member_id && listed.peer_urls == given {
+            return Err(NodeError::OtherMember { dir, id, other: hex(*other) });
+        }
+    }
+    Ok(())
+}
+
+fn client_state(
+    settings: &Settings,
+    consensus: &Consensus,
+    store: &Store,
+    metrics: Arc<Metrics>,
+    streams: CancellationToken,
+) -> Arc<State> {
+    let hub = Hub::new(store.clone(), settings.checks.watch_progress_notify_interval);
+    store.subscribe(hub.clone());
+    let limits = Limits {
+        max_request_bytes: settings.limits.max_request_bytes as usize,
+        max_txn_ops: settings.limits.max_txn_ops as usize,
+        quota_bytes: settings.limits.quota.limit(),
+        heartbeat: settings.heartbeat_interval,
+        election_timeout: settings.election_timeout,
+    };
+    State::new(consensus.clone(), store.clone(), hub, limits, metrics, streams)
+}

@@ -1,0 +1,72 @@
+//! From started to ready: the member publishes itself through the log, then says so to people and to systemd.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::parts::Member;
+use crate::model::command::{self, ClusterVersion, Command};
+use crate::model::view::View;
+use crate::raft::Consensus;
+use crate::settings::CLUSTER_VERSION;
+use crate::settings::ids::hex;
+use crate::store::Store;
+
+/// Between two tries to publish.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// Publishes the member and announces it; then keeps what the cluster must agree on at its start. Never returns before
+/// the member is told to stop.
+pub async fn make_ready(member: &Member) {
+    publish(member).await;
+    for address in &member.client_addresses {
+        tracing::info!(address, "ready to serve client requests");
+    }
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd was not told that this member is ready");
+    }
+    agree_on_version(&member.consensus, &member.store, member.settings.request_timeout()).await;
+    std::future::pending().await
+}
+
+async fn publish(member: &Member) {
+    let client_urls = member.settings.advertise_client_urls.texts();
+    loop {
+        let deadline = Instant::now() + member.settings.request_timeout();
+        let published = member.consensus.publish(member.settings.name.clone(), client_urls.clone(), deadline).await;
+        match published {
+            Ok(listed) => {
+                tracing::info!(
+                    local_member_id = hex(listed.affected),
+                    name = member.settings.name,
+                    client_urls = client_urls.join(","),
+                    "published local member to cluster through raft"
+                );
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "failed to publish local member to cluster through raft"),
+        }
+        sleep(RETRY_EVERY).await;
+    }
+}
+
+/// Whoever leads proposes the cluster version once; clients ask for it.
+async fn agree_on_version(consensus: &Consensus, store: &Store, patience: Duration) {
+    let mut leaders = consensus.leader_watch();
+    loop {
+        if !store.view().cluster_version().is_empty() {
+            tracing::info!(cluster_version = CLUSTER_VERSION, "cluster version is set");
+            return;
+        }
+        if consensus.status().is_leader {
+            let command = Command::ClusterVersion(ClusterVersion { version: CLUSTER_VERSION.to_owned() });
+            if let Err(error) = consensus.propose(command::encode(command), Instant::now() + patience).await {
+                tracing::warn!(%error, "the cluster version was not set; trying again");
+            }
+        }
+        tokio::select! {
+            changed = leaders.changed() => if changed.is_err() { return },
+            () = sleep(RETRY_EVERY) => {}
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A cluster to test with: start members, stop them, wait for what must become true.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::model::command::{self, Command};
+use crate::model::effects::Applied;
+use crate::model::view::View;
+use crate::proto::etcdserverpb::PutRequest;
+use crate::raft::network::{PeerListener, PeerTls, serve};
+use crate::raft::types::{Member, NodeId};
+use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Rules, start};
+use crate::store::log::LogOptions;
+use crate::store::{Store, StoreOptions};
+
+/// The longest anything here may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const CLUSTER: u64 = 0xc1;
+
+/// Duties of somebody without any.
+struct Nothing;
+
+impl LeaderDuties for Nothing {
+    fn promoted(&self, _term: u64) {}
+    fn demoted(&self) {}
+    fn renew(&self, id: i64) -> Option<i64> {
+        (id == 7).then_some(70)
+    }
+    fn remaining(&self, _id: i64) -> Option<i64> {
+        None
+    }
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub url: String,
+    pub consensus: Consensus,
+    pub store: Store,
+    pub dir: Arc<TempDir>,
+}
+
+pub fn rules() -> Rules {
+    Rules {
+        heartbeat: Duration::from_millis(100),
+        election: Duration::from_millis(500),
+        pre_vote: true,
+        snapshot_count: 100_000,
+        catchup_entries: 5_000,
+        strict_reconfig: false,
+        max_learners: 1,
+        request_timeout: Duration::from_secs(10),
+    }
+}
+
+pub async fn listener() -> (TcpListener, String) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    (socket, url)
+}
+
+async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consensus, Store) {
+    let options = LogOptions { segment_bytes: 4 << 20, first_segment_bytes: 64 << 10, ..LogOptions::default() };
+    let (log, watermark) = crate::store::log::open(&dir.join("wal"), options).expect("the log opens");
+    let (store, machine) = crate::store::open(dir, StoreOptions::default(), watermark).expect("the state opens");
+    let consensus = start(RaftOptions {
+        id,
+        cluster_id,
+        rules,
+        log,
+        machine,
+        store: store.clone(),
+        tls: PeerTls::Plain,
+        duties: Arc::new(Nothing),
+    })
+    .await
+    .expect("consensus starts");
+    (consensus, store)
+}
+
+impl Node {
+    /// A member on `socket`, with the data of `dir`.
+    pub async fn start(id: NodeId, socket: TcpListener, url: String, dir: Arc<TempDir>, rules: Rules) -> Self {
+        let (consensus, store) = open(id, CLUSTER, dir.path(), rules).await;
+        serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone());
+        Self { id, url, consensus, store, dir }
+    }
+
+    pub async fn fresh(id: NodeId, socket: TcpListener, url: String) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self::start(id, socket, url, dir, rules()).await
+    }
+
+    /// Stops the member; what it takes to start it again.
+    pub async fn stop(self) -> Stopped {
+        let Self { id, url, consensus, store, dir } = self;
+        consensus.shutdown().await;
+        drop((consensus, store));
+        Stopped { id, url, dir }
+    }
+
+    pub async fn put(&self, key: &str, value: &str) -> Result<Applied, ProposeError> {
+        self.consensus.propose(put(key, value), Instant::now() + Duration::from_secs(20)).await
+    }
+
+    /// Version of a live key here; 0 when there is none.
+    pub fn version(&self, key: &str) -> i64 {
+        let record = self.store.view().get(key.as_bytes()).expect("a readable state");
+        record.map_or(0, |record| record.decode().expect("a whole record").version)
+    }
+
+    pub fn member(&self) -> Member {
+        Member { name: format!("m{}", self.id), peer_urls: vec![self.url.clone()], client_urls: vec![] }
+    }
+}
+
+pub struct Stopped {
+    pub id: NodeId,
+    pub url: String,
+    dir: Arc<TempDir>,
+}
+
+impl Stopped {
+    /// Starts the member again, on its port and its data, once the old one has let go of both.
+    pub async fn restart(self) -> Node {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(socket) = TcpListener::bind(&address).await {
+                return Node::start(self.id, socket, self.url, self.dir, rules()).await;
+            }
+            assert!(Instant::now() < deadline, "port {address} is not given back");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+pub fn put(key: &str, value: &str) -> bytes::Bytes {
+    let request = PutRequest {
+        key: key.as_bytes().to_vec().into(),
+        value: value.as_bytes().to_vec().into(),
+        ..PutRequest::default()
+    };
+    command::encode(Command::Put(request))
+}
+
+/// A running cluster of `count` voters with ids from 1.
+pub async fn cluster(count: u64) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for id in 1..=count {
+        let (socket, url) = listener().await;
+        nodes.push(Node::fresh(id, socket, url).await);
+    }
+    bootstrap(&nodes).await;
+    nodes
+}
+
+pub async fn bootstrap(nodes: &[Node]) {
+    let first: BTreeMap<NodeId, Member> = nodes.iter().map(|node| (node.id, node.member())).collect();
+    for node in nodes {
+        node.consensus.bootstrap(first.clone()).await.expect("a first membership");
+    }
+    leader(nodes).await;
+}
+
+/// Waits for `condition`.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, waiting).await.is_ok(), "never came true: {what}");
+}
+
+/// The place of the leader, once all agree on it.
+pub async fn leader(nodes: &[Node]) -> usize {
+    let agreed = || {
+        let said: Vec<_> = nodes.iter().map(|node| node.consensus.status().leader).collect();
+        let first = said.first().copied().flatten()?;
+        let at = nodes.iter().position(|node| node.id == first)?;
+        said.iter().all(|leader| *leader == Some(first)).then_some(at)
+    };
+    eventually("one leader", || agreed().is_some()).await;
+    agreed().expect("just agreed")
+}
+
+/// The place of any member that does not lead.
+pub async fn follower(nodes: &[Node]) -> usize {
+    (leader(nodes).await + 1) % nodes.len()
+}
+
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}

@@ -1,0 +1,6 @@
+//! Members of real clusters in one process: real logs, real state, real sockets on loopback.
+
+mod change;
+mod cluster;
+mod peers;
+mod replicate;
