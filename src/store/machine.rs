@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -143,6 +144,12 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
     }
     marks.writing.store(progress.revision, Ordering::SeqCst);
     database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
+    let mut recent = database.recent.lock();
+    for (key, version) in sealed.live {
+        // A slice would keep the whole entry it came with in memory.
+        recent.put(Bytes::copy_from_slice(&key), version);
+    }
+    drop(recent);
     if facts.is_some() || sealed.alarms.is_some() || sealed.cluster_version.is_some() {
         let mut facts = facts.unwrap_or_else(|| Facts::clone(&database.facts.load()));
         facts.alarms = sealed.alarms.unwrap_or(facts.alarms);
