@@ -53,6 +53,7 @@ async fn crossing_the_quota_raises_the_alarm_and_disarming_it_lets_writes_pass_a
 #[tokio::test]
 async fn status_names_the_version_the_leader_and_sizes_that_are_never_zero() {
     let member = start().await;
+    ok(member.kv().put(put("k", "v")).await);
     let status = ok(member.maintenance().status(pb::StatusRequest {}).await);
     assert_eq!((status.version.as_str(), status.storage_version.as_str()), ("3.6.5", "3.6.0"));
     assert_eq!(status.leader, Member::ID);
