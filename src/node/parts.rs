@@ -12,7 +12,7 @@ use super::identity::{DataDir, Identity};
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
 use crate::api::metrics::Metrics;
-use crate::api::service::ClientService;
+use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
 use crate::clock::{Clock, SystemClock};
@@ -99,19 +99,21 @@ impl Member {
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub);
         let mut listeners = timers;
-        let groups = [("client", sockets.clients), ("client", sockets.http), ("metrics", sockets.metrics)];
-        for (purpose, bounds) in groups {
-            let options = listen::Options::for_clients(purpose, &settings, client_tls.clone());
-            for bound in bounds {
-                let http = HttpOptions {
-                    cors: settings.cors.clone(),
-                    hosts: settings.host_whitelist.clone(),
-                    tls: client_tls.is_some(),
-                };
-                let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
-                let service = ClientService::new(state.clone(), http, routes);
-                listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
-            }
+        let options = listen::Options::for_clients("client", &settings, client_tls.clone());
+        for bound in sockets.clients.into_iter().chain(sockets.http) {
+            let http = HttpOptions {
+                cors: settings.cors.clone(),
+                hosts: settings.host_whitelist.clone(),
+                tls: client_tls.is_some(),
+            };
+            let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
+            let service = ClientService::new(state.clone(), http, routes);
+            listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
+        }
+        let options = listen::Options::for_clients("metrics", &settings, client_tls);
+        for bound in sockets.metrics {
+            let service = MetricsService::new(state.clone());
+            listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
         }
         Ok(Self { settings, consensus, store, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
     }
