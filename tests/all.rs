@@ -2,4 +2,5 @@
 
 mod differential;
 mod harness;
+mod scenarios;
 mod tidy;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rocksdb::compaction_filter::Decision;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DataBlockIndexType,
+    LogLevel, Options, WriteBufferManager,
 };
 
 use super::error::StoreError;
@@ -87,7 +87,8 @@ pub(super) fn families(options: &StoreOptions, cache: &Cache, floor: &Arc<Atomic
         .map(|&name| {
             let family = match name {
                 keys::LATEST => latest(cache, half),
-                keys::HISTORY | keys::VERSIONS => with_floor(sequential(cache, half), floor),
+                keys::HISTORY => with_floor(history(cache, half), floor),
+                keys::VERSIONS => with_floor(sequential(cache, half), floor),
                 _ => sequential(cache, half / 4),
             };
             ColumnFamilyDescriptor::new(name, family)
@@ -101,9 +102,19 @@ fn latest(cache: &Cache, buffer: usize) -> Options {
     table.set_bloom_filter(10.0, false);
     table.set_partition_filters(true);
     table.set_optimize_filters_for_memory(true);
+    table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
     let mut family = family(&table, buffer);
     family.set_memtable_prefix_bloom_ratio(0.05);
     family.set_memtable_whole_key_filtering(true);
+    family
+}
+
+/// The undo log. One compression on all levels, so that files, which never overlap, sink to the last level by a rename
+/// instead of being rewritten; and that one is none, because history lives only until the next compaction.
+fn history(cache: &Cache, buffer: usize) -> Options {
+    let mut family = sequential(cache, buffer);
+    family.set_compression_per_level(&[]);
+    family.set_compression_type(DBCompressionType::None);
     family
 }
 

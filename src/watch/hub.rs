@@ -71,9 +71,13 @@ impl Hub {
     /// A hub that serves watchers of `store`, telling those who asked of progress every `progress_every`. The caller
     /// subscribes it to the store.
     pub fn new(store: Store, progress_every: Duration) -> Arc<Self> {
+        Self::with_ring(store, progress_every, RING_BYTES)
+    }
+
+    pub(super) fn with_ring(store: Store, progress_every: Duration, ring_bytes: usize) -> Arc<Self> {
         let current = store.revision();
         let state = State {
-            ring: Ring::new(RING_BYTES, current),
+            ring: Ring::new(ring_bytes, current),
             current,
             compacted: store.compacted(),
             index: Index::default(),
@@ -184,7 +188,7 @@ impl EventSink for Hub {
         let mut state = self.state.lock();
         // Everything between the old and the new revision happened unseen: every stream reads it from history.
         let unseen = state.current + 1;
-        state.ring = Ring::new(RING_BYTES, revision);
+        state.ring = state.ring.emptied(revision);
         state.current = revision;
         state.compacted = compacted;
         for mark in state.streams.values_mut() {

@@ -12,6 +12,8 @@ mod hub;
 mod index;
 mod ring;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use hub::{Hub, HubStats};
 pub use stream::{CreateRefusal, Created, WatchCreate, WatchOutput, WatchStream};

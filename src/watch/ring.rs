@@ -76,6 +76,11 @@ impl Ring {
         Self { events: VecDeque::new(), weight: 0, capacity, first: current + 1 }
     }
 
+    /// A ring of the same size that begins after revision `current`.
+    pub(super) fn emptied(&self, current: i64) -> Self {
+        Self::new(self.capacity, current)
+    }
+
     /// The oldest revision the ring can answer for.
     pub(super) fn first(&self) -> i64 {
         self.first

@@ -4,15 +4,18 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::wait::PAUSE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
     /// Debian's `etcd-server`: the control.
     Etcd,
-    /// This project's daemon.
+    /// This project's daemon, or the program that `ETCD_UNDER_TEST` names: with Debian's there, a test tests itself.
     Ours,
 }
 
@@ -24,7 +27,7 @@ impl Product {
                 assert!(path.is_file(), "no {}: install etcd-server, the control of these tests", path.display());
                 path
             }
-            Self::Ours => PathBuf::from(env!("CARGO_BIN_EXE_etcd")),
+            Self::Ours => std::env::var_os("ETCD_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_etcd").into(), PathBuf::from),
         }
     }
 }
@@ -33,9 +36,12 @@ impl Product {
 pub struct Member {
     pub product: Product,
     pub name: String,
+    /// The address of both ports.
+    pub host: String,
     pub client_port: u16,
     pub peer_port: u16,
     folder: PathBuf,
+    data: PathBuf,
     flags: Vec<String>,
     child: Option<Child>,
     /// Commands the program is started through, such as a network namespace.
@@ -49,11 +55,25 @@ impl Member {
         let folder = folder.join(name);
         fs::create_dir_all(&folder).expect("a folder for the member");
         let (client_port, peer_port) = ports;
-        Self { product, name: name.to_owned(), client_port, peer_port, folder, flags, child: None, wrapper: Vec::new(), starts: 0 }
+        Self {
+            product,
+            name: name.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            client_port,
+            peer_port,
+            data: folder.join("data"),
+            folder,
+            flags,
+            child: None,
+            wrapper: Vec::new(),
+            starts: 0,
+        }
     }
 
-    pub fn through(mut self, wrapper: &[&str]) -> Self {
-        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+    /// Starts from now on through other commands, on another address.
+    pub fn at(mut self, host: &str, wrapper: Vec<String>) -> Self {
+        self.host = host.to_owned();
+        self.wrapper = wrapper;
         self
     }
 
@@ -61,8 +81,16 @@ impl Member {
         self.flags = flags;
     }
 
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.join("data")
+    pub fn flags(&self) -> &[String] {
+        &self.flags
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn set_data_dir(&mut self, data: &Path) {
+        self.data = data.to_owned();
     }
 
     pub fn start(&mut self) {
@@ -72,7 +100,7 @@ impl Member {
         let mut words = self.wrapper.clone();
         words.push(self.product.program().to_string_lossy().into_owned());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["--name", &self.name, "--data-dir"]).arg(self.data_dir()).args(&self.flags);
+        command.args(&words[1..]).args(["--name", &self.name, "--data-dir"]).arg(&self.data).args(&self.flags);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("the member starts"));
     }
@@ -106,6 +134,20 @@ impl Member {
     /// Waits for the process to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.take().expect("the member runs").wait().expect("the member can be waited for")
+    }
+
+    /// Waits for the process to end by itself, or kills it and fails.
+    pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        let start = Instant::now();
+        while self.is_running() {
+            assert!(start.elapsed() < limit, "{} still runs after {limit:?}", self.name);
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.wait()
+    }
+
+    pub fn client_url(&self) -> String {
+        format!("http://{}:{}", self.host, self.client_port)
     }
 
     /// What the newest run wrote to its log.

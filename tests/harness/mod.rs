@@ -1,5 +1,11 @@
-//! Real processes for tests: members of this project's daemon or of Debian's etcd, started alike.
+//! Real processes for tests: members of this project's daemon or of Debian's etcd, started alike, and the faults they meet.
 
+pub mod checker;
 pub mod cluster;
+pub mod ctl;
+pub mod disk;
+pub mod history;
 pub mod member;
+pub mod net;
+pub mod pem;
 pub mod wait;

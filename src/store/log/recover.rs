@@ -7,6 +7,7 @@
 //! stored can make the whole cluster lose it.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,10 +87,13 @@ pub(super) fn recover(dir: &Path, mark: Option<Place>, options: &LogOptions) -> 
 /// unless the mark, or a mark record inside, says so.
 fn drop_unused_last(segments: &mut Vec<(u64, PathBuf)>, mark: Option<Place>) -> Result<(), LogError> {
     let Some((seq, path)) = segments.last() else { return Ok(()) };
-    let bytes = fs::read(path).map_err(|source| LogError::io("read", path, source))?;
-    if Header::decode(&bytes).is_some_and(|(header, _)| header.seq == *seq) {
+    let read = |source| LogError::io("read", path, source);
+    let mut start = Vec::with_capacity(HEADER);
+    fs::File::open(path).and_then(|file| file.take(HEADER as u64).read_to_end(&mut start)).map_err(read)?;
+    if Header::decode(&start).is_some_and(|(header, _)| header.seq == *seq) {
         return Ok(());
     }
+    let bytes = fs::read(path).map_err(read)?;
     if let Some(format) = Header::newer_format(&bytes) {
         let detail = format!("log format {format}");
         return Err(LogError::Newer { path: path.clone(), offset: 0, detail });

@@ -1,0 +1,307 @@
+//! Watchers on a real store: every event once, in order, however slow the reader and wherever it begins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::RaftStateMachine;
+use openraft::{Entry as RaftEntry, EntryPayload};
+use prost::Message;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+use super::{CreateRefusal, Hub, WatchCreate, WatchOutput, WatchStream};
+use crate::model::command::{self, Command};
+use crate::model::view::KeyRange;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::mvccpb::{Event, event::EventType};
+use crate::raft::types::{Entry, Proposal};
+use crate::store::{self, Machine, Store, StoreOptions, Watermark};
+
+/// More than any test needs; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    machine: Machine,
+    store: Store,
+    hub: Arc<Hub>,
+    index: u64,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new(ring_bytes: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, machine) = store::open(folder.path(), StoreOptions::default(), Watermark::already_durable()).unwrap();
+        let hub = Hub::with_ring(store.clone(), Duration::from_millis(20), ring_bytes);
+        store.subscribe(hub.clone());
+        Self { machine, store, hub, index: 0, _folder: folder }
+    }
+
+    async fn apply(&mut self, command: Command) {
+        self.index += 1;
+        let leader = openraft::impls::leader_id_std::CommittedLeaderId::new(1);
+        let log_id = openraft::LogId::new(leader, self.index);
+        let entry: Entry = RaftEntry { log_id, payload: EntryPayload::Normal(Proposal(command::encode(command))) };
+        self.machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap();
+    }
+
+    async fn put(&mut self, key: &str, value: &str) -> i64 {
+        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        self.apply(Command::Put(pb::PutRequest { key, value, ..Default::default() })).await;
+        self.store.revision()
+    }
+
+    async fn delete(&mut self, key: &str) {
+        self.apply(Command::DeleteRange(pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() })).await;
+    }
+
+    async fn compact(&mut self, revision: i64) {
+        self.apply(Command::Compact(pb::CompactionRequest { revision, physical: false })).await;
+    }
+}
+
+fn watch(key: &str, range_end: &str) -> WatchCreate {
+    WatchCreate {
+        range: KeyRange::new(key.to_owned().into(), Bytes::copy_from_slice(range_end.as_bytes())),
+        watch_id: 0,
+        start_revision: 0,
+        progress_notify: false,
+        no_put: false,
+        no_delete: false,
+        prev_kv: false,
+        fragment: false,
+    }
+}
+
+async fn next(stream: &mut WatchStream) -> WatchOutput {
+    tokio::time::timeout(PATIENCE, stream.next()).await.expect("a message comes")
+}
+
+async fn nothing(stream: &mut WatchStream) {
+    let silence = tokio::time::timeout(Duration::from_millis(50), stream.next()).await;
+    assert!(silence.is_err(), "an unexpected message: {silence:?}");
+}
+
+fn events(output: &WatchOutput) -> Vec<(i64, String)> {
+    let decode = |bytes: &Bytes| {
+        let event = Event::decode(bytes.clone()).unwrap();
+        let kv = event.kv.unwrap();
+        (kv.mod_revision, String::from_utf8(kv.key.to_vec()).unwrap())
+    };
+    output.events.iter().map(decode).collect()
+}
+
+#[tokio::test]
+async fn a_live_watcher_sees_only_its_keys_from_now_on() {
+    let mut world = World::new(1 << 20);
+    world.put("a", "before").await;
+    let mut stream = world.hub.open_stream();
+    let created = stream.create(watch("a", "b")).unwrap();
+    assert_eq!((created.watch_id, created.revision), (0, 2));
+    world.put("z", "other").await;
+    let revision = world.put("ab", "mine").await;
+    let output = next(&mut stream).await;
+    assert_eq!(events(&output), [(revision, "ab".to_owned())]);
+    assert_eq!((output.header_revision, output.canceled), (revision, false));
+    nothing(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_watcher_of_the_past_replays_and_then_follows() {
+    for ring in [100, 1 << 20] {
+        let mut world = World::new(ring);
+        for n in 0..50 {
+            world.put("k", &n.to_string()).await;
+        }
+        let mut stream = world.hub.open_stream();
+        stream.create(WatchCreate { start_revision: 10, prev_kv: true, ..watch("k", "") }).unwrap();
+        world.put("k", "live").await;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&52) {
+            let output = next(&mut stream).await;
+            for event in &output.events {
+                let event = Event::decode(event.clone()).unwrap();
+                let revision = event.kv.unwrap().mod_revision;
+                assert_eq!(event.prev_kv.unwrap().mod_revision, revision - 1);
+                seen.push(revision);
+            }
+        }
+        assert_eq!(seen, (10..=52).collect::<Vec<i64>>());
+    }
+}
+
+#[tokio::test]
+async fn a_start_in_the_future_shows_nothing_before_it() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    stream.create(WatchCreate { start_revision: 4, ..watch("k", "") }).unwrap();
+    for value in ["2", "3"] {
+        world.put("k", value).await;
+    }
+    nothing(&mut stream).await;
+    world.put("k", "4").await;
+    assert_eq!(events(&next(&mut stream).await), [(4, "k".to_owned())]);
+}
+
+#[tokio::test]
+async fn filters_drop_kinds_and_send_no_empty_message() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    stream.create(WatchCreate { no_put: true, ..watch("k", "") }).unwrap();
+    world.put("k", "1").await;
+    nothing(&mut stream).await;
+    world.delete("k").await;
+    let output = next(&mut stream).await;
+    let event = Event::decode(output.events[0].clone()).unwrap();
+    assert_eq!(event.r#type(), EventType::Delete);
+    assert_eq!(event.kv.unwrap().mod_revision, 3);
+}
+
+#[tokio::test]
+async fn ids_count_up_and_a_chosen_id_in_use_is_refused() {
+    let world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    let chosen = |id| WatchCreate { watch_id: id, ..watch("k", "") };
+    assert_eq!(stream.create(chosen(1)).unwrap().watch_id, 1);
+    assert_eq!(stream.create(chosen(0)).unwrap().watch_id, 0);
+    assert_eq!(stream.create(chosen(0)).unwrap().watch_id, 2);
+    assert_eq!(stream.create(chosen(1)), Err(CreateRefusal::DuplicateId));
+}
+
+#[tokio::test]
+async fn a_cancelled_watcher_is_silent_and_frees_its_place() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    let id = stream.create(watch("k", "")).unwrap().watch_id;
+    world.put("k", "1").await;
+    assert!(stream.cancel(id));
+    assert!(!stream.cancel(id));
+    nothing(&mut stream).await;
+    assert_eq!(world.hub.stats().watchers.load(std::sync::atomic::Ordering::Relaxed), 0);
+    drop(stream);
+    assert_eq!(world.hub.stats().streams.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_watcher_below_the_compaction_is_told_and_ends() {
+    let mut world = World::new(100);
+    for n in 0..10 {
+        world.put("k", &n.to_string()).await;
+    }
+    let mut stream = world.hub.open_stream();
+    let behind = stream.create(WatchCreate { start_revision: 3, ..watch("k", "") }).unwrap().watch_id;
+    world.compact(8).await;
+    let output = next(&mut stream).await;
+    assert_eq!((output.watch_id, output.canceled, output.compact_revision, output.header_revision), (behind, true, 8, 0));
+    let at = stream.create(WatchCreate { start_revision: 8, ..watch("k", "") }).unwrap().watch_id;
+    let output = next(&mut stream).await;
+    assert_eq!((output.watch_id, events(&output)[0].0), (at, 8));
+}
+
+#[tokio::test]
+async fn manual_progress_comes_after_every_event_below_it() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    stream.request_progress();
+    nothing(&mut stream).await;
+    stream.create(watch("k", "")).unwrap();
+    world.put("k", "1").await;
+    world.put("other", "1").await;
+    stream.request_progress();
+    assert_eq!(events(&next(&mut stream).await), [(2, "k".to_owned())]);
+    let output = next(&mut stream).await;
+    assert_eq!((output.watch_id, output.header_revision, output.events.len()), (-1, 3, 0));
+    nothing(&mut stream).await;
+}
+
+#[tokio::test]
+async fn periodic_progress_goes_to_quiet_watchers_that_asked() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    stream.create(watch("a", "")).unwrap();
+    let asked = stream.create(WatchCreate { progress_notify: true, ..watch("b", "") }).unwrap().watch_id;
+    world.put("other", "1").await;
+    let output = next(&mut stream).await;
+    assert_eq!((output.watch_id, output.events.len()), (asked, 0));
+    assert!(output.header_revision <= 2);
+}
+
+#[tokio::test]
+async fn a_replaced_state_is_read_from_history_without_a_gap() {
+    let mut world = World::new(1 << 20);
+    let mut stream = world.hub.open_stream();
+    stream.create(watch("k", "")).unwrap();
+    world.put("k", "1").await;
+    // The hub hears nothing of these, as if they had come in a snapshot.
+    let deaf = Hub::with_ring(world.store.clone(), PATIENCE, 1 << 20);
+    let hub = std::mem::replace(&mut world.hub, deaf);
+    for value in ["2", "3"] {
+        world.put("k", value).await;
+    }
+    store::EventSink::reset(&*hub, world.store.revision(), world.store.compacted());
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.extend(events(&next(&mut stream).await).into_iter().map(|(revision, _)| revision));
+    }
+    assert_eq!(seen, [2, 3, 4]);
+}
+
+/// Random writers, watchers and pauses: each watcher must have seen exactly the matching events, once and in order.
+#[tokio::test]
+async fn every_watcher_sees_every_matching_event_once_and_in_order() {
+    for seed in 0..20u64 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        // Small rings force every path: live, ring, history.
+        let mut world = World::new([200, 2_000, 1 << 20][seed as usize % 3]);
+        let mut all: Vec<(i64, String)> = Vec::new();
+        let mut streams: Vec<WatchStream> = (0..3).map(|_| world.hub.open_stream()).collect();
+        let mut wanted: BTreeMap<(usize, i64), (WatchCreate, i64)> = BTreeMap::new();
+        let mut seen: BTreeMap<(usize, i64), Vec<(i64, String)>> = BTreeMap::new();
+        for _ in 0..300 {
+            match random.random_range(0..10) {
+                0..7 => {
+                    let key = ["a", "ab", "b", "c"][random.random_range(0..4)];
+                    let revision = world.put(key, "v").await;
+                    all.push((revision, key.to_owned()));
+                }
+                7 => {
+                    let at = random.random_range(0..streams.len());
+                    let (key, end) = [("a", ""), ("a", "b"), ("a", "\0"), ("b", "")][random.random_range(0..4)];
+                    let start_revision = random.random_range(0..=world.store.revision() + 3);
+                    let create = WatchCreate { start_revision, ..watch(key, end) };
+                    let created = streams[at].create(create.clone()).unwrap();
+                    let from = if start_revision == 0 { created.revision + 1 } else { start_revision };
+                    wanted.insert((at, created.watch_id), (create, from));
+                }
+                _ => {
+                    let at = random.random_range(0..streams.len());
+                    drain(&mut streams[at], at, &mut seen, Duration::from_millis(1)).await;
+                }
+            }
+        }
+        for (at, stream) in streams.iter_mut().enumerate() {
+            drain(stream, at, &mut seen, Duration::from_millis(200)).await;
+        }
+        for (watcher, (create, from)) in &wanted {
+            let matches = |(revision, key): &&(i64, String)| revision >= from && create.range.contains(key.as_bytes());
+            let expected: Vec<(i64, String)> = all.iter().filter(matches).cloned().collect();
+            assert_eq!(seen.remove(watcher).unwrap_or_default(), expected, "watcher {watcher:?} of seed {seed}");
+        }
+        assert!(seen.is_empty(), "messages for unknown watchers: {seen:?}");
+    }
+}
+
+async fn drain(
+    stream: &mut WatchStream,
+    at: usize,
+    seen: &mut BTreeMap<(usize, i64), Vec<(i64, String)>>,
+    patience: Duration,
+) {
+    while let Ok(output) = tokio::time::timeout(patience, stream.next()).await {
+        assert!(!output.canceled);
+        seen.entry((at, output.watch_id)).or_default().extend(events(&output));
+    }
+}

@@ -1,0 +1,86 @@
+//! Debian's `etcdctl`, run as people run it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const PROGRAM: &str = "/usr/bin/etcdctl";
+
+/// What a command wrote and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    /// The output of a command that must have succeeded.
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "the command failed: {self:?}");
+        self.out
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Ctl {
+    api: &'static str,
+    endpoints: String,
+    tls: Vec<(&'static str, String)>,
+}
+
+impl Ctl {
+    pub fn v3(endpoints: impl Into<String>) -> Self {
+        Self { api: "3", endpoints: endpoints.into(), tls: Vec::new() }
+    }
+
+    pub fn v2(endpoints: impl Into<String>) -> Self {
+        Self { api: "2", endpoints: endpoints.into(), tls: Vec::new() }
+    }
+
+    /// With a client certificate out of `pem::Authority::leaf` (v3 only).
+    pub fn with_tls(mut self, authority: &Path, leaf: Option<&super::pem::Leaf>) -> Self {
+        self.tls.push(("ETCDCTL_CACERT", authority.display().to_string()));
+        if let Some(leaf) = leaf {
+            self.tls.push(("ETCDCTL_CERT", leaf.certificate.display().to_string()));
+            self.tls.push(("ETCDCTL_KEY", leaf.key.display().to_string()));
+        }
+        self
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        assert!(Path::new(PROGRAM).is_file(), "no {PROGRAM}: install etcd-client, these tests are about it");
+        let mut command = Command::new(PROGRAM);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCDCTL_")) {
+            command.env_remove(name);
+        }
+        command.env("ETCDCTL_API", self.api).env("ETCDCTL_ENDPOINTS", &self.endpoints);
+        command.envs(self.tls.iter().map(|(name, value)| (name, value))).args(words);
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Said {
+        said(self.command(words).stdin(Stdio::null()).output().expect("etcdctl starts"))
+    }
+
+    /// With `input` on its standard input.
+    pub fn run_with(&self, words: &[&str], input: &str) -> Said {
+        use std::io::Write;
+        let mut child = piped(self.command(words).stdin(Stdio::piped()));
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("etcdctl reads");
+        said(child.wait_with_output().expect("etcdctl ends"))
+    }
+
+    /// Started and left running, such as a watch.
+    pub fn start(&self, words: &[&str]) -> Child {
+        piped(self.command(words).stdin(Stdio::null()))
+    }
+}
+
+fn piped(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("etcdctl starts")
+}
+
+fn said(output: std::process::Output) -> Said {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}

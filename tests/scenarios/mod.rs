@@ -1,0 +1,11 @@
+//! Scenarios on real processes: crashes, partitions, bad input, membership, and the stock command line.
+
+mod bad_input;
+mod bad_tls;
+mod crash;
+mod etcdctl;
+mod membership;
+mod partition;
+mod power;
+mod register;
+mod writers;
