@@ -81,7 +81,8 @@ impl Member {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
+        let (consensus, store, lessor) =
+            consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
@@ -144,10 +145,8 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     }
     let server = ServerTls::for_peers(settings, clock.clone())?;
     let client = ClientTls::for_peers(settings, clock)?;
-    Ok(PeerTls::Tls {
-        acceptor: Arc::new(move || server.acceptor()),
-        connector: Arc::new(move || client.connector()),
-    })
+    let verify_source = settings.peer_tls.requires_client_cert() && !settings.peer_tls.skip_client_san_verification;
+    Ok(PeerTls::Tls { server, client, verify_source })
 }
 
 fn rules(settings: &Settings) -> Rules {
