@@ -33,6 +33,8 @@ pub struct Member {
     pub(super) settings: Settings,
     pub(super) consensus: Consensus,
     pub(super) store: Store,
+    /// Cancelled once clients may be answered: what this member had served before a restart is applied again.
+    pub(super) ready: CancellationToken,
     /// Ends the client listeners.
     pub(super) shutdown: Shutdown,
     /// Ends watches and other streams.
@@ -90,7 +92,7 @@ impl Member {
         let streams = CancellationToken::new();
         let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
         let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
-        let shutdown = Shutdown::new();
+        let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
         store.subscribe(v2_hub.clone());
@@ -105,14 +107,21 @@ impl Member {
             };
             let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
             let service = ClientService::new(state.clone(), http, routes);
-            listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
+            let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
+            listeners.push(tokio::spawn(async move {
+                // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
+                tokio::select! {
+                    () = ready.cancelled() => listen::serve(bound, options, service, shutdown).await,
+                    () = shutdown.draining() => {}
+                }
+            }));
         }
         let options = listen::Options::for_clients("metrics", &settings, client_tls);
         for bound in sockets.metrics {
             let service = MetricsService::new(state.clone());
             listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
         }
-        Ok(Self { settings, consensus, store, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
+        Ok(Self { settings, consensus, store, ready, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
     }
 }
 

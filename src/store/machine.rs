@@ -156,12 +156,13 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
         facts.cluster_version = sealed.cluster_version.unwrap_or(facts.cluster_version);
         database.facts.store(Arc::new(facts));
     }
-    *database.applied.lock() = progress.applied;
     // Readers load these two in the opposite order, so a view's revision is never below its compaction revision.
     marks.revision.store(progress.revision, Ordering::SeqCst);
     if let Some(compacted) = sealed.compacted {
         marks.compacted.store(compacted, Ordering::SeqCst);
     }
+    // Last: a linearizable read that finds its index applied takes its view at once.
+    *database.applied.lock() = progress.applied;
 }
 
 /// Consecutive entries that go into one batch.
