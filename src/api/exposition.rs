@@ -3,7 +3,6 @@
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
-
 use super::histogram::Observations;
 use super::methods::METHODS;
 use super::metrics::Metrics;
@@ -217,7 +216,9 @@ mod tests {
 
     #[test]
     fn code_names_stand_at_their_numbers() {
-        for (code, name) in [(Code::Ok, "OK"), (Code::Cancelled, "Canceled"), (Code::Unauthenticated, "Unauthenticated")] {
+        for (code, name) in
+            [(Code::Ok, "OK"), (Code::Cancelled, "Canceled"), (Code::Unauthenticated, "Unauthenticated")]
+        {
             assert_eq!(CODE_NAMES[code as usize], name);
         }
     }

@@ -112,9 +112,8 @@ pub async fn observe_request<B>(state: Arc<State>, request: Request<B>) -> Resul
 fn version(state: &State) -> Response<ClientBody> {
     let agreed = state.store.view().cluster_version();
     let cluster = if agreed.is_empty() { VERSION_NOT_DECIDED } else { &agreed };
-    let body = format!(
-        r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#
-    );
+    let body =
+        format!(r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#);
     typed(StatusCode::OK, HeaderValue::from_static("application/json"), body)
 }
 

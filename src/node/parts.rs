@@ -27,7 +27,8 @@ use crate::store::log::LogOptions;
 use crate::store::{self, Store, StoreOptions};
 use crate::timers::compaction::Compactor;
 use crate::timers::{
-    self, Act, AutoCompact, DueCommands, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, Lessor, ThroughConsensus, V2Expiry,
+    self, Act, AutoCompact, DueCommands, LearnerPromotion, LeaseCheckpoint, LeaseExpiry, Lessor, ThroughConsensus,
+    V2Expiry,
 };
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
@@ -85,7 +86,8 @@ impl Member {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
+        let (consensus, store, lessor) =
+            consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
@@ -146,10 +148,7 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     }
     let server = ServerTls::for_peers(settings, clock.clone())?;
     let client = ClientTls::for_peers(settings, clock)?;
-    Ok(PeerTls::Tls {
-        acceptor: Arc::new(move || server.acceptor()),
-        connector: Arc::new(move || client.connector()),
-    })
+    Ok(PeerTls::Tls { acceptor: Arc::new(move || server.acceptor()), connector: Arc::new(move || client.connector()) })
 }
 
 fn rules(settings: &Settings) -> Rules {

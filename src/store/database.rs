@@ -102,10 +102,9 @@ impl Database {
         let options = rocksdb::Options::default();
         let db = DB::open_cf_for_read_only(&options, dir, keys::FAMILIES, false)
             .map_err(StoreError::engine("open a snapshot"))?;
-        let meta_family = db.cf_handle(keys::META).ok_or_else(|| StoreError::Incomplete {
-            path: dir.to_owned(),
-            missing: "the meta family".to_owned(),
-        })?;
+        let meta_family = db
+            .cf_handle(keys::META)
+            .ok_or_else(|| StoreError::Incomplete { path: dir.to_owned(), missing: "the meta family".to_owned() })?;
         let row = |name: &[u8]| db.get_cf(meta_family, name).map_err(StoreError::engine("read a snapshot"));
         check_format(dir, row(meta::FORMAT)?.as_deref())?;
         let progress = row(meta::PROGRESS)?.map(|row| Progress::decode(&row)).transpose()?;
@@ -254,9 +253,10 @@ pub(super) fn walk(
 }
 
 fn check_format(dir: &Path, found: Option<&[u8]>) -> Result<(), StoreError> {
-    let found = found.and_then(|row| row.try_into().ok()).map(u32::from_be_bytes).ok_or_else(|| {
-        StoreError::Incomplete { path: dir.to_owned(), missing: "the format row".to_owned() }
-    })?;
+    let found = found
+        .and_then(|row| row.try_into().ok())
+        .map(u32::from_be_bytes)
+        .ok_or_else(|| StoreError::Incomplete { path: dir.to_owned(), missing: "the format row".to_owned() })?;
     if found > keys::FORMAT {
         return Err(StoreError::Newer { path: dir.to_owned(), found, known: keys::FORMAT });
     }

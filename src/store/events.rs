@@ -63,13 +63,20 @@ pub enum EventKind {
 
 /// Encodes the events of a batch into one piece of memory.
 pub(super) fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damaged> {
-    let total = changes.iter().map(|(_, change)| change.after.as_ref().map_or(change.key.len(), |r| r.bytes().len())).sum();
+    let total =
+        changes.iter().map(|(_, change)| change.after.as_ref().map_or(change.key.len(), |r| r.bytes().len())).sum();
     let mut memory = BytesMut::with_capacity(usize::saturating_add(total, changes.len() * EVENT_OVERHEAD));
     changes
         .iter()
         .map(|(revision, change)| {
             let before = change.before.as_ref().map(|record| record.bytes().clone());
-            encode(*revision, &change.key, change.after.as_ref().map(|record| record.bytes().as_ref()), before, &mut memory)
+            encode(
+                *revision,
+                &change.key,
+                change.after.as_ref().map(|record| record.bytes().as_ref()),
+                before,
+                &mut memory,
+            )
         })
         .collect()
 }

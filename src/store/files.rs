@@ -48,7 +48,8 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(StoreError::files("list", dir))? {
         let name = entry.map_err(StoreError::files("list", dir))?.file_name();
-        let foreign = |name: std::ffi::OsString| StoreError::Foreign { path: dir.join(name), found: "no text".to_owned() };
+        let foreign =
+            |name: std::ffi::OsString| StoreError::Foreign { path: dir.join(name), found: "no text".to_owned() };
         names.push(name.into_string().map_err(foreign)?);
     }
     names.sort_unstable();

@@ -46,7 +46,8 @@ impl Housekeeper {
     /// Starts the thread.
     pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
         let signal = Arc::new(Signal::default());
-        let keeper = Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0 };
+        let keeper =
+            Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0 };
         let thread = std::thread::Builder::new()
             .name("store-keeper".to_owned())
             .spawn(move || keeper.run())

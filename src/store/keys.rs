@@ -157,7 +157,8 @@ impl<'a> HistoryRow<'a> {
     /// Flags, key length, key, length of the image after, image after, image before.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
-        let flags = if self.after.is_some() { HAS_AFTER } else { 0 } | if self.before.is_some() { HAS_BEFORE } else { 0 };
+        let flags =
+            if self.after.is_some() { HAS_AFTER } else { 0 } | if self.before.is_some() { HAS_BEFORE } else { 0 };
         out.push(flags);
         let after = self.after.unwrap_or_default();
         out.put_u32(u32::try_from(self.key.len()).unwrap_or(u32::MAX));
@@ -270,12 +271,7 @@ impl Progress {
     pub fn decode(row: &[u8]) -> Result<Self, Damaged> {
         let (&applied, numbers) = row.split_first().ok_or(Damaged("progress"))?;
         let [term, index, revision, live, superseded] = numbers_of::<5>(numbers, "progress")?;
-        Ok(Self {
-            applied: (applied == 1).then_some((term, index)),
-            revision: revision as i64,
-            live,
-            superseded,
-        })
+        Ok(Self { applied: (applied == 1).then_some((term, index)), revision: revision as i64, live, superseded })
     }
 }
 
@@ -364,8 +360,8 @@ const MOD_REVISION_TAG: u8 = 0x18;
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::proto::mvccpb::{Event, KeyValue};

@@ -103,7 +103,8 @@ fn apply_entry(database: &Database, overlay: &mut Overlay<'_>, facts: &mut Optio
     let outcome = match entry.payload {
         EntryPayload::Blank => Ok(Response::None),
         EntryPayload::Normal(Proposal(bytes)) => {
-            let (_, command) = command::decode(bytes).unwrap_or_else(|error| fatal("a committed entry is unusable", &error));
+            let (_, command) =
+                command::decode(bytes).unwrap_or_else(|error| fatal("a committed entry is unusable", &error));
             let effects = crate::model::apply::apply(overlay, &command, position)
                 .unwrap_or_else(|error| fatal("the state could not be read while applying an entry", &error));
             overlay.absorb(effects)

@@ -66,10 +66,9 @@ pub(super) fn generation_name(number: u64) -> String {
 /// The number of the generation in `dir`.
 pub(super) fn generation(dir: &Path) -> Result<u64, StoreError> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.strip_prefix(GENERATION).and_then(|number| number.parse().ok()).ok_or_else(|| StoreError::Foreign {
-        path: dir.to_owned(),
-        found: "not a generation of the state".to_owned(),
-    })
+    name.strip_prefix(GENERATION)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| StoreError::Foreign { path: dir.to_owned(), found: "not a generation of the state".to_owned() })
 }
 
 /// From now on generation `name` counts, also after a crash.

@@ -15,7 +15,7 @@ use super::database::{Database, walk};
 use super::error::StoreError;
 use super::keys::{self, HistoryRow, Progress, meta};
 use super::{leases, records};
-use crate::model::effects::{Change, Effects, LeaseChange, Response, Refusal};
+use crate::model::effects::{Change, Effects, LeaseChange, Refusal, Response};
 use crate::model::record::Record;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
 
@@ -178,7 +178,8 @@ impl<'a> Overlay<'a> {
             superseded: self.superseded,
         };
         self.put_meta(meta::PROGRESS, &progress.encode());
-        let compacted = (self.compacted != self.database.marks.compacted.load(Ordering::Acquire)).then_some(self.compacted);
+        let compacted =
+            (self.compacted != self.database.marks.compacted.load(Ordering::Acquire)).then_some(self.compacted);
         Sealed {
             batch: self.batch,
             progress,
@@ -277,13 +278,18 @@ impl View for Overlay<'_> {
 
     fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
         let stored = leases::keys_of(self.database, id)?;
-        let mut pending = self.attached.range((id, Bytes::new())..).take_while(|((lease, _), _)| *lease == id).peekable();
+        let mut pending =
+            self.attached.range((id, Bytes::new())..).take_while(|((lease, _), _)| *lease == id).peekable();
         if pending.peek().is_none() {
             return Ok(stored);
         }
         let mut keys: BTreeSet<Bytes> = stored.into_iter().collect();
         for ((_, key), attached) in pending {
-            if *attached { keys.insert(key.clone()) } else { keys.remove(key) };
+            if *attached {
+                keys.insert(key.clone())
+            } else {
+                keys.remove(key)
+            };
         }
         Ok(keys.into_iter().collect())
     }
@@ -303,11 +309,7 @@ impl View for Overlay<'_> {
         }
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         let end = keys::after_prefix(prefix);
         let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let pending = self.v2.range::<[u8], _>((Bound::Included(prefix), upper));

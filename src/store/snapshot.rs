@@ -117,7 +117,10 @@ impl SnapshotFiles {
     /// `NotFound` for a name that is not in the list; otherwise the system's answer.
     pub fn open(&self, name: &str) -> std::io::Result<File> {
         if !self.inner.files.iter().any(|file| file.name == name) {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("the snapshot has no file {name:?}")));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                format!("the snapshot has no file {name:?}"),
+            ));
         }
         File::open(self.inner.dir.join(name))
     }
@@ -255,11 +258,7 @@ impl Snapshots {
         self.publish(&staging, meta, listed)
     }
 
-    fn checkpoint(
-        &self,
-        database: &Database,
-        staging: &Path,
-    ) -> Result<(SnapshotMeta, Vec<SnapshotFile>), StoreError> {
+    fn checkpoint(&self, database: &Database, staging: &Path) -> Result<(SnapshotMeta, Vec<SnapshotFile>), StoreError> {
         // Flushing beforehand leaves little for the flush inside the checkpoint.
         database.flush()?;
         Checkpoint::new(database.engine())

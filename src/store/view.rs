@@ -56,11 +56,7 @@ impl StoreView {
         self.frozen.get_or_init(|| Frozen::new(&self.era.database))
     }
 
-    fn each(
-        &self,
-        range: &KeyRange,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn each(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
         if range.is_empty() {
             return Ok(());
         }
@@ -137,11 +133,7 @@ impl View for StoreView {
         Ok(self.frozen().get(keys::V2, key)?)
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         let end = keys::after_prefix(prefix);
         Ok(walk(self.frozen().rows(keys::V2, prefix, end.as_deref()), visit)?)
     }

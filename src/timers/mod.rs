@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub use duties::{AutoCompact, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, PromotionRule, V2Expiry};
+pub use duties::{AutoCompact, LearnerPromotion, LeaseCheckpoint, LeaseExpiry, PromotionRule, V2Expiry};
 pub use lessor::Lessor;
 
 use crate::clock::Clock;

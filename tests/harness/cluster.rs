@@ -38,9 +38,11 @@ impl Cluster {
         let mut members = Vec::new();
         for n in 0..size {
             let client = format!("http://127.0.0.1:{}", ports[n]);
-            let mut flags: Vec<String> = ["--initial-cluster", &initial, "--initial-cluster-state", "new"].map(str::to_owned).to_vec();
+            let mut flags: Vec<String> =
+                ["--initial-cluster", &initial, "--initial-cluster-state", "new"].map(str::to_owned).to_vec();
             flags.extend(["--listen-client-urls", &client, "--advertise-client-urls", &client].map(str::to_owned));
-            flags.extend(["--listen-peer-urls", &peer(n), "--initial-advertise-peer-urls", &peer(n)].map(str::to_owned));
+            flags
+                .extend(["--listen-peer-urls", &peer(n), "--initial-advertise-peer-urls", &peer(n)].map(str::to_owned));
             flags.extend(extra.iter().map(|&flag| flag.to_owned()));
             let mut member = Member::new(product, &format!("m{n}"), folder.path(), (ports[n], ports[size + n]), flags);
             member.start();

@@ -49,7 +49,17 @@ impl Member {
         let folder = folder.join(name);
         fs::create_dir_all(&folder).expect("a folder for the member");
         let (client_port, peer_port) = ports;
-        Self { product, name: name.to_owned(), client_port, peer_port, folder, flags, child: None, wrapper: Vec::new(), starts: 0 }
+        Self {
+            product,
+            name: name.to_owned(),
+            client_port,
+            peer_port,
+            folder,
+            flags,
+            child: None,
+            wrapper: Vec::new(),
+            starts: 0,
+        }
     }
 
     pub fn through(mut self, wrapper: &[&str]) -> Self {

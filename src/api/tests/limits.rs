@@ -136,10 +136,7 @@ async fn authentication_is_off_and_says_so_and_what_is_missing_is_unimplemented(
     let mut auth = pb::auth_client::AuthClient::new(member.service());
     assert!(!ok(auth.auth_status(pb::AuthStatusRequest {}).await).enabled);
     let login = pb::AuthenticateRequest { name: "a".to_owned(), password: "b".to_owned() };
-    refused(
-        auth.authenticate(login).await,
-        (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
-    );
+    refused(auth.authenticate(login).await, (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));
     let enable = auth.auth_enable(pb::AuthEnableRequest {}).await.expect_err("not served yet");
     assert_eq!(enable.code(), Code::Unimplemented);
     let mut lock = crate::proto::v3lockpb::lock_client::LockClient::new(member.service());

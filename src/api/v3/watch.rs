@@ -119,7 +119,10 @@ impl Watching {
 /// The events of one message in pieces of less than `limit` bytes, or of one event where that alone is larger. Every
 /// piece but the last says that more follows.
 fn fragments(whole: pb::WatchResponse, limit: usize) -> VecDeque<pb::WatchResponse> {
-    let (events, empty) = { let mut whole = whole; (std::mem::take(&mut whole.events), whole) };
+    let (events, empty) = {
+        let mut whole = whole;
+        (std::mem::take(&mut whole.events), whole)
+    };
     let mut pieces = VecDeque::from([pb::WatchResponse { fragment: true, ..empty.clone() }]);
     let mut size = empty.encoded_len();
     for event in events {
@@ -217,10 +220,7 @@ mod tests {
         assert_eq!(checked(request(b"b", b"a")).err().as_deref(), Some("mvcc: watcher range is empty"));
         assert_eq!(checked(request(b"b", b"b")).err().as_deref(), Some("mvcc: watcher range is empty"));
         let negative = pb::WatchCreateRequest { start_revision: -1, ..request(b"a", b"") };
-        assert_eq!(
-            checked(negative).err().as_deref(),
-            Some("etcdserver: mvcc: required revision has been compacted")
-        );
+        assert_eq!(checked(negative).err().as_deref(), Some("etcdserver: mvcc: required revision has been compacted"));
     }
 
     #[test]

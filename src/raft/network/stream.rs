@@ -91,7 +91,9 @@ pub async fn dial(peer_urls: &[String], tls: &PeerTls, hello: Hello) -> Result<S
         match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
-            Err(_) => last = WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{url}: no answer"))),
+            Err(_) => {
+                last = WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{url}: no answer")))
+            }
         }
     }
     Err(last)

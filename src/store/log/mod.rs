@@ -122,7 +122,9 @@ pub enum LogError {
         detail: String,
     },
     /// An entry was to be appended that does not follow the last one.
-    #[error("entry {entry} does not follow the last entry of the raft log, {last}; this is a bug, the entry is refused")]
+    #[error(
+        "entry {entry} does not follow the last entry of the raft log, {last}; this is a bug, the entry is refused"
+    )]
     Gap {
         /// The entry's log id.
         entry: String,

@@ -150,7 +150,9 @@ impl Shared {
         };
         match retired {
             Ok(spare) => self.shelf.lock().spares.extend(spare),
-            Err(error) => tracing::warn!(file = %path.display(), %error, "cannot remove a raft log file that is no longer needed"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot remove a raft log file that is no longer needed")
+            }
         }
         if let Err(error) = sync_directory(&self.dir) {
             tracing::warn!(%error, "a removed raft log file may come back after a power cut; it is then removed again");
@@ -169,7 +171,9 @@ impl Shared {
         // Under the lock: once taken, a spare is written by the log alone.
         let filled = self.fill_locked(&mut shelf, ZEROS);
         drop(shelf);
-        match filled.and_then(|handle| handle.sync_data().map_err(|source| LogError::io("sync a spare in", &self.dir, source))) {
+        match filled
+            .and_then(|handle| handle.sync_data().map_err(|source| LogError::io("sync a spare in", &self.dir, source)))
+        {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "cannot prepare the next raft log file; it will be grown as it is used");

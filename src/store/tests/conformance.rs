@@ -15,7 +15,9 @@ struct Fresh;
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Fresh {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
-        let failed = |error: io::Error| StorageError::from_io_error(openraft::ErrorSubject::Store, openraft::ErrorVerb::Read, error);
+        let failed = |error: io::Error| {
+            StorageError::from_io_error(openraft::ErrorSubject::Store, openraft::ErrorVerb::Read, error)
+        };
         let dir = tempfile::tempdir().map_err(failed)?;
         let options = LogOptions { segment_bytes: 1 << 20, first_segment_bytes: 1 << 16, ..LogOptions::default() };
         let (log, _watermark) =

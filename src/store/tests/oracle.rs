@@ -71,11 +71,9 @@ fn command(op: &Op, revision: i64) -> Command {
         Op::Put { key: at, value, lease } => {
             Command::Put(pb::PutRequest { key: key(at), value: vec![value; 3].into(), lease, ..Default::default() })
         }
-        Op::Delete { key: at, to } if to > at => Command::DeleteRange(pb::DeleteRangeRequest {
-            key: key(at),
-            range_end: key(to),
-            prev_kv: true,
-        }),
+        Op::Delete { key: at, to } if to > at => {
+            Command::DeleteRange(pb::DeleteRangeRequest { key: key(at), range_end: key(to), prev_kv: true })
+        }
         Op::Delete { key: at, .. } => delete(KEYS[at]),
         Op::Txn { key: at, other, back } => txn(at, other, revision - back),
         Op::Compact { back } => compact(revision - back),
@@ -87,7 +85,8 @@ fn command(op: &Op, revision: i64) -> Command {
 /// Reads an old revision, deletes a key and writes it again (two changes of one key in one revision), reads all.
 fn txn(at: usize, other: usize, old: i64) -> Command {
     use pb::request_op::Request;
-    let all = |revision| pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
+    let all =
+        |revision| pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
     let requests = [
         Request::RequestRange(all(old.max(0))),
         Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key(at), ..Default::default() }),

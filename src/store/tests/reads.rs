@@ -27,7 +27,9 @@ fn pair(value: Option<u64>) -> Command {
             let value = value.to_string().into();
             Request::RequestPut(pb::PutRequest { key: Bytes::from_static(key), value, ..Default::default() })
         }
-        None => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: Bytes::from_static(key), ..Default::default() }),
+        None => {
+            Request::RequestDeleteRange(pb::DeleteRangeRequest { key: Bytes::from_static(key), ..Default::default() })
+        }
     };
     let success = [one(b"x"), one(b"y")].map(|request| pb::RequestOp { request: Some(request) }).into();
     Command::Txn(pb::TxnRequest { success, ..Default::default() })

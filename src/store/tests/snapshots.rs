@@ -103,7 +103,8 @@ async fn pieces_that_do_not_fit_the_manifest_are_refused() {
     assert!(receiver.write(name, 1, b"x").is_err(), "a gap");
     assert!(receiver.write(name, 0, &vec![0; file.size as usize + 1]).is_err(), "too long");
     assert!(receiver.finish().is_err(), "nothing came");
-    let left: Vec<_> = std::fs::read_dir(dir.path().join("snap")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("snap")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, [snapshot.dir().file_name().unwrap()], "what was refused leaves nothing behind");
 }
 
