@@ -147,7 +147,13 @@ impl Lab {
     }
 
     /// Runs an action to its end.
-    pub fn run_action(&self, unit: &str, action: &str, params: BTreeMap<String, Value>, limit: Duration) -> Result<TaskReport, String> {
+    pub fn run_action(
+        &self,
+        unit: &str,
+        action: &str,
+        params: BTreeMap<String, Value>,
+        limit: Duration,
+    ) -> Result<TaskReport, String> {
         let queued = self.ask(&Request::Run { unit: unit.to_owned(), action: action.to_owned(), params })?;
         self.wait_task(&queued, limit)
     }

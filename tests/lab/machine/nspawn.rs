@@ -70,8 +70,7 @@ impl Container {
         fs::write(dir.join("root/etc/hostname"), format!("{}\n", identity.hostname)).map_err(io)?;
         let supervisor = spawn(home, &dir, &identity, network)?;
         write_pid(&dir.join("pid"), supervisor.id()).map_err(io)?;
-        let mut container =
-            Self { identity, juju, dir, network: network.clone(), supervisor, init: Pid::from_raw(0) };
+        let mut container = Self { identity, juju, dir, network: network.clone(), supervisor, init: Pid::from_raw(0) };
         container.wait_until_up()?;
         Ok(container)
     }
