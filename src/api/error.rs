@@ -414,10 +414,7 @@ mod tests {
         ];
         for error in cases {
             assert_eq!(ApiError::from(error.clone()).to_string(), format!("etcdserver: {error}"));
-            assert_eq!(
-                ApiError::from(MemberError::Propose(error.clone())).to_string(),
-                format!("etcdserver: {error}")
-            );
+            assert_eq!(ApiError::from(MemberError::Propose(error.clone())).to_string(), format!("etcdserver: {error}"));
         }
         assert_eq!(ApiError::from(ProposeError::Fatal("disk".to_owned())), ApiError::Stopped);
     }

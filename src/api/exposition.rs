@@ -3,13 +3,13 @@
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
-
 use super::histogram::Observations;
 use super::methods::METHODS;
 use super::metrics::Metrics;
 use super::process;
 use super::state::State;
 use crate::model::view::View;
+use crate::raft::network::Peer;
 use crate::settings::SERVER_VERSION;
 use crate::watch::HubStats;
 
@@ -41,6 +41,7 @@ pub fn render(state: &State) -> String {
     store(&mut page, state);
     watches(&mut page, state.hub.stats());
     network(&mut page, &state.metrics);
+    peers(&mut page, state);
     calls(&mut page, &state.metrics);
     process::render(&mut page);
     page.0
@@ -124,6 +125,27 @@ fn network(page: &mut Page, metrics: &Metrics) {
         "Bytes of gRPC messages to clients.",
         metrics.sent_bytes.load(Relaxed),
     );
+}
+
+fn peers(page: &mut Page, state: &State) {
+    let me = format!("{:x}", state.consensus.status().id);
+    let peers = state.consensus.peers().all();
+    let mut per_peer = |name, kind, help, local: bool, value: &dyn Fn(&Peer) -> u64| {
+        page.head(name, kind, help);
+        for peer in &peers {
+            let remote = format!("{:x}", peer.id);
+            let both = [("Local", me.as_str()), ("Remote", remote.as_str())];
+            let to = [("To", remote.as_str())];
+            page.sample(name, if local { &both } else { &to }, value(peer));
+        }
+    };
+    per_peer("etcd_network_known_peers", "gauge", "Other members.", true, &|_peer| 1);
+    per_peer("etcd_network_active_peers", "gauge", "Other members within reach.", true, &|peer| {
+        u64::from(peer.active_since().is_some())
+    });
+    per_peer("etcd_network_peer_sent_failures_total", "counter", "Requests that did not reach it.", false, &|peer| {
+        peer.traffic.failures.load(Relaxed)
+    });
 }
 
 fn calls(page: &mut Page, metrics: &Metrics) {
@@ -226,7 +248,9 @@ mod tests {
 
     #[test]
     fn code_names_stand_at_their_numbers() {
-        for (code, name) in [(Code::Ok, "OK"), (Code::Cancelled, "Canceled"), (Code::Unauthenticated, "Unauthenticated")] {
+        for (code, name) in
+            [(Code::Ok, "OK"), (Code::Cancelled, "Canceled"), (Code::Unauthenticated, "Unauthenticated")]
+        {
             assert_eq!(CODE_NAMES[code as usize], name);
         }
     }

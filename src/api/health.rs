@@ -97,9 +97,7 @@ fn health_response(reason: Option<String>) -> Response<ClientBody> {
     match reason {
         None => plain(StatusCode::OK, r#"{"health":"true","reason":""}"#),
         // A reason is one of our own sentences: nothing in it needs JSON escapes.
-        Some(reason) => {
-            text(StatusCode::SERVICE_UNAVAILABLE, &format!(r#"{{"health":"false","reason":"{reason}"}}"#))
-        }
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &format!(r#"{{"health":"false","reason":"{reason}"}}"#)),
     }
 }
 

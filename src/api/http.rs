@@ -102,9 +102,8 @@ pub async fn observe(state: &Arc<State>, method: &Method, path: &str, query: &st
 fn version(state: &State) -> Response<ClientBody> {
     let agreed = state.store.view().cluster_version();
     let cluster = if agreed.is_empty() { VERSION_NOT_DECIDED } else { &agreed };
-    let body = format!(
-        r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#
-    );
+    let body =
+        format!(r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{CLUSTER_VERSION}"}}"#);
     typed(StatusCode::OK, HeaderValue::from_static("application/json"), body)
 }
 

@@ -27,8 +27,7 @@ impl LeaderLoss {
         let changes = Arc::new(AtomicU64::new(0));
         // An error of either says that the member is gone, and its streams with it.
         let counting = tokio::spawn(count_changes(leader.clone(), Arc::clone(&changes)));
-        let following =
-            tokio::spawn(async move { follow(leader, &sender, election_timeout * PATIENCE).await });
+        let following = tokio::spawn(async move { follow(leader, &sender, election_timeout * PATIENCE).await });
         Self { lost, changes, tasks: [counting.abort_handle(), following.abort_handle()] }
     }
 

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use ::http::{Request, Response, header};
+use bytes::Bytes;
 use http_body::Body;
 use tonic::{Code, Status};
 use tower::Service;

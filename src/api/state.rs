@@ -96,12 +96,7 @@ impl State {
     /// The header of an answer that shows the state at `revision`.
     pub fn header(&self, revision: i64) -> Option<ResponseHeader> {
         let status = self.consensus.status();
-        Some(ResponseHeader {
-            cluster_id: status.cluster_id,
-            member_id: status.id,
-            revision,
-            raft_term: status.term,
-        })
+        Some(ResponseHeader { cluster_id: status.cluster_id, member_id: status.id, revision, raft_term: status.term })
     }
 
     /// The header of an answer that shows the state as it is now.

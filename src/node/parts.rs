@@ -12,12 +12,11 @@ use super::identity::{DataDir, Identity};
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
 use crate::api::metrics::Metrics;
-use crate::api::service::ClientService;
+use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::SystemClock;
 use crate::listen::{self, Bound, Shutdown};
-use crate::model;
 use crate::raft::network::{PeerListener, PeerTls};
 use crate::raft::types::Member as Listed;
 use crate::raft::{self, Consensus, RaftOptions, Rules, network};
@@ -25,10 +24,7 @@ use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
 use crate::store::{self, Store, StoreOptions};
-use crate::timers::compaction::Compactor;
-use crate::timers::{
-    self, Act, AutoCompact, DueCommands, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, Lessor, ThroughConsensus, V2Expiry,
-};
+use crate::timers::{Lessor, PromotionRule, Timers};
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
 
@@ -37,6 +33,8 @@ pub struct Member {
     pub(super) settings: Settings,
     pub(super) consensus: Consensus,
     pub(super) store: Store,
+    /// Cancelled once clients may be answered: what this member had served before a restart is applied again.
+    pub(super) ready: CancellationToken,
     /// Ends the client listeners.
     pub(super) shutdown: Shutdown,
     /// Ends watches and other streams.
@@ -85,7 +83,8 @@ impl Member {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
+        let (consensus, store, lessor) =
+            consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
@@ -93,27 +92,36 @@ impl Member {
         let streams = CancellationToken::new();
         let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
         let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
-        let shutdown = Shutdown::new();
+        let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub);
         let mut listeners = timers;
-        let groups = [("client", sockets.clients), ("client", sockets.http), ("metrics", sockets.metrics)];
-        for (purpose, bounds) in groups {
-            let options = listen::Options::for_clients(purpose, &settings, client_tls.clone());
-            for bound in bounds {
-                let http = HttpOptions {
-                    cors: settings.cors.clone(),
-                    hosts: settings.host_whitelist.clone(),
-                    tls: client_tls.is_some(),
-                };
-                let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
-                let service = ClientService::new(state.clone(), http, routes);
-                listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
-            }
+        let options = listen::Options::for_clients("client", &settings, client_tls.clone());
+        for bound in sockets.clients.into_iter().chain(sockets.http) {
+            let http = HttpOptions {
+                cors: settings.cors.clone(),
+                hosts: settings.host_whitelist.clone(),
+                tls: client_tls.is_some(),
+            };
+            let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
+            let service = ClientService::new(state.clone(), http, routes);
+            let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
+            listeners.push(tokio::spawn(async move {
+                // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
+                tokio::select! {
+                    () = ready.cancelled() => listen::serve(bound, options, service, shutdown).await,
+                    () = shutdown.draining() => {}
+                }
+            }));
         }
-        Ok(Self { settings, consensus, store, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
+        let options = listen::Options::for_clients("metrics", &settings, client_tls);
+        for bound in sockets.metrics {
+            let service = MetricsService::new(state.clone());
+            listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
+        }
+        Ok(Self { settings, consensus, store, ready, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
     }
 }
 
@@ -146,10 +154,8 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     }
     let server = ServerTls::for_peers(settings, clock.clone())?;
     let client = ClientTls::for_peers(settings, clock)?;
-    Ok(PeerTls::Tls {
-        acceptor: Arc::new(move || server.acceptor()),
-        connector: Arc::new(move || client.connector()),
-    })
+    let verify_source = settings.peer_tls.requires_client_cert() && !settings.peer_tls.skip_client_san_verification;
+    Ok(PeerTls::Tls { server, client, verify_source })
 }
 
 fn rules(settings: &Settings) -> Rules {
@@ -212,24 +218,17 @@ fn timers(
     clock: Arc<SystemClock>,
     stop: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let clock: Arc<dyn Clock> = clock;
-    let act: Arc<dyn Act> =
-        Arc::new(ThroughConsensus { consensus: consensus.clone(), patience: settings.request_timeout() });
-    let mut duties: Vec<Box<dyn DueCommands>> =
-        vec![Box::new(LeaseExpiry(lessor.clone())), Box::new(LeaseCheckpoint(lessor.clone()))];
-    let v2 = store.clone();
-    duties.push(Box::new(V2Expiry(move || model::v2::next_expiry(&v2.view()).ok().flatten())));
-    if let Some(compactor) = Compactor::new(settings.auto_compaction, clock.monotonic()) {
-        let store = store.clone();
-        duties.push(Box::new(AutoCompact { compactor, revision: move || store.revision() }));
-    }
-    if settings.promote_learners {
-        let consensus = consensus.clone();
-        duties.push(Box::new(LearnerPromotion::new(move || consensus.members(), Box::new(|_| true))));
-    }
-    let mut tasks = timers::start(duties, &clock, &act, stop);
-    tasks.push(tokio::spawn(lessor.follow(stop.clone())));
-    tasks
+    let promote: Option<PromotionRule> = settings.promote_learners.then(|| -> PromotionRule { Box::new(|_| true) });
+    let timers = Timers {
+        clock,
+        lessor,
+        consensus: consensus.clone(),
+        store: store.clone(),
+        auto_compaction: settings.auto_compaction,
+        promote,
+        patience: settings.request_timeout(),
+    };
+    timers.start(stop)
 }
 
 /// Writes the first membership of a new cluster, or checks that the directory still is what it was.

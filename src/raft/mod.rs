@@ -136,7 +136,11 @@ impl Consensus {
     /// This member has a log already, or is not in the list.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
         let id = self.inner.id;
-        self.inner.raft.initialize(members).await.map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
+        self.inner
+            .raft
+            .initialize(members)
+            .await
+            .map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
     }
 
     /// Whether this member's log has ever held an entry or a vote.

@@ -53,7 +53,8 @@ impl Generator {
         if self.chance(60) {
             return Bytes::new();
         }
-        let names: [&[u8]; 12] = [b"a", b"a/", b"a/1", b"a/2", b"a/2/x", b"b", b"b\xff", b"c", b"\x00", b"zz", b"a0", b"\xff\xff"];
+        let names: [&[u8]; 12] =
+            [b"a", b"a/", b"a/1", b"a/2", b"a/2/x", b"b", b"b\xff", b"c", b"\x00", b"zz", b"a0", b"\xff\xff"];
         Bytes::from_static(names[self.random.random_range(0..names.len())])
     }
 
@@ -134,7 +135,9 @@ impl Generator {
         let target = self.random.random_range(0..5);
         let union = match CompareTarget::try_from(target) {
             Ok(CompareTarget::Version) => TargetUnion::Version(self.random.random_range(0..4)),
-            Ok(CompareTarget::Create) => TargetUnion::CreateRevision(if self.chance(2) { 0 } else { self.old_revision() }),
+            Ok(CompareTarget::Create) => {
+                TargetUnion::CreateRevision(if self.chance(2) { 0 } else { self.old_revision() })
+            }
             Ok(CompareTarget::Mod) => TargetUnion::ModRevision(if self.chance(2) { 0 } else { self.old_revision() }),
             Ok(CompareTarget::Value) => TargetUnion::Value(self.value()),
             _ => TargetUnion::Lease(self.random.random_range(0..6)),
@@ -161,7 +164,8 @@ impl Generator {
     }
 
     fn txn(&mut self, depth: usize) -> pb::TxnRequest {
-        let (compares, success, failure) = (self.random.random_range(0..3), self.random.random_range(0..4), self.random.random_range(0..4));
+        let (compares, success, failure) =
+            (self.random.random_range(0..3), self.random.random_range(0..4), self.random.random_range(0..4));
         pb::TxnRequest {
             compare: (0..compares).map(|_| self.compare()).collect(),
             success: (0..success).map(|_| self.operation(depth)).collect(),

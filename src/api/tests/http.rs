@@ -85,5 +85,7 @@ async fn metrics_show_what_happened_under_etcds_names() {
     has("etcd_server_proposals_pending 0");
     has("etcd_debugging_mvcc_current_revision 2");
     has("grpc_server_started_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1");
-    has("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1");
+    has(
+        "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1",
+    );
 }

@@ -53,6 +53,7 @@ async fn crossing_the_quota_raises_the_alarm_and_disarming_it_lets_writes_pass_a
 #[tokio::test]
 async fn status_names_the_version_the_leader_and_sizes_that_are_never_zero() {
     let member = start().await;
+    ok(member.kv().put(put("k", "v")).await);
     let status = ok(member.maintenance().status(pb::StatusRequest {}).await);
     assert_eq!((status.version.as_str(), status.storage_version.as_str()), ("3.6.5", "3.6.0"));
     assert_eq!(status.leader, Member::ID);
@@ -136,10 +137,7 @@ async fn authentication_is_off_and_says_so_and_what_is_missing_is_unimplemented(
     let mut auth = pb::auth_client::AuthClient::new(member.service());
     assert!(!ok(auth.auth_status(pb::AuthStatusRequest {}).await).enabled);
     let login = pb::AuthenticateRequest { name: "a".to_owned(), password: "b".to_owned() };
-    refused(
-        auth.authenticate(login).await,
-        (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
-    );
+    refused(auth.authenticate(login).await, (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));
     let enable = auth.auth_enable(pb::AuthEnableRequest {}).await.expect_err("not served yet");
     assert_eq!(enable.code(), Code::Unimplemented);
     let mut lock = crate::proto::v3lockpb::lock_client::LockClient::new(member.service());

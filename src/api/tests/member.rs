@@ -112,8 +112,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
         ..LogOptions::default()
     };
     let (log, watermark) = crate::store::log::open(&dir.path().join("wal"), log_options).expect("a fresh log");
-    let (store, machine) =
-        crate::store::open(dir.path(), StoreOptions::default(), watermark).expect("a fresh state");
+    let (store, machine) = crate::store::open(dir.path(), StoreOptions::default(), watermark).expect("a fresh state");
     let duties = Arc::new(FreshLeases::default());
     assert!(duties.0.set(store.clone()).is_ok());
     let rules = Rules {

@@ -18,11 +18,7 @@ const NO_REVISION: i64 = 0;
 ///
 /// # Errors
 /// Malformed or known URLs, an unsafe change, proposal errors.
-pub async fn add(
-    state: &State,
-    call: &Call,
-    request: pb::MemberAddRequest,
-) -> Result<pb::MemberAddResponse, ApiError> {
+pub async fn add(state: &State, call: &Call, request: pb::MemberAddRequest) -> Result<pb::MemberAddResponse, ApiError> {
     let urls = peer_urls(&request.peer_ur_ls)?;
     let added = state.consensus.member_add(urls, request.is_learner, call.deadline()).await?;
     let members = describe_all(added.members);
@@ -180,8 +176,17 @@ mod tests {
         for text in good {
             assert!(is_peer_url(text), "{text}");
         }
-        let bad = ["", "nope", "http://10.0.0.1", "http://10.0.0.1:2380/", "http://10.0.0.1:2380/x", "ftp://a:1",
-            "http://:2380", "http://a:b", "a:2380"];
+        let bad = [
+            "",
+            "nope",
+            "http://10.0.0.1",
+            "http://10.0.0.1:2380/",
+            "http://10.0.0.1:2380/x",
+            "ftp://a:1",
+            "http://:2380",
+            "http://a:b",
+            "a:2380",
+        ];
         for text in bad {
             assert!(!is_peer_url(text), "{text}");
         }

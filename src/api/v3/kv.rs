@@ -53,8 +53,7 @@ pub async fn delete_range(
     request: pb::DeleteRangeRequest,
 ) -> Result<pb::DeleteRangeResponse, ApiError> {
     check::delete_range(&request)?;
-    let (revision, Response::DeleteRange(mut response)) =
-        call.propose(state, Command::DeleteRange(request)).await?
+    let (revision, Response::DeleteRange(mut response)) = call.propose(state, Command::DeleteRange(request)).await?
     else {
         return Err(mismatch("delete range"));
     };

@@ -57,7 +57,8 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
         call.read_barrier(state).await?;
         let view = state.store.view();
         let wanted = request.alarm;
-        let alarms = view.alarms().into_iter().filter(|alarm| wanted == i32::from(AlarmType::None) || alarm.1 == wanted);
+        let alarms =
+            view.alarms().into_iter().filter(|alarm| wanted == i32::from(AlarmType::None) || alarm.1 == wanted);
         let alarms = alarms.map(alarm_member).collect();
         return Ok(pb::AlarmResponse { header: state.header(view.revision()), alarms });
     }

@@ -84,7 +84,8 @@ async fn read_where_it_fits<R: Read>(state: &State, call: &Call, request: R) -> 
 
 /// Answers within the budget, or says `None`: too large.
 fn read_inline<R: Read>(view: impl View, request: &R) -> Option<Result<R::Answer, RangeError>> {
-    let budget = Budget { inner: view, keys: Cell::new(INLINE_KEYS), bytes: Cell::new(INLINE_BYTES), spent: Cell::new(false) };
+    let budget =
+        Budget { inner: view, keys: Cell::new(INLINE_KEYS), bytes: Cell::new(INLINE_BYTES), spent: Cell::new(false) };
     let answer = request.read(&budget);
     (!budget.spent.get()).then_some(answer)
 }
@@ -186,11 +187,7 @@ impl<V: View> View for Budget<V> {
         self.inner.v2_get(key)
     }
 
-    fn v2_scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
         self.inner.v2_scan(prefix, visit)
     }
 }

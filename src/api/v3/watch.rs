@@ -212,10 +212,7 @@ mod tests {
         assert_eq!(checked(request(b"b", b"a")).err().as_deref(), Some("mvcc: watcher range is empty"));
         assert_eq!(checked(request(b"b", b"b")).err().as_deref(), Some("mvcc: watcher range is empty"));
         let negative = pb::WatchCreateRequest { start_revision: -1, ..request(b"a", b"") };
-        assert_eq!(
-            checked(negative).err().as_deref(),
-            Some("etcdserver: mvcc: required revision has been compacted")
-        );
+        assert_eq!(checked(negative).err().as_deref(), Some("etcdserver: mvcc: required revision has been compacted"));
     }
 
     #[test]

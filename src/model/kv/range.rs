@@ -272,7 +272,8 @@ mod tests {
     #[test]
     fn each_form_of_range_finds_its_keys() {
         let world = world();
-        let table = [("b", "", "b"), ("b", "d", "bc"), ("c", "\0", "cd"), ("\0", "\0", "abcd"), ("d", "a", ""), ("x", "", "")];
+        let table =
+            [("b", "", "b"), ("b", "d", "bc"), ("c", "\0", "cd"), ("\0", "\0", "abcd"), ("d", "a", ""), ("x", "", "")];
         for (key, end, found) in table {
             assert_eq!(keys(&world, &request(key, end)), shown(found, false, found.len() as i64), "{key:?}..{end:?}");
         }
@@ -307,7 +308,8 @@ mod tests {
         world.delete("b");
         let old = RangeRequest { revision: 3, ..all() };
         assert_eq!(keys(&world, &old), shown("ab", false, 2));
-        let response = range(&world.view, &RangeRequest { key: text("a"), revision: 5, ..RangeRequest::default() }).unwrap();
+        let response =
+            range(&world.view, &RangeRequest { key: text("a"), revision: 5, ..RangeRequest::default() }).unwrap();
         assert_eq!(decoded(&response)[0].value, "3");
         assert_eq!(response.header, header(7), "the header has the current revision, not the one asked for");
         assert_eq!(keys(&world, &RangeRequest { limit: 1, ..old.clone() }), shown("a", true, 2));

@@ -144,7 +144,9 @@ impl<'a> Cluster<'a> {
         let lost: Vec<&String> = acked.iter().filter(|key| !there.contains(key.as_str())).collect();
         match lost.first() {
             None => Ok(()),
-            Some(first) => Err(format!("{} of {} acknowledged keys are lost, the first {first}", lost.len(), acked.len())),
+            Some(first) => {
+                Err(format!("{} of {} acknowledged keys are lost, the first {first}", lost.len(), acked.len()))
+            }
         }
     }
 
