@@ -5,7 +5,7 @@
 //! waiting); the loop here carries it to the log. A duty that waits for a quorum holds up no other. Times are monotonic,
 //! except for v2, whose expiries are calendar times by contract.
 
-pub mod compaction;
+mod compaction;
 mod deadlines;
 mod duties;
 mod lessor;
@@ -18,14 +18,19 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub use duties::{AutoCompact, LearnerPromotion, LeaseCheckpoint, LeaseExpiry, V2Expiry};
+pub use duties::PromotionRule;
 pub use lessor::Lessor;
 
+use self::compaction::Compactor;
+use self::duties::{AutoCompact, LearnerPromotion, LeaseCheckpoint, LeaseExpiry, V2Expiry};
 use crate::clock::Clock;
 use crate::model::command::{self, Command};
 use crate::model::effects::Refusal;
+use crate::model::v2;
 use crate::raft::Consensus;
 use crate::raft::types::NodeId;
+use crate::settings::AutoCompaction;
+use crate::store::Store;
 
 /// The moment at which a duty is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +93,10 @@ pub trait Act: Send + Sync + 'static {
 }
 
 /// Acts through the log.
-pub struct ThroughConsensus {
-    /// Where to propose.
-    pub consensus: Consensus,
+struct ThroughConsensus {
+    consensus: Consensus,
     /// How long one proposal may take.
-    pub patience: Duration,
+    patience: Duration,
 }
 
 impl Act for ThroughConsensus {
@@ -119,8 +123,54 @@ impl Act for ThroughConsensus {
     }
 }
 
-/// Runs each duty in a task of its own until `stop`.
-pub fn start(
+/// What the timers of a member need.
+pub struct Timers {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The lessor that consensus tells of leadership and the store of leases.
+    pub lessor: Arc<Lessor>,
+    /// Where due things go.
+    pub consensus: Consensus,
+    /// The applied state.
+    pub store: Store,
+    /// `--auto-compaction-mode` and `--auto-compaction-retention`.
+    pub auto_compaction: AutoCompaction,
+    /// Which learners get their vote without being asked; `None` = none, as in etcd.
+    pub promote: Option<PromotionRule>,
+    /// How long one proposal may take.
+    pub patience: Duration,
+}
+
+impl Timers {
+    /// Runs every duty in a task of its own until `stop`.
+    pub fn start(self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let mut tasks = vec![tokio::spawn(self.lessor.clone().follow(stop.clone()))];
+        let act: Arc<dyn Act> =
+            Arc::new(ThroughConsensus { consensus: self.consensus.clone(), patience: self.patience });
+        let clock = self.clock.clone();
+        tasks.extend(start(self.duties(), &clock, &act, stop));
+        tasks
+    }
+
+    fn duties(self) -> Vec<Box<dyn DueCommands>> {
+        let mut duties: Vec<Box<dyn DueCommands>> =
+            vec![Box::new(LeaseExpiry(self.lessor.clone())), Box::new(LeaseCheckpoint(self.lessor))];
+        let store = self.store.clone();
+        // A failed read has been reported by the store, and ends the process there.
+        duties.push(Box::new(V2Expiry(move || v2::next_expiry(&store.view()).ok().flatten())));
+        if let Some(compactor) = Compactor::new(self.auto_compaction, self.clock.monotonic()) {
+            let store = self.store;
+            duties.push(Box::new(AutoCompact { compactor, revision: move || store.revision() }));
+        }
+        if let Some(rule) = self.promote {
+            let consensus = self.consensus;
+            duties.push(Box::new(LearnerPromotion::new(move || consensus.members(), rule)));
+        }
+        duties
+    }
+}
+
+fn start(
     duties: Vec<Box<dyn DueCommands>>,
     clock: &Arc<dyn Clock>,
     act: &Arc<dyn Act>,
