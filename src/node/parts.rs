@@ -19,7 +19,7 @@ use crate::clock::SystemClock;
 use crate::listen::{self, Bound, Shutdown};
 use crate::raft::network::{PeerListener, PeerTls};
 use crate::raft::types::Member as Listed;
-use crate::raft::{self, Consensus, RaftOptions, Rules, network};
+use crate::raft::{self, Consensus, MemberInfo, RaftOptions, Rules, network};
 use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
@@ -85,7 +85,7 @@ impl Member {
         let metrics = Arc::new(Metrics::default());
         let (consensus, store, lessor) =
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
-        check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
+        check_log(&consensus, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
         }
@@ -121,7 +121,17 @@ impl Member {
             let service = MetricsService::new(state.clone());
             listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
         }
-        Ok(Self { settings, consensus, store, ready, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
+        Ok(Self {
+            settings,
+            consensus,
+            store,
+            ready,
+            shutdown,
+            streams,
+            client_addresses,
+            listeners,
+            _data_dir: data_dir,
+        })
     }
 }
 
@@ -234,7 +244,6 @@ fn timers(
 /// Writes the first membership of a new cluster, or checks that the directory still is what it was.
 async fn check_log(
     consensus: &Consensus,
-    store: &Store,
     settings: &Settings,
     data_dir: &DataDir,
     identity: &mut Identity,
@@ -258,12 +267,22 @@ async fn check_log(
     }
     let mut given = settings.initial_advertise_peer_urls.texts();
     given.sort();
-    for (other, listed) in store.membership().nodes() {
-        if *other != identity.member_id && listed.peer_urls == given {
-            return Err(NodeError::OtherMember { dir, id, other: hex(*other) });
+    match other_owner(identity.member_id, &settings.name, &given, &consensus.members()) {
+        None => Ok(()),
+        Some(listed) => {
+            let given = format!("{} at {}", settings.name, given.join(","));
+            Err(NodeError::OtherMember { dir, id, listed, given })
         }
     }
-    Ok(())
+}
+
+/// Who owns the data of member `id`, when the name and URLs of this start say that it is not this process: they are
+/// another member's, or neither fits the list. One alone may have changed for good reasons.
+fn other_owner(id: u64, name: &str, peer_urls: &[String], members: &[MemberInfo]) -> Option<String> {
+    let own = members.iter().find(|info| info.id == id)?;
+    let taken = members.iter().any(|info| info.id != id && info.member.peer_urls == peer_urls);
+    let fits = own.member.name.is_empty() || own.member.name == name || own.member.peer_urls == peer_urls;
+    (taken || !fits).then(|| format!("{} at {}", own.member.name, own.member.peer_urls.join(",")))
 }
 
 fn client_state(
@@ -283,4 +302,26 @@ fn client_state(
         election_timeout: settings.election_timeout,
     };
     State::new(consensus.clone(), store.clone(), hub, limits, metrics, streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_is_refused_when_name_and_urls_are_another_members() {
+        let info = |id: u64| MemberInfo {
+            id,
+            member: Listed { name: format!("m{id}"), peer_urls: vec![format!("http://h{id}:1")], client_urls: vec![] },
+            is_learner: false,
+        };
+        let members = [info(1), info(2)];
+        let whose = |name: &str, url: &str| other_owner(1, name, &[url.to_owned()], &members);
+        assert_eq!(whose("m1", "http://h1:1"), None);
+        assert_eq!(whose("renamed", "http://h1:1"), None);
+        assert_eq!(whose("m1", "http://moved:1"), None, "the list may be updated later");
+        assert_eq!(whose("m1", "http://h2:1").as_deref(), Some("m1 at http://h1:1"));
+        assert!(whose("m3", "http://h3:1").is_some(), "neither fits");
+        assert_eq!(other_owner(9, "m3", &["http://h3:1".to_owned()], &members), None, "not listed yet: it joins");
+    }
 }

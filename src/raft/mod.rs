@@ -23,9 +23,10 @@ pub mod types;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
 use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{RaftMetrics, RaftState};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -120,6 +121,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         stopping: CancellationToken::new(),
         rules,
     });
+    inner.elect_when_alone().await?;
     tokio::spawn(guard::watch(inner.clone()));
     tokio::spawn(leader::follow(inner.clone()));
     tokio::spawn(members::follow(inner.clone()));
@@ -186,6 +188,17 @@ impl Consensus {
 }
 
 impl Inner {
+    /// A cluster of one needs no election timeout to find out that nobody else leads.
+    async fn elect_when_alone(&self) -> Result<(), StartError> {
+        let stopped = |error: Fatal<TypeConfig>| StartError::Storage(error.to_string());
+        let voters = |state: &RaftState<TypeConfig>| state.membership_state.effective().voter_ids().collect();
+        let voters: Vec<NodeId> = self.raft.with_raft_state(voters).await.map_err(stopped)?;
+        if voters != [self.id] {
+            return Ok(());
+        }
+        self.raft.trigger().elect(false).await.map_err(stopped)
+    }
+
     /// Who leads, straight from the core: fresher than [`Consensus::leader_watch`] and less careful.
     fn current_leader(&self) -> Option<NodeId> {
         self.metrics.borrow_watched().current_leader
