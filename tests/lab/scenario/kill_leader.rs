@@ -64,7 +64,9 @@ fn lose(cluster: &mut Cluster<'_>, writer: &Writer, unit: &str, authority: &str,
     let added = lab.ask(&Request::AddUnit { app: cluster.app.clone(), count: 1 })?;
     let added = added[0].as_str().ok_or("add-unit gave no name")?.to_owned();
     match wait_voting(cluster, &added) {
-        Ok(()) => println!("{added} joined and votes after {} s, the dead member still listed", begun.elapsed().as_secs()),
+        Ok(()) => {
+            println!("{added} joined and votes after {} s, the dead member still listed", begun.elapsed().as_secs())
+        }
         // etcd refuses to grow a cluster that has an unreachable member; then the unit joins after the removal.
         Err(_) => println!("{added} does not join while the dead member is listed"),
     }
