@@ -11,10 +11,10 @@ use crate::model::check;
 use crate::model::command::{Command, decode, encode};
 use crate::model::effects::{Position, Refusal, Response};
 use crate::model::kv::{self, Failure};
-use spec::Spec;
-use world::{World, any_command, any_range, any_read_txn};
 use crate::model::txn;
 use crate::model::view::View;
+use spec::Spec;
+use world::{World, any_command, any_range, any_read_txn};
 
 fn refused<T>(answer: Result<T, Failure>) -> Result<T, Refusal> {
     answer.map_err(|failure| match failure {
