@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::model::record::Record;
 
 /// Memory for cached versions, bytes, both generations together.
-const CAPACITY: usize = 16 << 20;
+const CAPACITY: usize = 8 << 20;
 /// What an entry costs beside its bytes.
 const ENTRY_COST: usize = 120;
 
