@@ -353,14 +353,15 @@ mod tests {
 
     #[test]
     fn a_target_without_an_order_sorts_only_what_the_limit_left() {
-        let world = world();
+        let mut world = world();
+        world.put("e", "");
         // One above the limit is fetched in key order (a, b), sorted by revision (b, a), then cut.
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Version, 2)), shown("bc", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::Ascend, SortTarget::Mod, 1)), shown("b", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 4));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 3)), shown("abc", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::Ascend, SortTarget::Value, 1)), shown("e", true, 5));
         let filtered = RangeRequest { min_mod_revision: 4, ..sort(SortOrder::None, SortTarget::Mod, 2) };
-        assert_eq!(keys(&world, &filtered), shown("cd", true, 4), "with a filter everything is sorted first");
+        assert_eq!(keys(&world, &filtered), shown("cd", true, 5), "with a filter everything is sorted first");
     }
 
     #[test]
