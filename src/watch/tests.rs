@@ -42,7 +42,8 @@ impl World {
 
     async fn apply(&mut self, command: Command) {
         self.index += 1;
-        let log_id = crate::raft::types::LogId::new_term_index(1, self.index);
+        let leader = openraft::vote::leader_id_std::CommittedLeaderId::new(1);
+        let log_id = openraft::LogId::new(leader, self.index);
         let entry: Entry = RaftEntry { log_id, payload: EntryPayload::Normal(Proposal(command::encode(command))) };
         self.machine.apply(futures::stream::iter([Ok((entry, None))])).await.unwrap();
     }

@@ -131,6 +131,14 @@ impl Generator {
         }
     }
 
+    /// A range inside a transaction. Where its revision cannot be read, etcd 3.4 panics once a write went before it, and
+    /// at any such revision in a nested transaction; both servers are to live, so those are not asked.
+    fn range_inside(&mut self, depth: usize) -> pb::RangeRequest {
+        let range = self.range();
+        let readable = range.revision == 0 || (self.compacted.max(1)..=self.revision).contains(&range.revision);
+        pb::RangeRequest { revision: if readable && depth == DEPTH { range.revision } else { 0 }, ..range }
+    }
+
     fn compare(&mut self) -> pb::Compare {
         let target = self.random.random_range(0..5);
         let union = match CompareTarget::try_from(target) {
@@ -154,11 +162,11 @@ impl Generator {
     fn operation(&mut self, depth: usize) -> pb::RequestOp {
         let request = match self.random.random_range(0..10) {
             0..4 => Some(Request::RequestPut(self.put())),
-            4..7 => Some(Request::RequestRange(self.range())),
+            4..7 => Some(Request::RequestRange(self.range_inside(depth))),
             7..9 => Some(Request::RequestDeleteRange(self.delete())),
             _ if depth > 0 => Some(Request::RequestTxn(self.txn(depth - 1))),
             _ if self.chance(6) => None,
-            _ => Some(Request::RequestRange(self.range())),
+            _ => Some(Request::RequestRange(self.range_inside(depth))),
         };
         pb::RequestOp { request }
     }
