@@ -4,6 +4,7 @@
 //! commands, waits for linearizable reads, changes the member list and learns who leads. Any member takes any request:
 //! what only the leader can do is carried to it once, never further, and never twice after an unknown result.
 
+mod carry;
 pub mod codec;
 mod config;
 pub mod error;
@@ -27,7 +28,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{RaftMetrics, RaftState};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{RaftOptions, Rules};
@@ -35,6 +36,7 @@ pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
 pub use leader::{LeaderDuties, LeaderState};
 pub use members::{MemberChange, MemberInfo, Membered};
 
+use self::carry::Carried;
 use self::leader::LeadTimes;
 use self::network::{Network, Peers};
 use self::read::ReadQueue;
@@ -66,6 +68,7 @@ pub(crate) struct Inner {
     lead_times: parking_lot::Mutex<LeadTimes>,
     reads: ReadQueue,
     in_flight: Arc<Semaphore>,
+    carried: mpsc::Sender<Carried>,
     changing: Mutex<()>,
     stopping: CancellationToken,
 }
@@ -105,6 +108,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)
         .await
         .map_err(|error| StartError::Storage(error.to_string()))?;
+    let (carried, to_carry) = mpsc::channel(carry::MAX_QUEUED);
     let inner = Arc::new(Inner {
         id,
         cluster_id,
@@ -117,12 +121,14 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         lead_times: parking_lot::Mutex::default(),
         reads: ReadQueue::default(),
         in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
+        carried,
         changing: Mutex::new(()),
         stopping: CancellationToken::new(),
         rules,
     });
     inner.elect_when_alone().await?;
     tokio::spawn(guard::watch(inner.clone()));
+    tokio::spawn(carry::carry(inner.clone(), to_carry));
     tokio::spawn(leader::follow(inner.clone()));
     tokio::spawn(members::follow(inner.clone()));
     tokio::spawn(read::rounds(inner.clone()));
