@@ -70,10 +70,11 @@ impl Facts<'_> {
         if self.removed.contains(&id) {
             return Err(MemberError::NotFound);
         }
+        // Before the id: asked twice within one second, the same URLs make the same id.
+        self.urls_are_free(peer_urls, None)?;
         if self.members.iter().any(|info| info.id == id) {
             return Err(MemberError::IdExists);
         }
-        self.urls_are_free(peer_urls, None)?;
         let learners = self.members.iter().filter(|info| info.is_learner).count();
         if learner && learners >= self.max_learners {
             return Err(MemberError::TooManyLearners);
