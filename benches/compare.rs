@@ -74,7 +74,12 @@ async fn compare(tls: bool) -> Result<(), String> {
         println!("{}", side::syncs::count(cluster).await?);
     }
     for cluster in [&etcd, &ours] {
-        println!("{:>5}: peak memory per member {:?} MiB, database directories {:?} MiB", cluster.product().name(), cluster.peak_mib(), cluster.disk_mib());
+        println!(
+            "{:>5}: peak memory per member {:?} MiB, database directories {:?} MiB",
+            cluster.product().name(),
+            cluster.peak_mib(),
+            cluster.disk_mib()
+        );
     }
     Ok(())
 }

@@ -493,12 +493,13 @@ mod tests {
             initial_cluster_token: "etcd-0123".to_owned(),
             client_transport_security: security("server"),
             peer_transport_security: security("peer"),
+            promote_learners: true,
             options: Options { port: 2381, ..Options::default() },
         };
         host.write_config(&good).unwrap();
         let read = fs::read_to_string(host.path("etc/etcd/etcd.json")).unwrap();
         let settings = Settings::from_yaml(&read).unwrap();
-        assert_eq!(settings.name, "etcd0");
+        assert_eq!((settings.name.as_str(), settings.promote_learners), ("etcd0", true));
         assert_eq!(host.look().unwrap().config.as_ref(), Some(&good));
         let mut bad = good.clone();
         bad.options.election_timeout = 1;

@@ -76,7 +76,8 @@ impl Cluster {
             if let Some(files) = &files {
                 files.flags(&mut command);
             }
-            let log = fs::File::create(cluster.folder.path().join(format!("{n}.log"))).map_err(|error| error.to_string())?;
+            let log =
+                fs::File::create(cluster.folder.path().join(format!("{n}.log"))).map_err(|error| error.to_string())?;
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             let child = command.spawn().map_err(|error| format!("start {}: {error}", product.program().display()))?;
             cluster.children.push(child);
@@ -134,7 +135,11 @@ impl Cluster {
                 }
             }
             if Instant::now() > limit {
-                return Err(format!("{} has no leader after {START_LIMIT:?}: {}", self.product.name(), self.last_words()));
+                return Err(format!(
+                    "{} has no leader after {START_LIMIT:?}: {}",
+                    self.product.name(),
+                    self.last_words()
+                ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -177,8 +182,10 @@ impl PemFiles {
         let ca_cert = ca.self_signed(&ca_key).map_err(text)?;
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate().map_err(text)?;
-        let mut leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(text)?;
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let mut leaf =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).map_err(text)?;
+        leaf.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let cert = leaf.signed_by(&key, &issuer).map_err(text)?;
         let files = Self { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") };
         for (path, pem) in [(&files.ca, ca_cert.pem()), (&files.cert, cert.pem()), (&files.key, key.serialize_pem())] {
@@ -214,7 +221,9 @@ impl PemFiles {
 fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let held: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
     let held = held.map_err(|error| format!("find a free port: {error}"))?;
-    held.iter().map(|socket| socket.local_addr().map(|address| address.port()).map_err(|error| error.to_string())).collect()
+    held.iter()
+        .map(|socket| socket.local_addr().map(|address| address.port()).map_err(|error| error.to_string()))
+        .collect()
 }
 
 fn folder_bytes(folder: &Path) -> u64 {

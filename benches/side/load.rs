@@ -78,7 +78,12 @@ impl Load {
         let shared = Rc::new(RefCell::new(Shared { seen, measuring: false, stop: false }));
         let local = tokio::task::LocalSet::new();
         for n in 0..self.clients {
-            local.spawn_local(client(n as u64, self.operation, connections[n % connections.len()].clone(), shared.clone()));
+            local.spawn_local(client(
+                n as u64,
+                self.operation,
+                connections[n % connections.len()].clone(),
+                shared.clone(),
+            ));
         }
         let length = self.length;
         let elapsed = local

@@ -32,8 +32,14 @@ impl Reading {
     fn take(cluster: &Cluster) -> Self {
         let pids = cluster.pids();
         let cpu = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let fields: Vec<u64> =
-            cpu.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+        let fields: Vec<u64> = cpu
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|field| field.parse().ok())
+            .collect();
         Self {
             server_ticks: pids.iter().map(|pid| ticks(&pid.to_string())).sum(),
             client_ticks: ticks("self"),
@@ -116,8 +122,12 @@ impl Report {
                 median(rounds, |round| round.written),
             );
         }
-        let pairs: Vec<(&Round, &Round)> =
-            self.etcd.iter().zip(&self.ours).filter(|(etcd, ours)| etcd.steal < STEAL_LIMIT && ours.steal < STEAL_LIMIT).collect();
+        let pairs: Vec<(&Round, &Round)> = self
+            .etcd
+            .iter()
+            .zip(&self.ours)
+            .filter(|(etcd, ours)| etcd.steal < STEAL_LIMIT && ours.steal < STEAL_LIMIT)
+            .collect();
         let ratio = |field: fn(&Round) -> f64| {
             let mut ratios: Vec<f64> = pairs.iter().map(|(etcd, ours)| field(ours) / field(etcd)).collect();
             ratios.sort_by(f64::total_cmp);

@@ -35,7 +35,10 @@ pub async fn count(cluster: &Cluster) -> Result<String, String> {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).map_err(|error| error.to_string())?;
         tracer.wait().map_err(|error| error.to_string())?;
         let text = std::fs::read_to_string(&output).unwrap_or_default();
-        counts.push(text.lines().filter(|line| line.contains("sync(") && !line.contains("unfinished")).count() + text.lines().filter(|line| line.contains("sync resumed")).count());
+        counts.push(
+            text.lines().filter(|line| line.contains("sync(") && !line.contains("unfinished")).count()
+                + text.lines().filter(|line| line.contains("sync resumed")).count(),
+        );
     }
     let total: usize = counts.iter().sum();
     let name = cluster.product().name();
@@ -43,5 +46,8 @@ pub async fn count(cluster: &Cluster) -> Result<String, String> {
         return Err(format!("{name}: strace saw no sync at all while {} puts were answered", seen.operations));
     }
     let quorum = counts.iter().filter(|&&syncs| syncs as u64 >= seen.operations).count();
-    Ok(format!("{name:>5}: {} puts one after another under strace, syncs per member {counts:?}; {quorum} of 3 members synced at least once per put", seen.operations))
+    Ok(format!(
+        "{name:>5}: {} puts one after another under strace, syncs per member {counts:?}; {quorum} of 3 members synced at least once per put",
+        seen.operations
+    ))
 }

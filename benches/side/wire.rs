@@ -36,7 +36,8 @@ impl Connection {
             Some(config) => {
                 let name = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
                 let connector = tokio_rustls::TlsConnector::from(config.clone());
-                let stream = connector.connect(name, tcp).await.map_err(|error| format!("TLS to {address}: {error}"))?;
+                let stream =
+                    connector.connect(name, tcp).await.map_err(|error| format!("TLS to {address}: {error}"))?;
                 let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
                 tokio::spawn(connection);
                 Ok(Self { sender, scheme: "https" })

@@ -29,6 +29,10 @@ pub struct DaemonConfig {
     pub initial_cluster_token: String,
     pub client_transport_security: Security,
     pub peer_transport_security: Security,
+    /// Ours, not etcd's: whoever leads gives learners their vote. Without it a new unit would have
+    /// to wait for a hook of the Juju leader.
+    #[serde(default)]
+    pub promote_learners: bool,
     #[serde(flatten)]
     pub options: Options,
 }
@@ -312,6 +316,7 @@ fn render(facts: &Facts, token: &str, initial: Initial) -> Option<DaemonConfig> 
         initial_cluster_token: token.to_owned(),
         client_transport_security: security(Side::Server),
         peer_transport_security: security(Side::Peer),
+        promote_learners: true,
         options,
     })
 }

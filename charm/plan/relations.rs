@@ -10,7 +10,11 @@ pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
     let mut bag = UnitBag { member: peer.own.member, votes: peer.own.votes, ..UnitBag::default() };
     match &facts.network {
         Some(network) => {
-            let port = config::in_force(facts).unwrap_or_default().port;
+            // What the daemon listens on, which is the new option only after its turn to restart.
+            let port = match &facts.host.config {
+                Some(config) => config.port(),
+                None => config::in_force(facts).unwrap_or_default().port,
+            };
             bag.peer_url = facts.peer_url();
             bag.client_url = Some(url(network.ingress, port));
             bag.names = network.names.clone();

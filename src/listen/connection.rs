@@ -1,7 +1,7 @@
 //! One connection from its first byte to its end.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::authority::Relaxed;
 use super::accept::Incomer;
 use super::wire::{TimedWire, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
-use crate::tls::{self, AddressMatch, PeerIdentity};
+use crate::tls::{self, PeerIdentity};
 
 /// Any error a service or body may have.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,9 +43,6 @@ const SEND_BUFFER: usize = 1 << 20;
 
 /// Largest request head, HTTP/1 or HTTP/2.
 const MAX_HEAD: u32 = 64 << 10;
-
-/// Longest look-up of the names in a peer's certificate.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves one connection; every error ends here.
 pub async fn handle<S, B>(incomer: Incomer, plain: bool, tls: bool, options: Options, service: S, shutdown: Shutdown)
@@ -169,31 +166,7 @@ async fn check_source(
     options: &Options,
 ) -> Result<(), Refusal> {
     let (Some(identity), Some(address), true) = (identity, address, options.verify_source) else { return Ok(()) };
-    let ip = address.ip().to_canonical();
-    match identity.matches_address(ip) {
-        AddressMatch::Yes => Ok(()),
-        AddressMatch::No => Err(Refusal::Rejected(format!(
-            "tls: {ip} does not match any of the certificate's IP addresses {:?}",
-            identity.ip_addresses
-        ))),
-        AddressMatch::ByName(names) if resolves_to(&names, ip).await => Ok(()),
-        AddressMatch::ByName(names) => {
-            Err(Refusal::Rejected(format!("tls: {ip:?} does not match any of DNSNames {names:?}")))
-        }
-    }
-}
-
-async fn resolves_to(names: &[String], ip: IpAddr) -> bool {
-    let look_up = async {
-        for name in names {
-            let Ok(mut found) = tokio::net::lookup_host((name.as_str(), 0)).await else { continue };
-            if found.any(|address| address.ip().to_canonical() == ip) {
-                return true;
-            }
-        }
-        false
-    };
-    timeout(LOOKUP_TIMEOUT, look_up).await.unwrap_or(false)
+    identity.comes_from(address.ip()).await.map_err(Refusal::Rejected)
 }
 
 /// Requests and answers until the caller leaves or we do.

@@ -164,6 +164,11 @@ impl Shutdown {
         self.drain.cancel();
     }
 
+    /// Returns when no more are accepted.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
     /// End what is still open.
     pub fn cut(&self) {
         self.drain.cancel();

@@ -46,3 +46,39 @@ pub fn decode(bytes: Bytes) -> Result<(Envelope, Command), CommandError> {
     let command = envelope.command.take().ok_or(CommandError::Unknown)?;
     Ok((envelope, command))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb::PutRequest;
+
+    fn put() -> Command {
+        Command::Put(PutRequest { key: "k".into(), value: "value".into(), ..PutRequest::default() })
+    }
+
+    #[test]
+    fn a_command_reads_back_with_who_asked() {
+        let (envelope, command) = decode(encode_as(put(), "ann".into(), 3)).unwrap();
+        assert_eq!(command, put());
+        assert_eq!((envelope.user.as_str(), envelope.auth_revision, envelope.version), ("ann", 3, ENVELOPE_VERSION));
+    }
+
+    #[test]
+    fn byte_fields_are_slices_of_the_entry() {
+        let bytes = encode(put());
+        let entry = bytes.as_ptr_range();
+        let (_, Command::Put(read)) = decode(bytes.clone()).unwrap() else { panic!() };
+        assert!(entry.contains(&read.value.as_ptr()) && entry.contains(&read.key.as_ptr()));
+    }
+
+    #[test]
+    fn damage_a_newer_format_and_an_unknown_command_are_told_apart() {
+        let cut = encode(put()).slice(..6);
+        assert!(matches!(decode(cut), Err(CommandError::Malformed(_))));
+        let newer = Envelope { version: ENVELOPE_VERSION + 1, command: Some(put()), ..Envelope::default() };
+        assert!(matches!(decode(newer.encode_to_vec().into()), Err(CommandError::Newer(2))));
+        let unknown = Envelope { version: ENVELOPE_VERSION, ..Envelope::default() };
+        assert!(matches!(decode(unknown.encode_to_vec().into()), Err(CommandError::Unknown)));
+        assert!(matches!(decode(Bytes::new()), Err(CommandError::Unknown)));
+    }
+}

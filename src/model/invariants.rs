@@ -111,3 +111,125 @@ fn no_key_outlives_its_lease(view: &impl View, effects: &Effects) -> Result<bool
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::{Command, LeaseRevoke};
+    use crate::model::effects::{Refusal, Response};
+    use crate::model::tests::world::{World, delete, put, text};
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::proto::mvccpb::KeyValue;
+
+    /// Lease 1 with key a; free key b. Current revision 3.
+    fn world() -> World {
+        let mut world = World::default();
+        world.grant(1);
+        world.put_leased("a", 1);
+        world.put("b", "");
+        world
+    }
+
+    fn effects_of(command: &Command) -> Effects {
+        // On a copy, so that the effects still fit the state they are checked against.
+        world().run(command)
+    }
+
+    fn after(spoil: impl FnOnce(&mut KeyValue)) -> Effects {
+        let mut effects = effects_of(&Command::Put(PutRequest { lease: 1, ..put("a", "2") }));
+        let mut kv = effects.changes[0].after.as_ref().unwrap().decode().unwrap();
+        spoil(&mut kv);
+        effects.changes[0].after = Some(Record::new(&kv));
+        effects
+    }
+
+    fn spoilt(command: &Command, spoil: impl FnOnce(&mut Effects)) -> Vec<&'static str> {
+        let mut effects = effects_of(command);
+        let world = world();
+        assert_eq!(broken(&world.view, &effects).unwrap(), Vec::<&str>::new());
+        spoil(&mut effects);
+        broken(&world.view, &effects).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_with_a_trace_is_caught() {
+        let unknown = Command::LeaseRevoke(LeaseRevoke { ids: vec![404], expired_by_term: 0 });
+        let found = spoilt(&unknown, |effects| effects.leases.push(LeaseChange::Remove(404)));
+        assert_eq!(found, ["a refusal changes nothing"]);
+        let found = spoilt(&Command::Put(put("b", "")), |effects| effects.outcome = Err(Refusal::NoSpace));
+        assert_eq!(found, ["a refusal changes nothing"]);
+    }
+
+    #[test]
+    fn a_revision_that_jumps_or_stays_is_caught() {
+        let found = spoilt(&Command::DeleteRange(delete("x", "")), |effects| effects.revision += 1);
+        assert_eq!(found, ["the revision moves by one exactly when a key changes"]);
+        let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| effects.revision -= 1);
+        assert_eq!(found, ["the revision moves by one exactly when a key changes"]);
+    }
+
+    #[test]
+    fn a_compaction_mark_outside_history_is_caught() {
+        let view = world().view;
+        let marked = |mark| {
+            let mut effects = Effects::nothing(3, Ok(Response::Compact));
+            effects.compacted = Some(mark);
+            broken(&view, &effects).unwrap().len()
+        };
+        assert_eq!([marked(-1), marked(0), marked(3), marked(4)], [1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn unordered_alarms_are_caught() {
+        let with = |alarms: &[(u64, i32)]| {
+            let mut effects = Effects::nothing(3, Ok(Response::None));
+            effects.alarms = Some(alarms.to_vec());
+            broken(&world().view, &effects).unwrap().len()
+        };
+        assert_eq!([with(&[(1, 1), (1, 2)]), with(&[(1, 2), (1, 1)]), with(&[(1, 1), (1, 1)])], [0, 1, 1]);
+    }
+
+    #[test]
+    fn a_change_of_something_that_was_not_there_is_caught() {
+        let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| effects.changes[0].key = text("x"));
+        assert_eq!(found, ["changes chain from version to version"]);
+        let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| {
+            let again = effects.changes[0].clone();
+            effects.changes.push(again);
+        });
+        assert_eq!(found, ["changes chain from version to version"]);
+    }
+
+    #[test]
+    fn a_record_with_wrong_counters_is_caught() {
+        let spoils: [fn(&mut KeyValue); 4] =
+            [|kv| kv.version += 1, |kv| kv.create_revision += 1, |kv| kv.mod_revision -= 1, |kv| kv.key = text("b")];
+        for spoil in spoils {
+            let found = broken(&world().view, &after(spoil)).unwrap();
+            assert_eq!(found, ["records count from their predecessors"]);
+        }
+    }
+
+    #[test]
+    fn an_attachment_that_differs_from_the_record_is_caught() {
+        let found = broken(&world().view, &after(|kv| kv.lease = 0)).unwrap();
+        assert_eq!(found, ["attachment follows the records"]);
+    }
+
+    #[test]
+    fn a_key_on_an_unknown_lease_is_caught() {
+        let mut effects = after(|kv| kv.lease = 404);
+        effects.changes[0].lease_after = 404;
+        assert_eq!(broken(&world().view, &effects).unwrap(), ["keys hang on living leases only"]);
+    }
+
+    #[test]
+    fn a_key_that_outlives_its_lease_is_caught() {
+        let revoke = Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: 0 });
+        let found = spoilt(&revoke, |effects| {
+            effects.changes.clear();
+            effects.revision = 3;
+        });
+        assert_eq!(found, ["no key outlives its lease"]);
+    }
+}

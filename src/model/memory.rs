@@ -149,3 +149,47 @@ impl View for MemoryView {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::effects::Response;
+    use crate::model::tests::world::{World, delete, text};
+    use crate::proto::etcdserverpb::CompactionRequest;
+
+    #[test]
+    fn every_revision_stays_readable_until_it_is_compacted() {
+        let mut world = World::default();
+        world.put("a", "1");
+        world.put("a", "2");
+        world.done(&Command::DeleteRange(delete("a", "")));
+        let value = |view: &MemoryView, revision| {
+            view.get_at(b"a", revision).unwrap().map(|record| record.decode().unwrap().value)
+        };
+        let seen = [1, 2, 3, 4].map(|revision| value(&world.view, revision));
+        assert_eq!(seen, [None, Some(text("1")), Some(text("2")), None]);
+        world.done(&Command::Compact(CompactionRequest { revision: 3, physical: false }));
+        assert_eq!(value(&world.view, 3), Some(text("2")));
+        let compacted = world.view.clone();
+        assert!(std::panic::catch_unwind(move || value(&compacted, 2)).is_err(), "a compacted read must be noticed");
+    }
+
+    #[test]
+    fn v2_values_are_found_by_prefix_in_key_order() {
+        let mut view = MemoryView::default();
+        let mut effects = Effects::nothing(1, Ok(Response::None));
+        effects.v2 = ["b", "ab", "a"].map(|key| (text(key), Some(text("v")))).to_vec();
+        view.absorb(&effects);
+        effects.v2 = vec![(text("b"), None)];
+        view.absorb(&effects);
+        let mut keys = Vec::new();
+        view.v2_scan(b"a", &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(keys, [b"a".to_vec(), b"ab".to_vec()]);
+        assert_eq!((view.v2_get(b"b").unwrap(), view.v2_get(b"a").unwrap()), (None, Some(text("v"))));
+    }
+}

@@ -40,3 +40,24 @@ impl Record {
             .map_err(|error| ViewError { what: "a stored key-value record", cause: error.to_string() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_the_message_on_the_wire() {
+        let kv =
+            KeyValue { key: "k".into(), create_revision: 2, mod_revision: 3, version: 2, value: "v".into(), lease: 7 };
+        let record = Record::new(&kv);
+        // Field by field: key, create_revision, mod_revision, version, value, lease.
+        assert_eq!(record.bytes().as_ref(), b"\x0a\x01k\x10\x02\x18\x03\x20\x02\x2a\x01v\x30\x07");
+        assert_eq!(Record::from_stored(record.into_bytes()).decode().unwrap(), kv);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let error = Record::from_stored(Bytes::from_static(b"\x0a\x09k")).decode().unwrap_err();
+        assert!(error.to_string().starts_with("read a stored key-value record: "), "{error}");
+    }
+}

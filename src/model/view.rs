@@ -104,5 +104,35 @@ pub trait View {
     /// One value of the v2 keyspace; its layout belongs to `model::v2`.
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError>;
     /// The v2 values whose key starts with `prefix`, in key order.
+    #[allow(clippy::type_complexity)] // Spelt out, it says more than a name for it would.
     fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(key: &'static [u8], end: &'static [u8]) -> KeyRange {
+        KeyRange::new(Bytes::from_static(key), Bytes::from_static(end))
+    }
+
+    #[test]
+    fn etcds_pairs_mean_what_the_reference_says() {
+        type Keys = &'static [&'static [u8]];
+        // (key, range_end, belongs, does not)
+        let table: [(&[u8], &[u8], Keys, Keys); 6] = [
+            (b"k", b"", &[b"k"], &[b"k\0", b"j", b""]),
+            (b"k", b"m", &[b"k", b"k\0", b"lz"], &[b"m", b"j"]),
+            (b"k", b"\0", &[b"k", b"\xff\xff"], &[b"j"]),
+            (b"\0", b"\0", &[b"\0", b"a", b"\xff"], &[]),
+            (b"k", b"k", &[], &[b"k", b"a", b"z"]),
+            (b"k", b"a", &[], &[b"k", b"a", b"b"]),
+        ];
+        for (key, end, inside, outside) in table {
+            let range = range(key, end);
+            assert!(inside.iter().all(|key| range.contains(key)), "{range:?}");
+            assert!(!outside.iter().any(|key| range.contains(key)), "{range:?}");
+            assert_eq!(range.is_empty(), inside.is_empty(), "{range:?}");
+        }
+    }
 }

@@ -24,7 +24,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum BirthError {
     /// The list does not name this member.
-    #[error("couldn't find local name \"{0}\" in the initial cluster configuration; check --name and --initial-cluster")]
+    #[error(
+        "couldn't find local name \"{0}\" in the initial cluster configuration; check --name and --initial-cluster"
+    )]
     NotListed(String),
     /// The cluster knows this member as one that has run.
     #[error(

@@ -35,7 +35,9 @@ pub enum IdentityError {
     #[error("data directory {0} is in use by another process; stop that one or choose another --data-dir")]
     InUse(PathBuf),
     /// The identity cannot be read.
-    #[error("{path} is damaged ({cause}); if this member cannot be restored, remove it from the cluster and add it anew")]
+    #[error(
+        "{path} is damaged ({cause}); if this member cannot be restored, remove it from the cluster and add it anew"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -43,7 +45,9 @@ pub enum IdentityError {
         cause: String,
     },
     /// Written by a newer program.
-    #[error("data directory {path} has format {found}, this program knows up to {DATA_FORMAT}; install the newer version")]
+    #[error(
+        "data directory {path} has format {found}, this program knows up to {DATA_FORMAT}; install the newer version"
+    )]
     Newer {
         /// The directory.
         path: PathBuf,
@@ -153,7 +157,8 @@ impl DataDir {
             }
             Err(cause) => return Err(files("read", &path)(cause)),
         };
-        let damaged = |cause: serde_json::Error| IdentityError::Damaged { path: path.clone(), cause: cause.to_string() };
+        let damaged =
+            |cause: serde_json::Error| IdentityError::Damaged { path: path.clone(), cause: cause.to_string() };
         let plain: serde_json::Value = serde_json::from_slice(&bytes).map_err(damaged)?;
         let found = plain.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
         if found > DATA_FORMAT {

@@ -79,16 +79,18 @@ pub enum NodeError {
     },
     /// The directory is another member's.
     #[error(
-        "data directory {dir} belongs to member {id}, but the peer URLs of this start are those of member {other}; check \
-         --data-dir and --initial-advertise-peer-urls"
+        "data directory {dir} belongs to member {id} ({listed}), but this start is for {given}; check --data-dir, --name \
+         and --initial-advertise-peer-urls"
     )]
     OtherMember {
         /// The data directory.
         dir: String,
         /// Whose it is.
         id: String,
-        /// Whose URLs were given.
-        other: String,
+        /// Its name and URLs.
+        listed: String,
+        /// The name and URLs given.
+        given: String,
     },
 }
 

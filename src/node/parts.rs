@@ -19,7 +19,7 @@ use crate::clock::SystemClock;
 use crate::listen::{self, Bound, Shutdown};
 use crate::raft::network::{PeerListener, PeerTls};
 use crate::raft::types::Member as Listed;
-use crate::raft::{self, Consensus, RaftOptions, Rules, network};
+use crate::raft::{self, Consensus, MemberInfo, RaftOptions, Rules, network};
 use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
@@ -33,6 +33,8 @@ pub struct Member {
     pub(super) settings: Settings,
     pub(super) consensus: Consensus,
     pub(super) store: Store,
+    /// Cancelled once clients may be answered: what this member had served before a restart is applied again.
+    pub(super) ready: CancellationToken,
     /// Ends the client listeners.
     pub(super) shutdown: Shutdown,
     /// Ends watches and other streams.
@@ -81,15 +83,16 @@ impl Member {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let (consensus, store, lessor) = consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
-        check_log(&consensus, &store, &settings, &data_dir, &mut identity).await?;
+        let (consensus, store, lessor) =
+            consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
+        check_log(&consensus, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
             network::serve(socket, peer_tls.clone(), consensus.clone());
         }
         let streams = CancellationToken::new();
         let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
         let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
-        let shutdown = Shutdown::new();
+        let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
         store.subscribe(v2_hub.clone());
@@ -104,14 +107,31 @@ impl Member {
             };
             let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
             let service = ClientService::new(state.clone(), http, routes);
-            listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
+            let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
+            listeners.push(tokio::spawn(async move {
+                // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
+                tokio::select! {
+                    () = ready.cancelled() => listen::serve(bound, options, service, shutdown).await,
+                    () = shutdown.draining() => {}
+                }
+            }));
         }
         let options = listen::Options::for_clients("metrics", &settings, client_tls);
         for bound in sockets.metrics {
             let service = MetricsService::new(state.clone());
             listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
         }
-        Ok(Self { settings, consensus, store, shutdown, streams, client_addresses, listeners, _data_dir: data_dir })
+        Ok(Self {
+            settings,
+            consensus,
+            store,
+            ready,
+            shutdown,
+            streams,
+            client_addresses,
+            listeners,
+            _data_dir: data_dir,
+        })
     }
 }
 
@@ -144,10 +164,8 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     }
     let server = ServerTls::for_peers(settings, clock.clone())?;
     let client = ClientTls::for_peers(settings, clock)?;
-    Ok(PeerTls::Tls {
-        acceptor: Arc::new(move || server.acceptor()),
-        connector: Arc::new(move || client.connector()),
-    })
+    let verify_source = settings.peer_tls.requires_client_cert() && !settings.peer_tls.skip_client_san_verification;
+    Ok(PeerTls::Tls { server, client, verify_source })
 }
 
 fn rules(settings: &Settings) -> Rules {
@@ -226,7 +244,6 @@ fn timers(
 /// Writes the first membership of a new cluster, or checks that the directory still is what it was.
 async fn check_log(
     consensus: &Consensus,
-    store: &Store,
     settings: &Settings,
     data_dir: &DataDir,
     identity: &mut Identity,
@@ -250,12 +267,22 @@ async fn check_log(
     }
     let mut given = settings.initial_advertise_peer_urls.texts();
     given.sort();
-    for (other, listed) in store.membership().nodes() {
-        if *other != identity.member_id && listed.peer_urls == given {
-            return Err(NodeError::OtherMember { dir, id, other: hex(*other) });
+    match other_owner(identity.member_id, &settings.name, &given, &consensus.members()) {
+        None => Ok(()),
+        Some(listed) => {
+            let given = format!("{} at {}", settings.name, given.join(","));
+            Err(NodeError::OtherMember { dir, id, listed, given })
         }
     }
-    Ok(())
+}
+
+/// Who owns the data of member `id`, when the name and URLs of this start say that it is not this process: they are
+/// another member's, or neither fits the list. One alone may have changed for good reasons.
+fn other_owner(id: u64, name: &str, peer_urls: &[String], members: &[MemberInfo]) -> Option<String> {
+    let own = members.iter().find(|info| info.id == id)?;
+    let taken = members.iter().any(|info| info.id != id && info.member.peer_urls == peer_urls);
+    let fits = own.member.name.is_empty() || own.member.name == name || own.member.peer_urls == peer_urls;
+    (taken || !fits).then(|| format!("{} at {}", own.member.name, own.member.peer_urls.join(",")))
 }
 
 fn client_state(
@@ -275,4 +302,26 @@ fn client_state(
         election_timeout: settings.election_timeout,
     };
     State::new(consensus.clone(), store.clone(), hub, limits, metrics, streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_is_refused_when_name_and_urls_are_another_members() {
+        let info = |id: u64| MemberInfo {
+            id,
+            member: Listed { name: format!("m{id}"), peer_urls: vec![format!("http://h{id}:1")], client_urls: vec![] },
+            is_learner: false,
+        };
+        let members = [info(1), info(2)];
+        let whose = |name: &str, url: &str| other_owner(1, name, &[url.to_owned()], &members);
+        assert_eq!(whose("m1", "http://h1:1"), None);
+        assert_eq!(whose("renamed", "http://h1:1"), None);
+        assert_eq!(whose("m1", "http://moved:1"), None, "the list may be updated later");
+        assert_eq!(whose("m1", "http://h2:1").as_deref(), Some("m1 at http://h1:1"));
+        assert!(whose("m3", "http://h3:1").is_some(), "neither fits");
+        assert_eq!(other_owner(9, "m3", &["http://h3:1".to_owned()], &members), None, "not listed yet: it joins");
+    }
 }

@@ -19,6 +19,8 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// the member is told to stop.
 pub async fn make_ready(member: &Member) {
     publish(member).await;
+    catch_up(member).await;
+    member.ready.cancel();
     for address in &member.client_addresses {
         tracing::info!(address, "ready to serve client requests");
     }
@@ -46,6 +48,15 @@ async fn publish(member: &Member) {
             }
             Err(error) => tracing::warn!(%error, "failed to publish local member to cluster through raft"),
         }
+        sleep(RETRY_EVERY).await;
+    }
+}
+
+/// Applies everything that was committed by now. A restarted member may have answered from a later state than the one it
+/// finds on disk, and must not show clients an older one.
+async fn catch_up(member: &Member) {
+    while let Err(error) = member.consensus.read_barrier(Instant::now() + member.settings.request_timeout()).await {
+        tracing::warn!(%error, "this member does not know yet what is committed; it serves no clients before");
         sleep(RETRY_EVERY).await;
     }
 }

@@ -374,7 +374,8 @@ mod tests {
 
     #[test]
     fn entry_size_is_what_encoding_writes() {
-        let entry = Entry { log_id: new_log_id(1, 1), payload: EntryPayload::Normal(Proposal(Bytes::from(vec![7; 50]))) };
+        let entry =
+            Entry { log_id: new_log_id(1, 1), payload: EntryPayload::Normal(Proposal(Bytes::from(vec![7; 50]))) };
         let mut out = BytesMut::new();
         encode_entry(&mut out, &entry);
         assert_eq!(out.len(), entry_size(50));

@@ -91,6 +91,10 @@ pub(super) fn openraft(rules: &Rules, cluster_id: u64) -> Result<Config, StartEr
         replication_lag_threshold: rules.catchup_entries.max(MIN_KEPT_ENTRIES) * 2,
         install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
         api_batch_linger_ms: 0,
+        // A restarted member must not go on leading: it has forgotten what was committed, so it would confirm reads at
+        // the beginning of its term. openraft's own default is to go on.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
         removed_leader_step_down: StepDownPolicy::After(REMOVED_LEADER_STAYS_MS),
         backoff: "50ms 100ms 200ms ...1s".to_owned(),
         ..Config::default()
@@ -126,7 +130,6 @@ mod tests {
     #[test]
     fn log_reversion_and_leader_restore_stay_off() {
         let config = openraft(&rules(100, 1000), 1).expect("a valid configuration");
-        assert_ne!(config.allow_log_reversion, Some(true));
-        assert_ne!(config.enable_leader_restore, Some(true));
+        assert_eq!((config.allow_log_reversion, config.enable_leader_restore), (Some(false), Some(false)));
     }
 }

@@ -5,10 +5,14 @@
 //! still counts. So the end of the core that nobody ordered ends the process at once, without unwinding.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::Inner;
+
+/// How long the log gets to write why the process ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Waits for the end of the core; returns only when it was ordered.
 pub(super) async fn watch(inner: Arc<Inner>) {
@@ -29,6 +33,8 @@ pub(super) async fn watch(inner: Arc<Inner>) {
             local_member_id = format!("{:x}", inner.id),
             "consensus ended by itself; this process ends so that no one takes it for a working member"
         );
+        // The log's own thread needs a moment for that line; nothing here is worth going on for.
+        std::thread::sleep(LAST_WORDS);
         std::process::abort();
     }
 }

@@ -4,6 +4,7 @@
 //! commands, waits for linearizable reads, changes the member list and learns who leads. Any member takes any request:
 //! what only the leader can do is carried to it once, never further, and never twice after an unknown result.
 
+mod carry;
 pub mod codec;
 mod config;
 pub mod error;
@@ -23,10 +24,11 @@ pub mod types;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
 use openraft::type_config::alias::WatchReceiverOf;
-use tokio::sync::{Mutex, Semaphore, watch};
+use openraft::{RaftMetrics, RaftState};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{RaftOptions, Rules};
@@ -34,6 +36,7 @@ pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
 pub use leader::{LeaderDuties, LeaderState};
 pub use members::{MemberChange, MemberInfo, Membered};
 
+use self::carry::Carried;
 use self::leader::LeadTimes;
 use self::network::{Network, Peers};
 use self::read::ReadQueue;
@@ -65,6 +68,7 @@ pub(crate) struct Inner {
     lead_times: parking_lot::Mutex<LeadTimes>,
     reads: ReadQueue,
     in_flight: Arc<Semaphore>,
+    carried: mpsc::Sender<Carried>,
     changing: Mutex<()>,
     stopping: CancellationToken,
 }
@@ -104,6 +108,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)
         .await
         .map_err(|error| StartError::Storage(error.to_string()))?;
+    let (carried, to_carry) = mpsc::channel(carry::MAX_QUEUED);
     let inner = Arc::new(Inner {
         id,
         cluster_id,
@@ -116,11 +121,14 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         lead_times: parking_lot::Mutex::default(),
         reads: ReadQueue::default(),
         in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
+        carried,
         changing: Mutex::new(()),
         stopping: CancellationToken::new(),
         rules,
     });
+    inner.elect_when_alone().await?;
     tokio::spawn(guard::watch(inner.clone()));
+    tokio::spawn(carry::carry(inner.clone(), to_carry));
     tokio::spawn(leader::follow(inner.clone()));
     tokio::spawn(members::follow(inner.clone()));
     tokio::spawn(read::rounds(inner.clone()));
@@ -136,7 +144,11 @@ impl Consensus {
     /// This member has a log already, or is not in the list.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), StartError> {
         let id = self.inner.id;
-        self.inner.raft.initialize(members).await.map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
+        self.inner
+            .raft
+            .initialize(members)
+            .await
+            .map_err(|error| StartError::Bootstrap { id, cause: error.to_string() })
     }
 
     /// Whether this member's log has ever held an entry or a vote.
@@ -182,6 +194,17 @@ impl Consensus {
 }
 
 impl Inner {
+    /// A cluster of one needs no election timeout to find out that nobody else leads.
+    async fn elect_when_alone(&self) -> Result<(), StartError> {
+        let stopped = |error: Fatal<TypeConfig>| StartError::Storage(error.to_string());
+        let voters = |state: &RaftState<TypeConfig>| state.membership_state.effective().voter_ids().collect();
+        let voters: Vec<NodeId> = self.raft.with_raft_state(voters).await.map_err(stopped)?;
+        if voters != [self.id] {
+            return Ok(());
+        }
+        self.raft.trigger().elect(false).await.map_err(stopped)
+    }
+
     /// Who leads, straight from the core: fresher than [`Consensus::leader_watch`] and less careful.
     fn current_leader(&self) -> Option<NodeId> {
         self.metrics.borrow_watched().current_leader

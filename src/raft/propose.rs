@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use openraft::raft::{WriteResponse, WriteResult};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::carry::Carried;
 use super::error::ProposeError;
-use super::network::{Answer, CallError, Request};
 use super::types::{NodeId, Proposal, TypeConfig};
 use super::{Consensus, Inner, MAX_IN_FLIGHT_KIB};
 use crate::model::effects::Applied;
@@ -23,9 +25,6 @@ use crate::model::effects::Applied;
 const MAX_UNAPPLIED: u64 = 5000;
 /// Between two tries while nobody takes the command.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
-/// How much longer than the caller a carried command waits: the caller's own deadline decides what it is told.
-const GRACE: Duration = Duration::from_secs(1);
-
 /// What became of one try to propose.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Proposed {
@@ -109,7 +108,7 @@ impl Inner {
             return Proposed::Failed(self.fatal(&error.to_string()));
         }
         match outcome.await {
-            Ok(result) => proposed(result),
+            Ok(result) => proposed(result.map(WriteResponse::from)),
             Err(_) if self.stopping.is_cancelled() => Proposed::Failed(ProposeError::Stopped),
             Err(_) => Proposed::Unknown,
         }
@@ -120,47 +119,40 @@ impl Inner {
         if self.stopping.is_cancelled() { ProposeError::Stopped } else { ProposeError::Fatal(cause.to_owned()) }
     }
 
-    /// Proposes a batch that another member carried here. Never carried further.
+    /// Proposes a batch that another member carried here, in one message to the core. Never carried further.
     pub(super) async fn propose_carried(&self, commands: Vec<Bytes>) -> Vec<Proposed> {
-        let room: Result<Vec<_>, _> = commands.iter().map(|command| self.room(command.len())).collect();
-        let _room = match room {
+        let count = commands.len();
+        let bytes = commands.iter().map(Bytes::len).sum();
+        let _room = match self.room(bytes) {
             Ok(room) => room,
-            Err(error) => return commands.iter().map(|_| Proposed::Failed(error.clone())).collect(),
+            Err(error) => return vec![Proposed::Failed(error); count],
         };
-        let mut waiting = Vec::with_capacity(commands.len());
-        for command in commands {
-            let (responder, outcome) = ProgressResponder::<TypeConfig, _>::complete_only();
-            if self.raft.client_write_ff(Proposal(command), Some(responder)).await.is_err() {
-                waiting.push(Err(Proposed::NotAccepted));
-                continue;
-            }
-            waiting.push(Ok(outcome));
-        }
-        let mut outcomes = Vec::with_capacity(waiting.len());
-        for one in waiting {
-            outcomes.push(match one {
-                Err(known) => known,
-                Ok(outcome) => outcome.await.map_or(Proposed::Unknown, proposed),
-            });
-        }
+        let Ok(results) = self.raft.client_write_many(commands.into_iter().map(Proposal)).await else {
+            return vec![Proposed::NotAccepted; count];
+        };
+        let outcome = |result| match result {
+            Ok(result) => proposed(result),
+            Err(_) => Proposed::Unknown,
+        };
+        let mut outcomes: Vec<Proposed> = results.map(outcome).collect().await;
+        // The results end early when the core does.
+        outcomes.resize(count, Proposed::Unknown);
         outcomes
     }
 
-    /// Carries one command to the leader, and waits until its effect can be read here too.
+    /// Has one command carried to the leader, and waits until its effect can be read here too.
     async fn propose_there(&self, leader: NodeId, command: Bytes, deadline: Instant) -> Proposed {
-        let Some(peer) = self.peers.get(leader) else {
-            return Proposed::NotAccepted;
+        let (outcome, known) = oneshot::channel();
+        match self.carried.try_send(Carried { leader, command, outcome }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Proposed::Failed(ProposeError::TooManyRequests),
+            Err(TrySendError::Closed(_)) => return Proposed::Failed(ProposeError::Stopped),
+        }
+        let outcome = match known.await {
+            Ok(outcome) => outcome,
+            Err(_) if self.stopping.is_cancelled() => Proposed::Failed(ProposeError::Stopped),
+            Err(_) => Proposed::Unknown,
         };
-        let mut outcomes = match peer.forward.call(Request::Propose(vec![command]), deadline + GRACE).await {
-            Ok(Answer::Proposed(outcomes)) => outcomes,
-            Ok(_) => return Proposed::Unknown,
-            Err(CallError::NotSent(_) | CallError::Refused(_)) => return Proposed::NotAccepted,
-            Err(CallError::Lost(reason)) => {
-                tracing::debug!(reason, "a carried proposal has no known result");
-                return Proposed::Unknown;
-            }
-        };
-        let outcome = outcomes.pop().unwrap_or(Proposed::Unknown);
         if let Proposed::Applied(applied) = &outcome {
             // Committed whatever happens now: a slow member must not turn success into an error.
             let _ = timeout_at(deadline - margin(deadline), self.store.wait_applied(applied.position.index)).await;
@@ -215,9 +207,9 @@ impl From<Late> for ProposeError {
     }
 }
 
-fn proposed(result: ClientWriteResult<TypeConfig>) -> Proposed {
+fn proposed(result: WriteResult<TypeConfig>) -> Proposed {
     match result {
-        Ok(response) => Proposed::Applied(response.data.0),
+        Ok(written) => Proposed::Applied(written.response.0),
         // Rejected before it was appended, says openraft.
         Err(ClientWriteError::ForwardToLeader(_)) => Proposed::NotAccepted,
         Err(ClientWriteError::LogEntryDiscarded(_)) => Proposed::Unknown,

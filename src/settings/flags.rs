@@ -281,8 +281,8 @@ pub const FLAGS: &[Flag] = &[
     row(Unsafe, "unsafe-no-fsync", Bool, "false", "Never sync; refused: acknowledged writes would be lost."),
 
     row(Own, "promote-learners", Bool, "false", "Give learners their vote as soon as they have caught up."),
-    row(Own, "block-cache-bytes", Uint(U64), "67108864", "Memory for blocks read from the store."),
-    row(Own, "write-buffer-bytes", Uint(U64), "67108864", "Memory for writes not yet flushed to the store."),
+    row(Own, "block-cache-bytes", Uint(U64), "33554432", "Memory for blocks read from the store."),
+    row(Own, "write-buffer-bytes", Uint(U64), "33554432", "Memory for writes not yet flushed to the store."),
 
     row(Dead, "max-snapshots", Uint(U32), "5", "Snapshots to keep.").unused(),
     row(Dead, "v2-deprecation", Text, "", "Stage of the removal of etcd's v2 store.").unused(),

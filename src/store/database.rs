@@ -24,6 +24,7 @@ use rocksdb::{Cache, ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions,
 use super::error::StoreError;
 use super::keys::{self, Dropped, Progress, meta};
 use super::options::{self, StoreOptions};
+use super::recent::Recent;
 use super::records;
 use crate::model::view::{Alarm, KeyRange};
 use crate::raft::types::StoredMembership;
@@ -61,6 +62,8 @@ pub(super) struct Database {
     pub facts: ArcSwap<Facts>,
     /// Last applied (term, index).
     pub applied: Mutex<Option<(u64, u64)>>,
+    /// What apply wrote lately; nobody else uses it.
+    pub recent: Mutex<Recent>,
     /// History and version rows below it are garbage; shared with the compaction filters.
     pub floor: Arc<AtomicI64>,
     /// Set when another state took this one's place: the last user removes the directory.
@@ -89,6 +92,7 @@ impl Database {
             marks: Marks::default(),
             facts: ArcSwap::default(),
             applied: Mutex::default(),
+            recent: Mutex::default(),
             floor,
             obsolete: AtomicBool::new(false),
             reads: ReadOptions::default(),

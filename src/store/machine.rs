@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -143,18 +144,25 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
     }
     marks.writing.store(progress.revision, Ordering::SeqCst);
     database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
+    let mut recent = database.recent.lock();
+    for (key, version) in sealed.live {
+        // A slice would keep the whole entry it came with in memory.
+        recent.put(Bytes::copy_from_slice(&key), version);
+    }
+    drop(recent);
     if facts.is_some() || sealed.alarms.is_some() || sealed.cluster_version.is_some() {
         let mut facts = facts.unwrap_or_else(|| Facts::clone(&database.facts.load()));
         facts.alarms = sealed.alarms.unwrap_or(facts.alarms);
         facts.cluster_version = sealed.cluster_version.unwrap_or(facts.cluster_version);
         database.facts.store(Arc::new(facts));
     }
-    *database.applied.lock() = progress.applied;
     // Readers load these two in the opposite order, so a view's revision is never below its compaction revision.
     marks.revision.store(progress.revision, Ordering::SeqCst);
     if let Some(compacted) = sealed.compacted {
         marks.compacted.store(compacted, Ordering::SeqCst);
     }
+    // Last: a linearizable read that finds its index applied takes its view at once.
+    *database.applied.lock() = progress.applied;
 }
 
 /// Consecutive entries that go into one batch.

@@ -19,6 +19,7 @@ mod options;
 mod overlay;
 mod reader;
 mod receiver;
+mod recent;
 mod records;
 mod size;
 mod snapshot;

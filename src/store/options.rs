@@ -40,8 +40,8 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            block_cache: 64 * MIB,
-            write_buffers: 64 * MIB,
+            block_cache: 32 * MIB,
+            write_buffers: 32 * MIB,
             background_jobs: 2,
             open_files: 512,
             flush_after_entries: 500_000,

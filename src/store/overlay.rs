@@ -53,6 +53,8 @@ pub(super) struct Sealed {
     pub cluster_version: Option<String>,
     pub leases: Vec<LeaseChange>,
     pub v2_events: Vec<Arc<Bytes>>,
+    /// Live versions in the batch.
+    pub live: BTreeMap<Bytes, Option<Record>>,
 }
 
 impl<'a> Overlay<'a> {
@@ -189,6 +191,7 @@ impl<'a> Overlay<'a> {
             cluster_version: self.cluster_version,
             leases: self.lease_changes,
             v2_events: self.v2_events,
+            live: self.live,
         }
     }
 
@@ -229,6 +232,9 @@ impl View for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
         if let Some(pending) = self.live.get(key) {
             return Ok(pending.clone());
+        }
+        if let Some(recent) = self.database.recent.lock().get(key) {
+            return Ok(recent.clone());
         }
         Ok(self.database.get(keys::LATEST, key)?.map(Record::from_stored))
     }

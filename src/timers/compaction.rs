@@ -131,7 +131,15 @@ mod tests {
     #[test]
     fn a_long_period_waits_once_and_then_keeps_that_much_history_every_hour() {
         let done = run(AutoCompaction::Periodic(Duration::from_secs(5 * HOUR)), 81, |_| true);
-        assert_eq!(done, [(5 * HOUR, 1), (6 * HOUR, 1 + HOUR as i64), (7 * HOUR, 1 + 2 * HOUR as i64), (8 * HOUR, 1 + 3 * HOUR as i64)]);
+        assert_eq!(
+            done,
+            [
+                (5 * HOUR, 1),
+                (6 * HOUR, 1 + HOUR as i64),
+                (7 * HOUR, 1 + 2 * HOUR as i64),
+                (8 * HOUR, 1 + 3 * HOUR as i64)
+            ]
+        );
     }
 
     #[test]

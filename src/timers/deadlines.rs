@@ -256,7 +256,11 @@ mod tests {
         assert_eq!(deadlines.expired(at(11), 10), [1]);
         assert_eq!(deadlines.remaining(2, NOW), Some(41));
         assert_eq!(deadlines.renew(2, at(20)), Some(600));
-        assert_eq!(deadlines.checkpoints(at(20), 10), [LeaseRemaining { id: 2, remaining_ttl: 0 }], "its record is void");
+        assert_eq!(
+            deadlines.checkpoints(at(20), 10),
+            [LeaseRemaining { id: 2, remaining_ttl: 0 }],
+            "its record is void"
+        );
     }
 
     #[test]
@@ -267,7 +271,10 @@ mod tests {
         let second = deadlines.expired(at(11), 5000).len() as u32;
         assert!(second.abs_diff(SPREAD_PER_SECOND) <= 1, "{second} in one second");
         assert!(deadlines.expired(at(13), 5000).len() > 1400);
-        assert!(deadlines.expired(at(14), 5000).len() > 700, "all are through after four seconds, none before its time");
+        assert!(
+            deadlines.expired(at(14), 5000).len() > 700,
+            "all are through after four seconds, none before its time"
+        );
     }
 
     #[test]

@@ -103,7 +103,9 @@ impl Lessor {
                     tokio::time::sleep(RETRY_AFTER).await;
                     self.start.notify_one();
                 }
-                Err(error) => tracing::error!(%error, "the lease clocks were not started; no lease expires under this leader"),
+                Err(error) => {
+                    tracing::error!(%error, "the lease clocks were not started; no lease expires under this leader")
+                }
             }
         }
     }
@@ -263,7 +265,8 @@ mod tests {
     }
 
     fn publish(lessor: &Lessor, leases: Vec<LeaseChange>) {
-        let batch = Batch { first: 1, last: 0, events: vec![], compacted: None, leases, v2_events: vec![], applied_index: 1 };
+        let batch =
+            Batch { first: 1, last: 0, events: vec![], compacted: None, leases, v2_events: vec![], applied_index: 1 };
         lessor.publish(Arc::new(batch));
     }
 
@@ -357,7 +360,11 @@ mod tests {
         let stop = CancellationToken::new();
         let following = tokio::spawn(lessor.clone().follow(stop.clone()));
         for round in 0..2 {
-            if round == 0 { lessor.promoted(3) } else { lessor.reset(1, -1) }
+            if round == 0 {
+                lessor.promoted(3)
+            } else {
+                lessor.reset(1, -1)
+            }
             while lessor.inner.lock().starting.is_some() {
                 tokio::task::yield_now().await;
             }

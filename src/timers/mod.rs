@@ -22,7 +22,7 @@ pub use duties::PromotionRule;
 pub use lessor::Lessor;
 
 use self::compaction::Compactor;
-use self::duties::{AutoCompact, LeaseCheckpoint, LeaseExpiry, LearnerPromotion, V2Expiry};
+use self::duties::{AutoCompact, LearnerPromotion, LeaseCheckpoint, LeaseExpiry, V2Expiry};
 use crate::clock::Clock;
 use crate::model::command::{self, Command};
 use crate::model::effects::Refusal;
@@ -153,10 +153,8 @@ impl Timers {
     }
 
     fn duties(self) -> Vec<Box<dyn DueCommands>> {
-        let mut duties: Vec<Box<dyn DueCommands>> = vec![
-            Box::new(LeaseExpiry(self.lessor.clone())),
-            Box::new(LeaseCheckpoint(self.lessor)),
-        ];
+        let mut duties: Vec<Box<dyn DueCommands>> =
+            vec![Box::new(LeaseExpiry(self.lessor.clone())), Box::new(LeaseCheckpoint(self.lessor))];
         let store = self.store.clone();
         // A failed read has been reported by the store, and ends the process there.
         duties.push(Box::new(V2Expiry(move || v2::next_expiry(&store.view()).ok().flatten())));

@@ -4,9 +4,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
 use x509_parser::extensions::GeneralName;
 
 use super::files::without_leading_zeros;
+
+/// Longest look-up of the names in a peer's certificate.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a verified certificate says about its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +92,40 @@ impl PeerIdentity {
         }
     }
 
+    /// Whether a caller from `ip` may be the holder, the certificate's names looked up if need be.
+    ///
+    /// # Errors
+    /// Why not, in etcd's words.
+    pub async fn comes_from(&self, ip: IpAddr) -> Result<(), String> {
+        let ip = ip.to_canonical();
+        match self.matches_address(ip) {
+            AddressMatch::Yes => Ok(()),
+            AddressMatch::No => Err(format!(
+                "tls: {ip} does not match any of the certificate's IP addresses {:?}",
+                self.ip_addresses
+            )),
+            AddressMatch::ByName(names) if resolves_to(&names, ip).await => Ok(()),
+            AddressMatch::ByName(names) => Err(format!("tls: {ip:?} does not match any of DNSNames {names:?}")),
+        }
+    }
+
     /// Whether the certificate lives at this moment.
     pub fn lives_at(&self, unix: Duration) -> bool {
         self.not_before <= unix && unix <= self.not_after
     }
+}
+
+async fn resolves_to(names: &[String], ip: IpAddr) -> bool {
+    let look_up = async {
+        for name in names {
+            let Ok(mut found) = tokio::net::lookup_host((name.as_str(), 0)).await else { continue };
+            if found.any(|address| address.ip().to_canonical() == ip) {
+                return true;
+            }
+        }
+        false
+    };
+    timeout(LOOKUP_TIMEOUT, look_up).await.unwrap_or(false)
 }
 
 fn since_1970(seconds: i64) -> Duration {

@@ -125,7 +125,11 @@ mod tests {
     use crate::proto::mvccpb;
 
     fn event(revision: i64, size: usize) -> Arc<Shared> {
-        let event = mvccpb::Event { r#type: 0, kv: Some(mvccpb::KeyValue { value: vec![7; size].into(), ..Default::default() }), prev_kv: None };
+        let event = mvccpb::Event {
+            r#type: 0,
+            kv: Some(mvccpb::KeyValue { value: vec![7; size].into(), ..Default::default() }),
+            prev_kv: None,
+        };
         Arc::new(Shared::new(Event {
             revision,
             key: Bytes::from_static(b"k"),

@@ -308,7 +308,8 @@ impl WatchStream {
 
     /// The ring no longer reaches back to what live watchers have not seen: they read history from there.
     fn fall_behind(&mut self, from: i64) {
-        for (&id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.live && watcher.next <= self.seen) {
+        for (&id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.live && watcher.next <= self.seen)
+        {
             watcher.live = false;
             watcher.next = watcher.next.max(from);
             self.behind.push_back(id);
@@ -432,12 +433,7 @@ fn is_full(events: &[Arc<Shared>], revision: i64) -> bool {
     events.last().is_some_and(|last| last.revision() != revision) && events.len() >= MESSAGE_REVISIONS
 }
 
-fn read_history(
-    store: &crate::store::Store,
-    wanted: &WatchCreate,
-    from: i64,
-    to: i64,
-) -> Result<Step, HistoryError> {
+fn read_history(store: &crate::store::Store, wanted: &WatchCreate, from: i64, to: i64) -> Result<Step, HistoryError> {
     let (mut events, mut size, mut next): (Vec<Arc<Shared>>, usize, i64) = (Vec::new(), 0, to + 1);
     store.history(from, to, CATCH_UP_BYTES, &mut |event| {
         let new_revision = events.last().is_none_or(|last: &Arc<Shared>| last.revision() != event.revision);

@@ -53,7 +53,8 @@ impl Generator {
         if self.chance(60) {
             return Bytes::new();
         }
-        let names: [&[u8]; 12] = [b"a", b"a/", b"a/1", b"a/2", b"a/2/x", b"b", b"b\xff", b"c", b"\x00", b"zz", b"a0", b"\xff\xff"];
+        let names: [&[u8]; 12] =
+            [b"a", b"a/", b"a/1", b"a/2", b"a/2/x", b"b", b"b\xff", b"c", b"\x00", b"zz", b"a0", b"\xff\xff"];
         Bytes::from_static(names[self.random.random_range(0..names.len())])
     }
 
@@ -130,11 +131,21 @@ impl Generator {
         }
     }
 
+    /// A range inside a transaction. Where its revision cannot be read, etcd 3.4 panics once a write went before it, and
+    /// at any such revision in a nested transaction; both servers are to live, so those are not asked.
+    fn range_inside(&mut self, depth: usize) -> pb::RangeRequest {
+        let range = self.range();
+        let readable = range.revision == 0 || (self.compacted.max(1)..=self.revision).contains(&range.revision);
+        pb::RangeRequest { revision: if readable && depth == DEPTH { range.revision } else { 0 }, ..range }
+    }
+
     fn compare(&mut self) -> pb::Compare {
         let target = self.random.random_range(0..5);
         let union = match CompareTarget::try_from(target) {
             Ok(CompareTarget::Version) => TargetUnion::Version(self.random.random_range(0..4)),
-            Ok(CompareTarget::Create) => TargetUnion::CreateRevision(if self.chance(2) { 0 } else { self.old_revision() }),
+            Ok(CompareTarget::Create) => {
+                TargetUnion::CreateRevision(if self.chance(2) { 0 } else { self.old_revision() })
+            }
             Ok(CompareTarget::Mod) => TargetUnion::ModRevision(if self.chance(2) { 0 } else { self.old_revision() }),
             Ok(CompareTarget::Value) => TargetUnion::Value(self.value()),
             _ => TargetUnion::Lease(self.random.random_range(0..6)),
@@ -151,17 +162,18 @@ impl Generator {
     fn operation(&mut self, depth: usize) -> pb::RequestOp {
         let request = match self.random.random_range(0..10) {
             0..4 => Some(Request::RequestPut(self.put())),
-            4..7 => Some(Request::RequestRange(self.range())),
+            4..7 => Some(Request::RequestRange(self.range_inside(depth))),
             7..9 => Some(Request::RequestDeleteRange(self.delete())),
             _ if depth > 0 => Some(Request::RequestTxn(self.txn(depth - 1))),
             _ if self.chance(6) => None,
-            _ => Some(Request::RequestRange(self.range())),
+            _ => Some(Request::RequestRange(self.range_inside(depth))),
         };
         pb::RequestOp { request }
     }
 
     fn txn(&mut self, depth: usize) -> pb::TxnRequest {
-        let (compares, success, failure) = (self.random.random_range(0..3), self.random.random_range(0..4), self.random.random_range(0..4));
+        let (compares, success, failure) =
+            (self.random.random_range(0..3), self.random.random_range(0..4), self.random.random_range(0..4));
         pb::TxnRequest {
             compare: (0..compares).map(|_| self.compare()).collect(),
             success: (0..success).map(|_| self.operation(depth)).collect(),

@@ -22,7 +22,8 @@ pub fn range(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
     if target == SortTarget::Key {
         return;
     }
-    let mut kvs: Vec<KeyValue> = response.kvs.iter().map(|kv| KeyValue::decode(kv.clone()).expect("a key-value")).collect();
+    let mut kvs: Vec<KeyValue> =
+        response.kvs.iter().map(|kv| KeyValue::decode(kv.clone()).expect("a key-value")).collect();
     let value = |kv: &KeyValue| match target {
         SortTarget::Version => kv.version.to_be_bytes().to_vec(),
         SortTarget::Create => kv.create_revision.to_be_bytes().to_vec(),
@@ -30,7 +31,9 @@ pub fn range(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
         SortTarget::Value | SortTarget::Key => kv.value.to_vec(),
     };
     let descending = request.sort_order == SortOrder::Descend as i32;
-    let in_order = kvs.windows(2).all(|pair| if descending { value(&pair[0]) >= value(&pair[1]) } else { value(&pair[0]) <= value(&pair[1]) });
+    let in_order = kvs
+        .windows(2)
+        .all(|pair| if descending { value(&pair[0]) >= value(&pair[1]) } else { value(&pair[0]) <= value(&pair[1]) });
     assert!(in_order, "not sorted as {request:?} asks: {kvs:?}");
     if response.more {
         kvs = kvs.iter().map(|kv| KeyValue { value: value(kv).into(), ..Default::default() }).collect();

@@ -124,7 +124,8 @@ fn number(name: &str, default: u64) -> u64 {
 #[tokio::test]
 async fn random_v3_operations_answer_as_etcd_answers_them() {
     let (operations, seed) = (number("DIFF_OPS", 20_000), number("DIFF_SEED", 1));
-    let (etcd, ours) = (Cluster::start_in_memory(Product::Etcd, 1, &[]).await, Cluster::start_in_memory(Product::Ours, 1, &[]).await);
+    let (etcd, ours) =
+        (Cluster::start_in_memory(Product::Etcd, 1, &[]).await, Cluster::start_in_memory(Product::Ours, 1, &[]).await);
     let (mut etcd_server, mut our_server) = (Server::connect(&etcd).await, Server::connect(&ours).await);
     let mut generator = Generator { random: SmallRng::seed_from_u64(seed), revision: 1, compacted: 0 };
     let mut refused = 0u64;

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use etcd_charm::proto::etcdserverpb as pb;
-use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+use super::ctl::Ctl;
 use super::member::{Member, Product, free_ports};
 use super::net::Network;
 use super::wait::until;
@@ -106,20 +106,14 @@ impl Cluster {
         self.members.last_mut().expect("a member was pushed")
     }
 
-    /// Adds a learner through member 0 and starts it. Returns its id; its place is the last.
-    pub async fn add_learner(&mut self, extra: &[&str]) -> u64 {
-        let place = Place::on_loopback(1).remove(0);
-        let request = pb::MemberAddRequest { peer_ur_ls: vec![place.peer_url()], is_learner: true };
-        let mut client = ClusterClient::new(self.channel(0).await.expect("member 0 accepts"));
-        let answer = client.member_add(request).await.expect("the cluster takes a learner").into_inner();
-        let id = answer.member.expect("the new member is named").id;
-        let name = format!("m{}", self.members.len());
-        let listed = |member: &pb::Member| {
-            let name = if member.id == id { &name } else { &member.name };
-            format!("{name}={}", member.peer_ur_ls[0])
-        };
-        let initial: Vec<String> = answer.members.iter().map(listed).collect();
-        self.new_member(place, &initial.join(","), "existing", extra).start();
+    /// Adds a learner by `etcdctl member add`, starts it as that says, and returns its id. It is the last member now.
+    pub fn add_learner(&mut self, ctl: &Ctl) -> String {
+        let (place, name) = (Place::on_loopback(1).remove(0), format!("m{}", self.members.len()));
+        let said = ctl.run(&["member", "add", &name, "--learner", "--peer-urls", &place.peer_url()]).ok();
+        let id = said.split_whitespace().nth(1).expect("Member ID added to cluster").to_owned();
+        let initial = said.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
+        let initial = initial.expect("etcdctl says how to start the member").trim_matches('"').to_owned();
+        self.new_member(place, &initial, "existing", &[]).start();
         id
     }
 

@@ -70,7 +70,9 @@ fn run(hub: &Arc<Hub>, unit: &str, op: &Op, rng: &mut StdRng) {
         return;
     }
     let token = format!("{:016x}{:016x}", rng.random::<u64>(), rng.random::<u64>());
-    if matches!(op, Op::Plain("install" | "upgrade-charm")) && let Err(error) = unpack(hub, unit) {
+    if matches!(op, Op::Plain("install" | "upgrade-charm"))
+        && let Err(error) = unpack(hub, unit)
+    {
         hub.log("ERROR", &unit_tag(unit), "charm", &error);
         hub.lock().fail(unit, op, now(), rng.random());
         return;
@@ -127,7 +129,9 @@ fn start(hub: &Arc<Hub>, unit: &str, op: &Op, token: &str) -> Option<Start> {
         _ => format!("running {label} hook"),
     };
     world.units.get_mut(unit)?.executing = Some(what);
-    if let Op::Task(task) = op && let Some(task) = world.tasks.get_mut(task) {
+    if let Op::Task(task) = op
+        && let Some(task) = world.tasks.get_mut(task)
+    {
         task.state = TaskState::Running;
         task.times[1] = now();
     }
@@ -161,7 +165,14 @@ fn update_status_pause(world: &World, rng: &mut StdRng) -> u64 {
 }
 
 /// Commits or fails what just ran.
-fn end(hub: &Arc<Hub>, unit: &str, op: &Op, outcome: Result<Option<Outcome>, String>, config_seen: u64, rng: &mut StdRng) {
+fn end(
+    hub: &Arc<Hub>,
+    unit: &str,
+    op: &Op,
+    outcome: Result<Option<Outcome>, String>,
+    config_seen: u64,
+    rng: &mut StdRng,
+) {
     let mut world = hub.lock();
     let context = world.contexts.remove(unit);
     let Some(state) = world.units.get_mut(unit) else { return };
@@ -203,7 +214,13 @@ fn end(hub: &Arc<Hub>, unit: &str, op: &Op, outcome: Result<Option<Outcome>, Str
 
 fn log_into(world: &mut MutexGuard<'_, World>, level: &str, unit: &str, message: &str) {
     let module = "juju.worker.uniter.operation".to_owned();
-    world.write_log(LogLine { at: now(), entity: unit_tag(unit), level: level.to_owned(), module, message: message.to_owned() });
+    world.write_log(LogLine {
+        at: now(),
+        entity: unit_tag(unit),
+        level: level.to_owned(),
+        module,
+        message: message.to_owned(),
+    });
 }
 
 fn end_task(world: &mut World, unit: &str, id: u64, context: &Context, outcome: Result<Option<Outcome>, String>) {

@@ -116,7 +116,9 @@ fn check_entry(zip: &mut ZipArchive<File>, index: usize) -> Result<(PathBuf, u32
             entry.read_to_string(&mut target).map_err(|error| format!("symlink {name:?}: {error}"))?;
             check_link(&path, Path::new(&target))?;
         }
-        _ => return Err(format!("file {name:?} has an unknown type: only files, directories and symlinks are allowed")),
+        _ => {
+            return Err(format!("file {name:?} has an unknown type: only files, directories and symlinks are allowed"));
+        }
     }
     Ok((path, kind, mode & 0o777))
 }

@@ -54,7 +54,12 @@ struct Knobs {
 
 impl Knobs {
     fn options(&self) -> Options {
-        Options { seed: self.seed, update_status_ms: self.update_status * 1000, lease_ms: self.lease * 1000, ..Options::default() }
+        Options {
+            seed: self.seed,
+            update_status_ms: self.update_status * 1000,
+            lease_ms: self.lease * 1000,
+            ..Options::default()
+        }
     }
 }
 
@@ -229,7 +234,9 @@ pub fn run() -> Result<ExitCode, String> {
             let done = lab.deploy(&charm, app.as_deref(), num_units, &config)?;
             println!("Deploying {} from local charm {}", done["application"], charm.display());
         }
-        Cmd::Run { unit, action, params, wait, format } => return run_action(&lab, unit, action, &params, wait, format.as_deref()),
+        Cmd::Run { unit, action, params, wait, format } => {
+            return run_action(&lab, unit, action, &params, wait, format.as_deref());
+        }
         Cmd::Config { app, settings, reset } => {
             let quiet = !settings.is_empty() || !reset.is_empty();
             let all = lab.ask(&Request::Config { app, set: settings, reset })?;
@@ -275,7 +282,8 @@ pub fn run() -> Result<ExitCode, String> {
 
 /// Commands that are one request and print nothing.
 fn request_of(command: Cmd) -> Result<Request, String> {
-    let absolute = |path: PathBuf| path.canonicalize().map_err(|error| format!("cannot open {}: {error}", path.display()));
+    let absolute =
+        |path: PathBuf| path.canonicalize().map_err(|error| format!("cannot open {}: {error}", path.display()));
     Ok(match command {
         Cmd::AddUnit { app, num_units } => Request::AddUnit { app, count: num_units },
         Cmd::RemoveUnit { units, force, .. } => Request::RemoveUnit { units, force },
@@ -306,14 +314,22 @@ fn params_of(pairs: &[String]) -> Result<BTreeMap<String, Value>, String> {
     pairs
         .iter()
         .map(|pair| {
-            let (name, value) = pair.split_once('=').ok_or(format!("argument {pair:?} must be of the form name=value"))?;
+            let (name, value) =
+                pair.split_once('=').ok_or(format!("argument {pair:?} must be of the form name=value"))?;
             let value = serde_yaml::from_str(value).unwrap_or_else(|_| Value::from(value));
             Ok((name.to_owned(), value))
         })
         .collect()
 }
 
-fn run_action(lab: &Lab, unit: String, action: String, params: &[String], wait: u64, format: Option<&str>) -> Result<ExitCode, String> {
+fn run_action(
+    lab: &Lab,
+    unit: String,
+    action: String,
+    params: &[String],
+    wait: u64,
+    format: Option<&str>,
+) -> Result<ExitCode, String> {
     let queued = lab.ask(&Request::Run { unit, action, params: params_of(params)? })?;
     let unit = text(&queued["unit"]).to_owned();
     eprintln!("Running operation {} with 1 task", queued["task"]);
@@ -397,7 +413,8 @@ fn ssh(lab: &Lab, unit: &str, command: &[String]) -> Result<ExitCode, String> {
     let script = command.join(" ");
     let argv: Vec<&str> = if command.is_empty() { vec!["bash", "-l"] } else { vec!["bash", "-c", &script] };
     let line = lab.enter(unit, false, &argv)?;
-    let status = Command::new(&line[0]).args(&line[1..]).status().map_err(|error| format!("cannot run {}: {error}", line[0]))?;
+    let status =
+        Command::new(&line[0]).args(&line[1..]).status().map_err(|error| format!("cannot run {}: {error}", line[0]))?;
     Ok(ExitCode::from(status.code().unwrap_or(255) as u8))
 }
 

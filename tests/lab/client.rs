@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -147,7 +149,13 @@ impl Lab {
     }
 
     /// Runs an action to its end.
-    pub fn run_action(&self, unit: &str, action: &str, params: BTreeMap<String, Value>, limit: Duration) -> Result<TaskReport, String> {
+    pub fn run_action(
+        &self,
+        unit: &str,
+        action: &str,
+        params: BTreeMap<String, Value>,
+        limit: Duration,
+    ) -> Result<TaskReport, String> {
         let queued = self.ask(&Request::Run { unit: unit.to_owned(), action: action.to_owned(), params })?;
         self.wait_task(&queued, limit)
     }
@@ -173,7 +181,10 @@ impl Lab {
         if !output.status.success() {
             return Err(format!("cannot read {unit}:{path}: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
-        fs::write(target, output.stdout).map_err(|error| format!("cannot write {}: {error}", target.display()))
+        // What is fetched may hold a key, so it is readable by its owner only.
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(target);
+        file.and_then(|mut file| file.write_all(&output.stdout))
+            .map_err(|error| format!("cannot write {}: {error}", target.display()))
     }
 
     /// Copies a file into a unit's machine, as user `ubuntu`.

@@ -161,7 +161,11 @@ impl Context {
         }
         if let Some(unit) = world.units.get_mut(&self.unit) {
             for (opens, range) in &self.ports {
-                if *opens { unit.ports.insert(range.clone()) } else { unit.ports.remove(range) };
+                if *opens {
+                    unit.ports.insert(range.clone())
+                } else {
+                    unit.ports.remove(range)
+                };
             }
             for (key, value) in &self.state {
                 match value {
@@ -228,9 +232,8 @@ pub fn hook_name(world: &World, unit: &str, op: &Op) -> String {
 /// What stops `unit` from opening `range`, in Juju's words.
 pub fn port_conflict(world: &World, unit: &str, range: &PortRange) -> Option<String> {
     let machine = world.units.get(unit)?.machine;
-    let overlaps = |other: &PortRange| {
-        other.protocol == range.protocol && other.from <= range.to && range.from <= other.to
-    };
+    let overlaps =
+        |other: &PortRange| other.protocol == range.protocol && other.from <= range.to && range.from <= other.to;
     world.units.values().filter(|other| other.machine == machine).find_map(|other| {
         let same_unit = other.name == unit;
         let other_range = other.ports.iter().find(|other| overlaps(other) && !(same_unit && *other == range))?;

@@ -185,7 +185,8 @@ pub fn pids_by_environment(root: &Path) -> Vec<i32> {
     let wanted = format!("ETCD_CHARM_ROOT={}", root.display()).into_bytes();
     all_pids()
         .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| text.split(|b| *b == 0).any(|line| line == wanted))
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|text| text.split(|b| *b == 0).any(|line| line == wanted))
         })
         .collect()
 }

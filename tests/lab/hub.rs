@@ -212,7 +212,8 @@ fn tick_leases(world: &mut World, now: u64, rng: &mut StdRng) -> bool {
             .map(|unit| unit.name.clone())
             .collect();
         let holder = world.apps[&app].lease.holder_at(now).map(str::to_owned);
-        let holder_lives = holder.as_ref().and_then(|name| world.units.get(name)).is_some_and(|unit| world.reachable(unit));
+        let holder_lives =
+            holder.as_ref().and_then(|name| world.units.get(name)).is_some_and(|unit| world.reachable(unit));
         let Some(lease) = world.apps.get_mut(&app).map(|app| &mut app.lease) else { continue };
         match holder {
             Some(holder) if holder_lives => lease.renew(&holder, now, length),

@@ -110,7 +110,13 @@ pub fn answer(hub: &Arc<Hub>, request: Request) -> Result<Value, String> {
     Ok(value)
 }
 
-fn deploy(hub: &Arc<Hub>, path: &std::path::Path, app: Option<String>, units: u32, settings: &[String]) -> Result<Value, String> {
+fn deploy(
+    hub: &Arc<Hub>,
+    path: &std::path::Path,
+    app: Option<String>,
+    units: u32,
+    settings: &[String],
+) -> Result<Value, String> {
     let charm = keep_archive(hub, path)?;
     let app = app.unwrap_or_else(|| charm.name.clone());
     let mut world = hub.lock();
@@ -129,7 +135,8 @@ fn keep_archive(hub: &Arc<Hub>, path: &std::path::Path) -> Result<crate::world::
     let mut charm = archive::read(path)?;
     let number = hub.lock().take_number("archive");
     let copy = hub.home.root().join(format!("{}-{number}.charm", charm.name));
-    std::fs::copy(path, &copy).map_err(|error| format!("cannot copy {} to {}: {error}", path.display(), copy.display()))?;
+    std::fs::copy(path, &copy)
+        .map_err(|error| format!("cannot copy {} to {}: {error}", path.display(), copy.display()))?;
     charm.archive = copy;
     Ok(charm)
 }
@@ -267,8 +274,10 @@ fn config(world: &mut World, app: &str, set: &[String], reset: &[String]) -> Res
 /// Finds the one pair of endpoints that fits two names.
 fn endpoints(world: &World, one: &str, other: &str) -> Result<(End, End, String), String> {
     let side = |text: &str| {
-        let (app, endpoint) = text.split_once(':').map_or((text, None), |(app, endpoint)| (app, Some(endpoint.to_owned())));
-        let charm = world.apps.get(app).map(|app| Arc::clone(&app.charm)).ok_or(format!("application {app:?} not found"))?;
+        let (app, endpoint) =
+            text.split_once(':').map_or((text, None), |(app, endpoint)| (app, Some(endpoint.to_owned())));
+        let charm =
+            world.apps.get(app).map(|app| Arc::clone(&app.charm)).ok_or(format!("application {app:?} not found"))?;
         Ok::<_, String>((app.to_owned(), endpoint, charm))
     };
     let (a, b) = (side(one)?, side(other)?);
@@ -389,6 +398,7 @@ fn enter(hub: &Arc<Hub>, unit: &str, root: bool, argv: &[String]) -> Result<Valu
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
-    let line = hub.with_machine(id, |machine| machine.enter(user, dir, &env, argv)).ok_or("the machine is not running")?;
+    let line =
+        hub.with_machine(id, |machine| machine.enter(user, dir, &env, argv)).ok_or("the machine is not running")?;
     Ok(json!(line))
 }

@@ -76,7 +76,9 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
             return Next::Run(op);
         }
     }
-    if unit.installed && let Some(task) = unit.queue.front() {
+    if unit.installed
+        && let Some(task) = unit.queue.front()
+    {
         return Next::Run(Op::Task(*task));
     }
     if let Some(failed) = &unit.failed {
@@ -97,7 +99,11 @@ fn created(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -
         .filter(|(relation, local)| !relation.dying && local.is_none_or(|local| !local.created && !local.left))
         .map(|(relation, _)| relation.id)
         .collect();
-    pick(&waiting, choose).map(|relation| Op::Relation { hook: RelationHook::Created, relation: *relation, remote: None })
+    pick(&waiting, choose).map(|relation| Op::Relation {
+        hook: RelationHook::Created,
+        relation: *relation,
+        remote: None,
+    })
 }
 
 fn leadership(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
@@ -152,8 +158,9 @@ fn alive(world: &World, app: &App, unit: &Unit, now: u64, choose: &mut dyn FnMut
     if !unit.started {
         return Next::Run(Op::Plain("start"));
     }
-    let ready: Vec<Op> =
-        relations_of(world, unit).filter_map(|(relation, local)| relation_step(world, unit, relation, local?)).collect();
+    let ready: Vec<Op> = relations_of(world, unit)
+        .filter_map(|(relation, local)| relation_step(world, unit, relation, local?))
+        .collect();
     if let Some(op) = pick(&ready, choose) {
         return Next::Run(op.clone());
     }
@@ -183,7 +190,8 @@ fn dying(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -> 
 /// The next hook of one relation, in the order Juju evaluates: the `changed` owed to a `joined`, departed,
 /// broken, application data, joined, changed.
 fn relation_step(world: &World, unit: &Unit, relation: &Relation, local: &LocalRelation) -> Option<Op> {
-    let op = |hook, remote: Option<&String>| Some(Op::Relation { hook, relation: relation.id, remote: remote.cloned() });
+    let op =
+        |hook, remote: Option<&String>| Some(Op::Relation { hook, relation: relation.id, remote: remote.cloned() });
     if local.left {
         return None;
     }
@@ -204,9 +212,10 @@ fn relation_step(world: &World, unit: &Unit, relation: &Relation, local: &LocalR
     if let Some(new) = visible.iter().find(|remote| !local.members.contains_key(*remote)) {
         return op(RelationHook::Joined, Some(new));
     }
-    let stale = local.members.iter().find(|(name, member)| {
-        relation.units.get(*name).is_some_and(|bag| bag.version > member.seen)
-    });
+    let stale = local
+        .members
+        .iter()
+        .find(|(name, member)| relation.units.get(*name).is_some_and(|bag| bag.version > member.seen));
     stale.and_then(|(name, _)| op(RelationHook::Changed, Some(name)))
 }
 

@@ -75,7 +75,9 @@ impl Hub {
         for path in ancestors(&node.key).chain(event.removed.iter().map(AsRef::as_ref)) {
             if let Some(entries) = waiters.get_mut(path) {
                 // A full queue or a gone reader: drop our end, the reader sees the end of its response.
-                entries.retain(|entry| !concerns(event, path, entry.recursive) || entry.events.try_send(event.clone()).is_ok());
+                entries.retain(|entry| {
+                    !concerns(event, path, entry.recursive) || entry.events.try_send(event.clone()).is_ok()
+                });
             }
         }
     }
@@ -181,7 +183,10 @@ mod tests {
         let mut waiter = hub.wait("/a".into(), true);
         let mut other = hub.wait("/b".into(), true);
         hub.tell(&Arc::new(event("set", "/a/x", false)));
-        assert_eq!(waiter.events.try_recv().expect("an event").node.as_ref().map(|node| node.key.clone()), Some("/a/x".into()));
+        assert_eq!(
+            waiter.events.try_recv().expect("an event").node.as_ref().map(|node| node.key.clone()),
+            Some("/a/x".into())
+        );
         assert!(other.events.try_recv().is_err());
         assert_eq!(hub.waiting(), 2);
         drop((waiter, other));

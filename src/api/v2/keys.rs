@@ -108,7 +108,8 @@ async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
 async fn propose(v2: &V2, mutation: &Command) -> Result<Outcome, Box<Response<Body>>> {
     let bytes = command::encode(Replicated::V2(mutation.encode_to_vec().into()));
     let failed = |cause: &str| Box::new(refused(&raft_error(cause)));
-    let applied = v2.state.consensus.propose(bytes, v2.deadline()).await.map_err(|error| failed(propose_cause(&error)))?;
+    let applied =
+        v2.state.consensus.propose(bytes, v2.deadline()).await.map_err(|error| failed(propose_cause(&error)))?;
     match applied.outcome {
         Ok(Applied::V2(bytes)) => Outcome::decode(bytes).map_err(|error| {
             tracing::error!(%error, "the outcome of a v2 mutation does not decode");

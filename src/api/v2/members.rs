@@ -50,7 +50,9 @@ pub(super) async fn collection(v2: &Arc<V2>, request: Request<Body>) -> Response
             json(StatusCode::OK, out)
         }
         Method::POST => add(v2, request).await,
-        Method::PUT | Method::DELETE => respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n"),
+        Method::PUT | Method::DELETE => {
+            respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n")
+        }
         _ => not_allowed(COLLECTION),
     };
     with_cluster_id(v2, response)

@@ -44,7 +44,8 @@ impl V2 {
     pub fn new(state: Arc<State>, hub: Arc<Hub>) -> Arc<Self> {
         let now = unix_now();
         let mut leaders = state.consensus.leader_watch();
-        let v2 = Arc::new(Self { state, hub, counters: Counters::default(), started: now, led_since: AtomicI64::new(now) });
+        let v2 =
+            Arc::new(Self { state, hub, counters: Counters::default(), started: now, led_since: AtomicI64::new(now) });
         let follower = Arc::downgrade(&v2);
         tokio::spawn(async move {
             while leaders.changed().await.is_ok() {

@@ -206,7 +206,10 @@ fn unescape(text: &[u8], form: bool) -> Result<Vec<u8>, BadRequest> {
             b'%' => {
                 let digits = tail.get(..2).and_then(|pair| Some((hex(pair[0])?, hex(pair[1])?)));
                 let Some((high, low)) = digits else {
-                    let shown = String::from_utf8_lossy(&text[text.len() - tail.len() - 1..]).chars().take(3).collect::<String>();
+                    let shown = String::from_utf8_lossy(&text[text.len() - tail.len() - 1..])
+                        .chars()
+                        .take(3)
+                        .collect::<String>();
                     return Err(bad(210, &format!("invalid URL escape \"{shown}\"")));
                 };
                 plain.push(high << 4 | low);

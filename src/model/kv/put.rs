@@ -56,13 +56,13 @@ pub fn write(view: &impl View, request: &PutRequest, revision: i64) -> Result<(C
 /// The refusals of [`write`] alone, for a transaction that must know them before it writes anything.
 ///
 /// # Errors
-/// As [`write`].
+/// The other way round than [`write`]: first [`Refusal::KeyNotFound`], then [`Refusal::LeaseNotFound`], as in etcd up to
+/// 3.6.
 pub fn validate(view: &impl View, request: &PutRequest) -> Result<(), Failure> {
-    check_lease(view, request)?;
     if needs_old(request) && view.get(&request.key)?.is_none() {
         return Err(Refusal::KeyNotFound.into());
     }
-    Ok(())
+    check_lease(view, request)
 }
 
 fn check_lease(view: &impl View, request: &PutRequest) -> Result<(), Failure> {
@@ -80,7 +80,7 @@ fn needs_old(request: &PutRequest) -> bool {
 mod tests {
     use super::*;
     use crate::model::command::Command;
-    use crate::model::tests::world::{World, put, text};
+    use crate::model::tests::world::{World, always, put, put_op, text};
 
     fn counters(world: &World, key: &str) -> (i64, i64, i64) {
         let kv = world.kv(key).unwrap();
@@ -142,7 +142,9 @@ mod tests {
     fn an_unknown_lease_is_reported_before_a_missing_key() {
         let mut world = World::default();
         let both = PutRequest { lease: 5, ignore_value: true, ..put("a", "") };
-        assert_eq!(world.refused(&Command::Put(both)), Refusal::LeaseNotFound);
+        assert_eq!(world.refused(&Command::Put(both.clone())), Refusal::LeaseNotFound);
+        let in_txn = Command::Txn(always(vec![put_op(both)]));
+        assert_eq!(world.refused(&in_txn), Refusal::KeyNotFound, "but not in a transaction");
     }
 
     #[test]

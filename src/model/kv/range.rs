@@ -272,7 +272,8 @@ mod tests {
     #[test]
     fn each_form_of_range_finds_its_keys() {
         let world = world();
-        let table = [("b", "", "b"), ("b", "d", "bc"), ("c", "\0", "cd"), ("\0", "\0", "abcd"), ("d", "a", ""), ("x", "", "")];
+        let table =
+            [("b", "", "b"), ("b", "d", "bc"), ("c", "\0", "cd"), ("\0", "\0", "abcd"), ("d", "a", ""), ("x", "", "")];
         for (key, end, found) in table {
             assert_eq!(keys(&world, &request(key, end)), shown(found, false, found.len() as i64), "{key:?}..{end:?}");
         }
@@ -307,7 +308,8 @@ mod tests {
         world.delete("b");
         let old = RangeRequest { revision: 3, ..all() };
         assert_eq!(keys(&world, &old), shown("ab", false, 2));
-        let response = range(&world.view, &RangeRequest { key: text("a"), revision: 5, ..RangeRequest::default() }).unwrap();
+        let response =
+            range(&world.view, &RangeRequest { key: text("a"), revision: 5, ..RangeRequest::default() }).unwrap();
         assert_eq!(decoded(&response)[0].value, "3");
         assert_eq!(response.header, header(7), "the header has the current revision, not the one asked for");
         assert_eq!(keys(&world, &RangeRequest { limit: 1, ..old.clone() }), shown("a", true, 2));
@@ -351,14 +353,15 @@ mod tests {
 
     #[test]
     fn a_target_without_an_order_sorts_only_what_the_limit_left() {
-        let world = world();
+        let mut world = world();
+        world.put("e", "");
         // One above the limit is fetched in key order (a, b), sorted by revision (b, a), then cut.
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Version, 2)), shown("bc", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::Ascend, SortTarget::Mod, 1)), shown("b", true, 4));
-        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 4));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 3)), shown("abc", true, 5));
+        assert_eq!(keys(&world, &sort(SortOrder::Ascend, SortTarget::Value, 1)), shown("e", true, 5));
         let filtered = RangeRequest { min_mod_revision: 4, ..sort(SortOrder::None, SortTarget::Mod, 2) };
-        assert_eq!(keys(&world, &filtered), shown("cd", true, 4), "with a filter everything is sorted first");
+        assert_eq!(keys(&world, &filtered), shown("cd", true, 5), "with a filter everything is sorted first");
     }
 
     #[test]

@@ -11,10 +11,10 @@ use crate::model::check;
 use crate::model::command::{Command, decode, encode};
 use crate::model::effects::{Position, Refusal, Response};
 use crate::model::kv::{self, Failure};
-use spec::Spec;
-use world::{World, any_command, any_range, any_read_txn};
 use crate::model::txn;
 use crate::model::view::View;
+use spec::Spec;
+use world::{World, any_command, any_range, any_read_txn};
 
 fn refused<T>(answer: Result<T, Failure>) -> Result<T, Refusal> {
     answer.map_err(|failure| match failure {
@@ -28,7 +28,7 @@ fn proposable(command: &Command) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_run_of_commands_answers_and_leaves_what_the_spec_says(

@@ -213,11 +213,16 @@ impl Spec {
                 Request::RequestRange(range) if range.revision != 0 && range.revision < self.compacted => {
                     return Err(Refusal::Compacted);
                 }
-                Request::RequestPut(put) => {
-                    self.put(&mut Draft { keys: self.keys().clone(), changed: false }, put)?;
+                Request::RequestPut(put)
+                    if (put.ignore_value || put.ignore_lease) && !self.keys().contains_key(&put.key) =>
+                {
+                    return Err(Refusal::KeyNotFound);
+                }
+                Request::RequestPut(put) if put.lease != 0 && !self.leases.contains(&put.lease) => {
+                    return Err(Refusal::LeaseNotFound);
                 }
                 Request::RequestTxn(txn) => self.allowed(txn)?,
-                Request::RequestRange(_) | Request::RequestDeleteRange(_) => {}
+                Request::RequestRange(_) | Request::RequestPut(_) | Request::RequestDeleteRange(_) => {}
             }
         }
         Ok(())

@@ -119,12 +119,12 @@ fn any_end() -> impl Strategy<Value = Bytes> {
 }
 
 fn any_lease() -> impl Strategy<Value = i64> {
-    prop_oneof![3 => Just(0i64), 1 => 1..4i64]
+    prop_oneof![6 => Just(0i64), 1 => 1..4i64]
 }
 
 pub(crate) fn any_put() -> impl Strategy<Value = PutRequest> {
     let value = prop_oneof![Just(""), Just("1"), Just("2")].prop_map(text);
-    let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    let flags = (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     (any_key(), value, any_lease(), flags).prop_map(|(key, value, lease, (prev_kv, ignore_value, ignore_lease))| {
         let value = if ignore_value { Bytes::new() } else { value };
         let lease = if ignore_lease { 0 } else { lease };
@@ -143,11 +143,13 @@ fn any_revision() -> impl Strategy<Value = i64> {
 }
 
 pub(crate) fn any_range() -> impl Strategy<Value = RangeRequest> {
-    let keys = (any_key(), any_end(), -1..4i64, any_revision());
+    // Half of all ranges are wide, so that limits and orders have something to work on.
+    let span = prop_oneof![(any_key(), any_end()), Just((text("a"), text("\0")))];
+    let keys = (span, -1..4i64, any_revision());
     let shape = (0..3i32, 0..5i32, any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
     let filters = (any_revision(), any_revision(), any_revision(), any_revision());
     (keys, shape, filters, prop::bool::weighted(0.3)).prop_map(|(keys, shape, filters, filtered)| {
-        let (key, range_end, limit, revision) = keys;
+        let ((key, range_end), limit, revision) = keys;
         let (sort_order, sort_target, keys_only, count_only, serializable) = shape;
         let mut request = RangeRequest {
             key,
@@ -204,8 +206,8 @@ pub(crate) fn any_txn() -> impl Strategy<Value = TxnRequest> {
 
 pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        5 => any_put().prop_map(Command::Put),
-        2 => any_delete().prop_map(Command::DeleteRange),
+        8 => any_put().prop_map(Command::Put),
+        1 => any_delete().prop_map(Command::DeleteRange),
         6 => any_txn().prop_map(Command::Txn),
         1 => any_revision().prop_map(|revision| Command::Compact(CompactionRequest { revision, physical: false })),
         2 => (1..4i64).prop_map(|id| Command::LeaseGrant(LeaseGrant { id, ttl: 60 })),

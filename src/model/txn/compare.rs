@@ -127,8 +127,7 @@ mod tests {
     fn verdicts(key: &'static str, end: &'static str, target: CompareTarget, union: Option<TargetUnion>) -> [bool; 4] {
         let world = world();
         RELATIONS.map(|relation| {
-            let compare =
-                Compare { key: text(key), range_end: text(end), ..compare(relation, target, union.clone()) };
+            let compare = Compare { key: text(key), range_end: text(end), ..compare(relation, target, union.clone()) };
             all_hold(&world.view, &[compare]).unwrap()
         })
     }

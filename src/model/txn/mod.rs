@@ -106,7 +106,7 @@ mod tests {
         World, always, delete, delete_op, nest, put, put_op, range, range_op, text, txn_op,
     };
     use crate::proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
-    use crate::proto::etcdserverpb::{Compare, CompactionRequest, PutRequest, RangeRequest};
+    use crate::proto::etcdserverpb::{CompactionRequest, Compare, PutRequest, RangeRequest};
 
     fn exists(key: &'static str) -> Compare {
         Compare {

@@ -99,7 +99,9 @@ fn version_json() -> String {
 pub async fn fetch_members(peer_url: &str, tls: &PeerTls) -> Result<PeerMembers, WireError> {
     match timeout(FETCH_TIMEOUT, fetch(peer_url, tls)).await {
         Ok(fetched) => fetched,
-        Err(_) => Err(WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{peer_url}: no answer")))),
+        Err(_) => {
+            Err(WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{peer_url}: no answer"))))
+        }
     }
 }
 
@@ -151,13 +153,18 @@ mod tests {
              {\"id\":1,\"peerURLs\":[\"http://a:1\"],\"name\":\"a\",\"clientURLs\":[\"http://a:2\"]}]\n";
         let read = parse(answer).expect("an answer");
         assert_eq!(read.cluster_id, 0xcdf8_1819_4e3a_8c32);
-        assert_eq!(read.members.iter().map(|info| (info.id, info.is_learner)).collect::<Vec<_>>(), [(1, false), (2, true)]);
+        assert_eq!(
+            read.members.iter().map(|info| (info.id, info.is_learner)).collect::<Vec<_>>(),
+            [(1, false), (2, true)]
+        );
         assert_eq!(read.members[0].member.client_urls, ["http://a:2"]);
     }
 
     #[test]
     fn what_is_no_member_list_is_refused() {
-        for answer in [&b"HTTP/1.1 404 Not Found\r\nX-Etcd-Cluster-ID: 1\r\n\r\n[]"[..], b"HTTP/1.1 200 OK\r\n\r\n[]", b"hello"] {
+        for answer in
+            [&b"HTTP/1.1 404 Not Found\r\nX-Etcd-Cluster-ID: 1\r\n\r\n[]"[..], b"HTTP/1.1 200 OK\r\n\r\n[]", b"hello"]
+        {
             assert_eq!(parse(answer), None);
         }
     }

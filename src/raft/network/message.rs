@@ -239,9 +239,9 @@ impl Answer {
                 Self::Proposed((0..count).map(|_| proposed(&mut r)).collect::<Result<_, _>>()?)
             }
             RENEW => Self::Renewed(r.option("ttl", |r| r.i64("ttl"))?),
-            REMAINING => Self::Remaining(r.option("lease", |r| {
-                r.option("lease", |r| Ok((r.i64("granted ttl")?, r.i64("remaining ttl")?)))
-            })?),
+            REMAINING => Self::Remaining(
+                r.option("lease", |r| r.option("lease", |r| Ok((r.i64("granted ttl")?, r.i64("remaining ttl")?))))?,
+            ),
             MEMBERS => Self::Members(match r.u8("outcome of a member change")? {
                 0 => Ok(membered(&mut r)?),
                 _ => Err(member_error(&mut r)?),
@@ -438,7 +438,8 @@ mod tests {
     #[test]
     fn every_request_survives_the_round_trip() {
         let vote = Vote::new(3, 1);
-        let entry = Entry { log_id: new_log_id(3, 9), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"x"))) };
+        let entry =
+            Entry { log_id: new_log_id(3, 9), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"x"))) };
         let change = MemberChange::Publish { id: 4, name: "n".into(), client_urls: vec!["http://a:1".into()] };
         let requests = [
             Request::Ping,
@@ -478,7 +479,10 @@ mod tests {
             Answer::Heartbeat(Err(StreamAppendError::HigherVote(vote))),
             Answer::Vote(VoteResponse::new(vote, Some(new_log_id(1, 1)), true)),
             Answer::Transfer(Ok(())),
-            Answer::Transfer(Err(TransferLeaderError::LogNotFlushed { expected: Some(new_log_id(1, 1)), actual: None })),
+            Answer::Transfer(Err(TransferLeaderError::LogNotFlushed {
+                expected: Some(new_log_id(1, 1)),
+                actual: None,
+            })),
             Answer::Transfer(Err(TransferLeaderError::VoteChanged { expected: vote, actual: Vote::new(4, 2) })),
             Answer::ReadIndex(Some(12)),
             Answer::ReadIndex(None),

@@ -40,9 +40,9 @@ pub(crate) use message::{Answer, Request};
 pub use peers::{Peer, Peers};
 pub use server::{PeerListener, serve};
 pub use stream::PeerTls;
-pub(crate) use wire::{Channel, WireError};
 #[cfg(test)]
 pub(crate) use stream::dial;
+pub(crate) use wire::{Channel, WireError};
 #[cfg(test)]
 pub(crate) use wire::{Hello, Refusal};
 

@@ -305,7 +305,11 @@ async fn ping(peers: std::sync::Weak<Peers>, peer: std::sync::Weak<Peer>) {
                 let was = target.active_since.lock().take();
                 let reason = error.to_string();
                 if was.is_some() || reasons.is_new(&reason) {
-                    tracing::warn!(remote_peer_id = format!("{:x}", target.id), error = reason, "peer is not reachable");
+                    tracing::warn!(
+                        remote_peer_id = format!("{:x}", target.id),
+                        error = reason,
+                        "peer is not reachable"
+                    );
                 }
             }
         }

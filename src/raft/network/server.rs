@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -76,7 +76,7 @@ pub fn serve(listener: PeerListener, tls: PeerTls, consensus: Consensus) -> Join
             tokio::spawn(async move {
                 let _place = place;
                 let served = async {
-                    let greeted = timeout(HANDSHAKE_TIMEOUT, greet(Box::new(socket), secure, &inner)).await;
+                    let greeted = timeout(HANDSHAKE_TIMEOUT, greet(socket, from, secure, &inner)).await;
                     match greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into())))? {
                         Some((hello, stream)) => channel(&inner, hello, stream).await,
                         None => Ok(()),
@@ -100,13 +100,14 @@ fn closed(from: SocketAddr, error: &WireError) {
 
 /// TLS, then either an HTTP request, which is answered here, or a member's handshake.
 async fn greet(
-    tcp: Box<tokio::net::TcpStream>,
+    tcp: TcpStream,
+    from: SocketAddr,
     secure: Option<PeerTls>,
     inner: &Arc<Inner>,
 ) -> Result<Option<(Hello, Stream)>, WireError> {
     let mut stream: Stream = match secure {
-        Some(PeerTls::Tls { acceptor, .. }) => Box::new(acceptor().accept(*tcp).await?),
-        _ => tcp,
+        Some(tls) => tls.accept(tcp, from.ip()).await?,
+        None => Box::new(tcp),
     };
     let hello = match receive(&mut stream).await? {
         Greeting::Member(hello) => hello,

@@ -131,8 +131,10 @@ pub(super) async fn receive(raft: &Raft, store: &Store, mut stream: Stream) -> R
     let manifest = reader.bytes("manifest of a snapshot")?;
     let files = gather(store, &mut stream, &mut input, manifest).await?;
     let snapshot = Snapshot { meta: files.meta().clone(), snapshot: files };
-    let response =
-        raft.install_full_snapshot(sender, snapshot).await.map_err(|error| WireError::Io(std::io::Error::other(error)))?;
+    let response = raft
+        .install_full_snapshot(sender, snapshot)
+        .await
+        .map_err(|error| WireError::Io(std::io::Error::other(error)))?;
     let mut out = BytesMut::new();
     put_frame(&mut out, kind::INSTALLED, 0, |out| put_vote(out, &response.vote));
     send(&mut stream, &mut out).await

@@ -1,17 +1,16 @@
 //! Byte streams between members: TCP, or TLS over it, dialled or accepted, with the handshake done.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use url::Url;
 
 use super::wire::{Channel, HELLO_BYTES, Hello, Refusal, WELCOME_BYTES, WireError, decode_welcome, encode_welcome};
+use crate::tls::{ClientTls, ServerTls};
 
 /// The longest a connection may take from the first packet to the end of the handshake. etcd's dial timeout for peers
 /// is of the same size.
@@ -24,7 +23,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 /// A connection whose kind does not matter any more.
 pub type Stream = Box<dyn Io>;
 
-/// How peers prove who they are. The closures are asked for every connection, so new certificates are used at once.
+/// How peers prove who they are. Both sides follow their files, so new certificates are used at once.
 #[derive(Clone)]
 pub enum PeerTls {
     /// They do not: every peer URL is `http`.
@@ -32,9 +31,11 @@ pub enum PeerTls {
     /// Mutual TLS.
     Tls {
         /// For connections that arrive.
-        acceptor: Arc<dyn Fn() -> TlsAcceptor + Send + Sync>,
+        server: ServerTls,
         /// For connections that this member opens to `https` URLs.
-        connector: Arc<dyn Fn() -> TlsConnector + Send + Sync>,
+        client: ClientTls,
+        /// Whether a caller must come from an address that its certificate names.
+        verify_source: bool,
     },
 }
 
@@ -44,6 +45,24 @@ impl std::fmt::Debug for PeerTls {
             Self::Plain => "PeerTls::Plain",
             Self::Tls { .. } => "PeerTls::Tls",
         })
+    }
+}
+
+impl PeerTls {
+    /// Makes an accepted connection a secure one, and checks that its caller may be who it says.
+    ///
+    /// # Errors
+    /// The handshake fails, the certificate does not fit the caller, or this member has none itself.
+    pub async fn accept(&self, tcp: TcpStream, from: IpAddr) -> Result<Stream, WireError> {
+        let Self::Tls { server, verify_source, .. } = self else {
+            return Err(bad("no peer certificate is loaded for this listener".to_owned()));
+        };
+        let stream = server.acceptor().accept(tcp).await?;
+        let caller = server.caller(stream.get_ref().1).map_err(|why| WireError::Caller(why.to_owned()))?;
+        if let (Some(caller), true) = (caller, *verify_source) {
+            caller.comes_from(from).await.map_err(WireError::Caller)?;
+        }
+        Ok(Box::new(stream))
     }
 }
 
@@ -64,9 +83,9 @@ pub async fn connect(peer_url: &str, tls: &PeerTls) -> Result<Stream, WireError>
     tcp.set_nodelay(true)?;
     match (url.scheme(), tls) {
         ("http", _) => Ok(Box::new(tcp)),
-        ("https", PeerTls::Tls { connector, .. }) => {
-            let name = ServerName::try_from(host.to_owned()).map_err(|error| bad(format!("{peer_url}: {error}")))?;
-            Ok(Box::new(connector().connect(name, tcp).await?))
+        ("https", PeerTls::Tls { client, .. }) => {
+            let name = ClientTls::server_name(host).map_err(|error| bad(format!("{peer_url}: {error}")))?;
+            Ok(Box::new(client.connector().connect(name, tcp).await?))
         }
         ("https", PeerTls::Plain) => Err(bad(format!(
             "peer URL {peer_url} needs TLS and this member has no peer certificate; set --peer-cert-file, \
@@ -91,7 +110,9 @@ pub async fn dial(peer_urls: &[String], tls: &PeerTls, hello: Hello) -> Result<S
         match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
-            Err(_) => last = WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{url}: no answer"))),
+            Err(_) => {
+                last = WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{url}: no answer")))
+            }
         }
     }
     Err(last)

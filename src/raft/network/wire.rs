@@ -40,6 +40,9 @@ pub enum WireError {
     /// A frame that cannot be read.
     #[error("a frame does not decode: {0}")]
     Codec(#[from] CodecError),
+    /// The caller is not who its certificate names.
+    #[error("{0}")]
+    Caller(String),
     /// The handshake was answered with a refusal.
     #[error("{0}")]
     Refused(Refusal),

@@ -1,8 +1,8 @@
 //! Who is let in on the peer port.
 
 use super::cluster::{CLUSTER, cluster, eventually, soon};
-use crate::raft::network::{PeerTls, fetch_members};
 use crate::raft::network::{Channel, Hello, Refusal, WireError, dial};
+use crate::raft::network::{PeerTls, fetch_members};
 
 async fn knock(url: &str, hello: Hello) -> Result<(), WireError> {
     dial(&[url.to_owned()], &PeerTls::Plain, hello).await.map(drop)

@@ -98,10 +98,8 @@ async fn without_a_quorum_nothing_is_confirmed_and_nothing_is_committed() {
         stopped.push(node.stop().await);
     }
     let deadline = Instant::now() + Duration::from_secs(2);
-    let (read, proposed) = tokio::join!(
-        alone.consensus.read_barrier(deadline),
-        alone.consensus.propose(put("lost", "1"), deadline)
-    );
+    let (read, proposed) =
+        tokio::join!(alone.consensus.read_barrier(deadline), alone.consensus.propose(put("lost", "1"), deadline));
     let late = [ReadError::Timeout, ReadError::TimeoutLeaderFail, ReadError::TimeoutConnectionLost];
     assert!(late.contains(&read.expect_err("no quorum")));
     let late = [ProposeError::Timeout, ProposeError::TimeoutLeaderFail, ProposeError::TimeoutConnectionLost];

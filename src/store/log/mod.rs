@@ -60,7 +60,7 @@ impl Default for LogOptions {
         Self {
             segment_bytes: 64 << 20,
             first_segment_bytes: 4 << 20,
-            ring_bytes: 32 << 20,
+            ring_bytes: 16 << 20,
             ring_entries: 100_000,
             queue_bytes: 64 << 20,
             read_bytes: 1 << 20,
@@ -122,7 +122,9 @@ pub enum LogError {
         detail: String,
     },
     /// An entry was to be appended that does not follow the last one.
-    #[error("entry {entry} does not follow the last entry of the raft log, {last}; this is a bug, the entry is refused")]
+    #[error(
+        "entry {entry} does not follow the last entry of the raft log, {last}; this is a bug, the entry is refused"
+    )]
     Gap {
         /// The entry's log id.
         entry: String,

@@ -185,9 +185,7 @@ impl Replay {
                     self.state.resume_at(index);
                 }
                 self.seen_entry = true;
-                self.state
-                    .push(entry)
-                    .map_err(|error| damaged(&segment.path, place.offset, error.to_string()))?;
+                self.state.push(entry).map_err(|error| damaged(&segment.path, place.offset, error.to_string()))?;
                 let ended = self.placer.entry(segment, Point { index, ..place });
                 self.settle(ended);
                 if self.placer.waiting() >= SETTLE_EVERY {
@@ -226,16 +224,20 @@ impl Replay {
         if let Some(tail) = &self.tail
             && !missing.is_empty()
         {
-            let detail = format!("entries {} to {} were in an earlier file that is gone", missing.start, missing.end - 1);
+            let detail =
+                format!("entries {} to {} were in an earlier file that is gone", missing.start, missing.end - 1);
             return Err(damaged(&tail.segment.path, 0, detail));
         }
         let last = self.state.bounds().1;
         // The hint is never synced on its own and may name what a later cut took away.
-        self.summary.committed = self.summary.committed.filter(|hint| last.is_some_and(|last| hint.index <= last.index));
+        self.summary.committed =
+            self.summary.committed.filter(|hint| last.is_some_and(|last| hint.index <= last.index));
         self.state.vote = self.summary.vote;
         self.state.committed = self.summary.committed;
         let tail = match self.tail {
-            Some(tail) => Tail { capacity: tail.capacity.clamp(options.first_segment_bytes, options.segment_bytes), ..tail },
+            Some(tail) => {
+                Tail { capacity: tail.capacity.clamp(options.first_segment_bytes, options.segment_bytes), ..tail }
+            }
             None => {
                 let tail = first_segment(dir, options, spares.pop())?;
                 self.state.add_segment(tail.segment.clone());

@@ -61,12 +61,8 @@ impl Header {
         let bytes: &[u8; HEADER] = bytes.get(..HEADER)?.try_into().ok()?;
         let u64_at = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
         let u32_at = |at: usize| bytes[at..at + 4].try_into().map(u32::from_le_bytes).ok();
-        let header = Self {
-            seq: u64_at(8)?,
-            nonce: u64_at(16)?,
-            previous_end: u64_at(24)?,
-            previous_chain: u32_at(32)?,
-        };
+        let header =
+            Self { seq: u64_at(8)?, nonce: u64_at(16)?, previous_end: u64_at(24)?, previous_chain: u32_at(32)? };
         let crc = crc32c::crc32c(&bytes[..36]);
         (bytes[..8] == *MAGIC && u32_at(36)? == crc).then_some((header, crc))
     }

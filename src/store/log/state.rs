@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::segment::Segment;
 use super::LogError;
+use super::segment::Segment;
 use crate::raft::types::{Entry, LogId, Payload, Proposal, Vote};
 
 /// What an entry costs in the ring beyond its payload, bytes.
@@ -127,7 +127,10 @@ impl State {
         let id = entry.log_id;
         let starts = self.first == self.next && self.purged.is_none();
         if (!starts && id.index != self.next) || self.last.is_some_and(|last| id.leader_id < last.leader_id) {
-            return Err(LogError::Gap { entry: id.to_string(), last: self.last.map_or("none".into(), |id| id.to_string()) });
+            return Err(LogError::Gap {
+                entry: id.to_string(),
+                last: self.last.map_or("none".into(), |id| id.to_string()),
+            });
         }
         if let Payload::Normal(Proposal(bytes)) = &mut entry.payload {
             *bytes = bytes::Bytes::copy_from_slice(bytes);

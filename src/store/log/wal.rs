@@ -389,12 +389,8 @@ impl Writer {
         let spare = self.preparer.take()?;
         let seq = self.tail.segment.seq + 1;
         let segment = Arc::new(Segment::adopt(&self.dir, spare, seq)?);
-        let header = Header {
-            seq,
-            nonce: rand::random(),
-            previous_end: self.tail.offset,
-            previous_chain: self.tail.chain,
-        };
+        let header =
+            Header { seq, nonce: rand::random(), previous_end: self.tail.offset, previous_chain: self.tail.chain };
         let (bytes, chain) = header.encode();
         self.buffer.extend_from_slice(&bytes);
         let capacity = self.shared.options.segment_bytes;

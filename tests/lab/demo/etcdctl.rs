@@ -93,5 +93,9 @@ fn watch(shell: &Shell, watcher: &str, change: &str, sign: &str) -> Result<(), S
 /// `output` must hold `text` exactly `times` times.
 fn expect(step: &str, output: &str, text: &str, times: usize) -> Result<(), String> {
     let found = output.matches(text).count();
-    if found == times { Ok(()) } else { Err(format!("`{step}`: expected {text:?} {times} times, found it {found} times")) }
+    if found == times {
+        Ok(())
+    } else {
+        Err(format!("`{step}`: expected {text:?} {times} times, found it {found} times"))
+    }
 }

@@ -89,7 +89,10 @@ fn check_status(report: &Report, app: &str) -> Result<(), String> {
     }
     for (name, unit) in units {
         if unit.open_ports != ["2379/tcp", "2380/tcp"] {
-            return Err(format!("unit {name} should show ports 2379/tcp,2380/tcp, shows {:?}", unit.open_ports.join(",")));
+            return Err(format!(
+                "unit {name} should show ports 2379/tcp,2380/tcp, shows {:?}",
+                unit.open_ports.join(",")
+            ));
         }
         if unit.leader != (unit.workload_status.message == "(leader) cluster is healthy") {
             return Err(format!("unit {name}: the message and the `*` disagree on who leads"));

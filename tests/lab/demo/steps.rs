@@ -47,7 +47,11 @@ impl Shell {
         running.drain();
         print!("{}", running.output);
         println!();
-        if status.success() { Ok(std::mem::take(&mut running.output)) } else { Err(format!("`{line}` failed ({status})")) }
+        if status.success() {
+            Ok(std::mem::take(&mut running.output))
+        } else {
+            Err(format!("`{line}` failed ({status})"))
+        }
     }
 
     /// Starts `line` in the background, saying so.

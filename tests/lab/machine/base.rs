@@ -24,7 +24,8 @@ pub fn ensure(say: &dyn Fn(&str)) -> Result<PathBuf, String> {
     let io = |error: std::io::Error| format!("cannot prepare {}: {error}", base.display());
     fs::create_dir_all(&cache).map_err(io)?;
     let lock = File::create(cache.join("base.lock")).map_err(io)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| format!("cannot lock the cache: {error}"))?;
+    let _lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| format!("cannot lock the cache: {error}"))?;
     if base.exists() {
         return Ok(base);
     }
@@ -63,12 +64,16 @@ struct Release {
 
 impl Release {
     fn read() -> Result<Self, String> {
-        let text = fs::read_to_string("/etc/os-release").map_err(|error| format!("cannot read /etc/os-release: {error}"))?;
+        let text =
+            fs::read_to_string("/etc/os-release").map_err(|error| format!("cannot read /etc/os-release: {error}"))?;
         let field = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(|value| value.trim_matches('"').to_owned())
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(|value| value.trim_matches('"').to_owned())
         };
         let id = field("ID").unwrap_or_default();
-        let codename = field("VERSION_CODENAME").ok_or("/etc/os-release has no VERSION_CODENAME; the lab needs Debian or Ubuntu")?;
+        let codename = field("VERSION_CODENAME")
+            .ok_or("/etc/os-release has no VERSION_CODENAME; the lab needs Debian or Ubuntu")?;
         let (default, keyring) = match id.as_str() {
             "ubuntu" => ("http://archive.ubuntu.com/ubuntu", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
             _ => ("http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -84,7 +89,11 @@ impl Release {
 
 /// The mirror apt uses for the release itself.
 fn configured_mirror(id: &str) -> Option<String> {
-    let targets = must("apt-get", &["indextargets", "--no-release-info", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"]).ok()?;
+    let targets = must(
+        "apt-get",
+        &["indextargets", "--no-release-info", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
+    )
+    .ok()?;
     targets
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -109,12 +118,10 @@ fn debootstrap(release: &Release, target: &Path, say: &dyn Fn(&str)) -> Result<(
         command.env("http_proxy", proxy);
     }
     command.arg(&release.codename).arg(target).arg(&release.mirror);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("cannot run debootstrap: {error}; install it with `apt-get install debootstrap`"))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|error| {
+            format!("cannot run debootstrap: {error}; install it with `apt-get install debootstrap`")
+        })?;
     let mut last = String::new();
     let mut lines = 0u32;
     for line in BufReader::new(child.stdout.take().ok_or("debootstrap has no output")?).lines().map_while(Result::ok) {

@@ -63,7 +63,8 @@ impl Provider {
     /// Chooses and prepares the way machines are made; `say` gets progress for people.
     /// `force_process` skips containers.
     pub fn prepare(home: &Home, force_process: bool, say: &dyn Fn(&str)) -> Result<Self, String> {
-        let reason = if force_process { Some("asked for with --machines process".to_owned()) } else { nspawn::missing() };
+        let reason =
+            if force_process { Some("asked for with --machines process".to_owned()) } else { nspawn::missing() };
         if let Some(reason) = reason {
             say(&format!("MACHINES ARE PLAIN PROCESSES, not containers: {reason}."));
             say("No systemd, no hardening, no own network: hooks run as this user under a directory prefix.");
@@ -164,7 +165,9 @@ impl Machine {
     pub fn partition(&self, cut: bool) -> Result<(), String> {
         match self {
             Self::Nspawn(container) => container.partition(cut),
-            Self::Process(_) => Err("machines that are plain processes share one network; partition needs containers".to_owned()),
+            Self::Process(_) => {
+                Err("machines that are plain processes share one network; partition needs containers".to_owned())
+            }
         }
     }
 

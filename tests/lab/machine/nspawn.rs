@@ -18,7 +18,7 @@ use crate::home::{Home, all_pids, children, must, quiet, write_pid};
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Programs the container provider calls.
-const PROGRAMS: [&str; 6] = ["systemd-nspawn", "debootstrap", "nsenter", "ip", "bridge", "chroot"];
+const PROGRAMS: [&str; 7] = ["systemd-nspawn", "debootstrap", "nsenter", "unshare", "ip", "bridge", "chroot"];
 
 /// Why containers cannot be used here, if they cannot.
 pub fn missing() -> Option<String> {
@@ -28,7 +28,9 @@ pub fn missing() -> Option<String> {
     let found = |program: &&str| HOST_PATH.split(':').any(|dir| Path::new(dir).join(program).exists());
     let absent: Vec<&str> = PROGRAMS.into_iter().filter(|program| !found(program)).collect();
     if absent.is_empty() {
-        return None;
+        // Root inside an ordinary container may still make no namespaces.
+        let allowed = must("unshare", &["--mount", "--net", "--pid", "--fork", "true"]);
+        return allowed.err().map(|error| format!("this root may not make containers: {error}"));
     }
     Some(format!("{} not installed (apt-get install systemd-container debootstrap iproute2)", absent.join(", ")))
 }
@@ -70,8 +72,7 @@ impl Container {
         fs::write(dir.join("root/etc/hostname"), format!("{}\n", identity.hostname)).map_err(io)?;
         let supervisor = spawn(home, &dir, &identity, network)?;
         write_pid(&dir.join("pid"), supervisor.id()).map_err(io)?;
-        let mut container =
-            Self { identity, juju, dir, network: network.clone(), supervisor, init: Pid::from_raw(0) };
+        let mut container = Self { identity, juju, dir, network: network.clone(), supervisor, init: Pid::from_raw(0) };
         container.wait_until_up()?;
         Ok(container)
     }

@@ -27,7 +27,8 @@ impl Prefix {
     pub fn make(home: &Home, id: u32) -> Result<Self, String> {
         let root = home.machine(id).join("root");
         for part in ["etc", "home/ubuntu", "var/lib/juju/tools", "var/log", "run"] {
-            fs::create_dir_all(root.join(part)).map_err(|error| format!("cannot make machine {id} in {}: {error}", root.display()))?;
+            fs::create_dir_all(root.join(part))
+                .map_err(|error| format!("cannot make machine {id} in {}: {error}", root.display()))?;
         }
         let net = home.tag().bytes().fold(0u32, |sum, byte| sum * 31 + u32::from(byte)) % 250;
         let identity = Identity {
@@ -43,7 +44,11 @@ impl Prefix {
 
     /// See [`super::Machine::enter`].
     pub fn enter(&self, dir: &str, env: &[(String, String)], argv: &[String]) -> Vec<String> {
-        let dir = if dir.starts_with(&self.root.display().to_string()) { dir.to_owned() } else { self.root.display().to_string() + dir };
+        let dir = if dir.starts_with(&self.root.display().to_string()) {
+            dir.to_owned()
+        } else {
+            self.root.display().to_string() + dir
+        };
         let mut line = vec!["env".to_owned(), "-i".to_owned(), format!("--chdir={dir}")];
         line.extend(env.iter().map(|(name, value)| format!("{name}={value}")));
         line.push(format!("ETCD_CHARM_ROOT={}", self.root.display()));

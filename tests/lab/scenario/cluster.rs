@@ -63,14 +63,15 @@ impl<'a> Cluster<'a> {
         self.lab.wait_settled(&what, STAGE_LIMIT, &mut |_| {}, &done)
     }
 
-    /// Issues credentials on `unit` and unpacks them into `credentials-<name>`.
+    /// Issues credentials on `unit` and keeps them in a directory of their own.
     pub fn fetch_credentials(&mut self, unit: &str) -> Result<PathBuf, String> {
         let task = self.lab.run_action(unit, "generate-client-certificates", Default::default(), ACTION_LIMIT)?;
         if task.status() != "completed" {
             return Err(format!("generate-client-certificates on {unit}: {}", task.raw["message"]));
         }
         let fetched = demo::fetch_credentials(self.lab, unit)?;
-        let kept = self.lab.home.root().join(format!("credentials-{}", unit.replace('/', "-")));
+        let free = (1..).map(|number| self.lab.home.root().join(format!("credentials-{number}")));
+        let kept = free.into_iter().find(|dir| !dir.exists()).ok_or("no directory name is free")?;
         std::fs::rename(&fetched, &kept).map_err(|error| format!("cannot keep {}: {error}", kept.display()))?;
         self.credentials = kept.clone();
         Ok(kept)
@@ -144,7 +145,9 @@ impl<'a> Cluster<'a> {
         let lost: Vec<&String> = acked.iter().filter(|key| !there.contains(key.as_str())).collect();
         match lost.first() {
             None => Ok(()),
-            Some(first) => Err(format!("{} of {} acknowledged keys are lost, the first {first}", lost.len(), acked.len())),
+            Some(first) => {
+                Err(format!("{} of {} acknowledged keys are lost, the first {first}", lost.len(), acked.len()))
+            }
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) fn run(lab: &Lab, charm: &Path) -> Result<(), String> {
     if failed.len() > failures {
         return Err(format!("hooks failed while the application was removed: {:#?}", &failed[failures..]));
     }
-    println!("scale: PASSED; failed hooks before the removal: {failures} {:#?}", &failed);
+    println!("scale: PASSED; failed hooks before the removal: {failed:?}");
     Ok(())
 }
 
@@ -65,9 +65,9 @@ fn resize(cluster: &Cluster<'_>, writer: &Writer, target: usize) -> Result<(), S
     writer.wait_progress(WRITES_PER_STAGE, WRITE_LIMIT)?;
     let acked = writer.acked();
     cluster.check_keys(&report, PREFIX, &acked)?;
-    let (errors, last) = writer.errors();
+    let (errors, _) = writer.errors();
     println!(
-        "{} → {target} units in {} s: {} acknowledged keys all there, member list equals units, {errors} failed writes {last}",
+        "{} → {target} units in {} s: {} acknowledged keys all there, member list equals units, {errors} writes failed meanwhile",
         units.len(),
         begun.elapsed().as_secs(),
         acked.len()

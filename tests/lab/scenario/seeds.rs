@@ -22,7 +22,10 @@ pub(super) fn run(lab: &Lab, charm: &Path, count: u64) -> Result<(), String> {
         cluster.fetch_credentials(&first)?;
         cluster.check_members(&report).map_err(|error| format!("seed {seed}: {error}"))?;
         let failed = cluster.failed_hooks()?;
-        println!("seed {seed}: healthy after {} s, leader {leader}, failed hooks {failed:?}", begun.elapsed().as_secs());
+        println!(
+            "seed {seed}: healthy after {} s, leader {leader}, failed hooks {failed:?}",
+            begun.elapsed().as_secs()
+        );
         lab.destroy()?;
     }
     println!("seeds: PASSED, {count} of {count}");

@@ -207,14 +207,19 @@ fn workload(world: &World, unit: &Unit) -> StatusInfo {
 }
 
 fn lost(world: &World, unit: &Unit) -> bool {
-    world.machines.get(&unit.machine).is_none_or(|machine| matches!(machine.state, MachineState::Down | MachineState::Paused))
+    world
+        .machines
+        .get(&unit.machine)
+        .is_none_or(|machine| matches!(machine.state, MachineState::Down | MachineState::Paused))
 }
 
 fn unit_report(world: &World, unit: &Unit, now: u64) -> UnitReport {
     let machine = world.machines.get(&unit.machine);
     let info = workload(world, unit);
     let agent = match (&unit.executing, machine.map(|machine| machine.state)) {
-        (_, None | Some(MachineState::Down | MachineState::Paused)) => ("lost", "agent is not communicating with the server".to_owned()),
+        (_, None | Some(MachineState::Down | MachineState::Paused)) => {
+            ("lost", "agent is not communicating with the server".to_owned())
+        }
         (_, Some(MachineState::Pending)) => ("allocating", String::new()),
         (Some(what), _) => ("executing", what.clone()),
         (None, _) if unit.failed.is_some() => ("idle", String::new()),

@@ -41,7 +41,17 @@ fn apps(report: &Report) -> String {
         let scale = if alive == app.units.len() { alive.to_string() } else { format!("{alive}/{}", app.units.len()) };
         let status = &app.application_status;
         let revision = app.charm_rev.to_string();
-        rows.push(row([name, &app.version, &status.current, &scale, &app.charm, "", &revision, "no", &cut(&status.message)]));
+        rows.push(row([
+            name,
+            &app.version,
+            &status.current,
+            &scale,
+            &app.charm,
+            "",
+            &revision,
+            "no",
+            &cut(&status.message),
+        ]));
     }
     table(&rows)
 }
@@ -57,7 +67,9 @@ fn units(report: &Report) -> String {
     for (name, unit) in units {
         let name = if unit.leader { format!("{name}*") } else { name.clone() };
         let message = match hook_of(&unit.juju_status.message) {
-            Some(hook) if unit.juju_status.current == "executing" => format!("({hook}) {}", unit.workload_status.message),
+            Some(hook) if unit.juju_status.current == "executing" => {
+                format!("({hook}) {}", unit.workload_status.message)
+            }
             _ => unit.workload_status.message.clone(),
         };
         rows.push(row([
@@ -114,7 +126,11 @@ fn table(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(&widths).zip(&rows[0]).map(|((cell, width), header)| {
-            if matches!(header.as_str(), "Scale" | "Rev") { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            if matches!(header.as_str(), "Scale" | "Rev") {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
         });
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());
@@ -146,7 +162,8 @@ mod tests {
         world.units.get_mut("toy/0").unwrap().executing = Some("running install hook".to_owned());
         let text = render(&report::report(&world, "nspawn", 1_000), false);
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
-        let columns = |text: String| text.split("  ").filter(|c| !c.is_empty()).map(|c| c.trim().to_owned()).collect::<Vec<_>>();
+        let columns =
+            |text: String| text.split("  ").filter(|c| !c.is_empty()).map(|c| c.trim().to_owned()).collect::<Vec<_>>();
         assert_eq!(
             columns(line("toy/1*")),
             ["toy/1*", "active", "idle", "1", "10.0.0.1", "2379/tcp,2380/tcp", "(leader) cluster is healthy"]

@@ -15,7 +15,9 @@ pub(super) fn answer(session: &mut Session<'_>, name: &str, flags: &Flags) -> Re
             let all = json!(action.params);
             let value = match flags.arg(0) {
                 None => all,
-                Some(path) => path.split('.').try_fold(&all, |value, part| value.get(part)).cloned().unwrap_or(Value::Null),
+                Some(path) => {
+                    path.split('.').try_fold(&all, |value, part| value.get(part)).cloned().unwrap_or(Value::Null)
+                }
             };
             flags.print(&value, "smart")
         }
@@ -34,7 +36,9 @@ pub(super) fn answer(session: &mut Session<'_>, name: &str, flags: &Flags) -> Re
         }
         _ => {
             for pair in &flags.rest {
-                let (path, value) = pair.split_once('=').ok_or_else(|| usage(format!("argument {pair:?} must be of the form key...=value")))?;
+                let (path, value) = pair
+                    .split_once('=')
+                    .ok_or_else(|| usage(format!("argument {pair:?} must be of the form key...=value")))?;
                 let parts: Vec<&str> = path.split('.').collect();
                 check_path(&parts)?;
                 insert(&mut action.results, &parts, value);
@@ -51,9 +55,7 @@ pub(super) fn answer(session: &mut Session<'_>, name: &str, flags: &Flags) -> Re
 fn check_path(parts: &[&str]) -> Result<(), Refusal> {
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     for part in parts {
-        let good = part.chars().all(|c| letter(c) || c == '-')
-            && part.starts_with(letter)
-            && part.ends_with(letter);
+        let good = part.chars().all(|c| letter(c) || c == '-') && part.starts_with(letter) && part.ends_with(letter);
         if !good {
             return Err(failed(format!(
                 "key {part:?} must start and end with lowercase alphanumeric, and contain only lowercase alphanumeric and hyphens"

@@ -21,8 +21,8 @@ pub fn run(name: &str, args: Vec<String>) -> i32 {
     };
     let output = output_file(&args);
     let call = Call { context, name: name.to_owned(), files: read_files(&args), args };
-    let reply: Result<Reply, _> =
-        UnixStream::connect(&socket).and_then(|mut stream| wire::send(&mut stream, &call).and_then(|()| wire::receive(&mut stream)));
+    let reply: Result<Reply, _> = UnixStream::connect(&socket)
+        .and_then(|mut stream| wire::send(&mut stream, &call).and_then(|()| wire::receive(&mut stream)));
     match reply {
         Ok(reply) => print(&reply, output.as_deref()),
         Err(error) => {

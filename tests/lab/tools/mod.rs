@@ -146,9 +146,7 @@ impl Session<'_> {
             .map(|(key, value)| match value {
                 serde_yaml::Value::String(text) => Ok((key, text)),
                 serde_yaml::Value::Null => Ok((key, String::new())),
-                other => {
-                    Err(failed(format!("yaml: cannot unmarshal {other:?} into string for key {key:?}")))
-                }
+                other => Err(failed(format!("yaml: cannot unmarshal {other:?} into string for key {key:?}"))),
             })
             .collect()
     }
@@ -177,9 +175,7 @@ fn dispatch(session: &mut Session<'_>, name: &str, args: &[String]) -> Result<St
     let flags = Flags::parse(args, flags_of(name))?;
     match name {
         "action-fail" | "action-get" | "action-log" | "action-set" => action::answer(session, name, &flags),
-        "network-get" | "open-port" | "close-port" | "opened-ports" => {
-            network::answer(session, name, &flags)
-        }
+        "network-get" | "open-port" | "close-port" | "opened-ports" => network::answer(session, name, &flags),
         "relation-get" | "relation-ids" | "relation-list" | "relation-set" | "relation-model-get" => {
             relation::answer(session, name, &flags)
         }

@@ -48,7 +48,9 @@ fn network(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
             "ingress-addresses": [address],
         }),
         [(_, one)] => one.clone(),
-        many => Value::Object(many.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Map<_, _>>()),
+        many => {
+            Value::Object(many.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<Map<_, _>>())
+        }
     };
     flags.print(&value, "smart")
 }
@@ -90,7 +92,11 @@ fn opened(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     let unit = session.world.units.get(&session.context.unit);
     let mut ports = unit.map(|unit| unit.ports.clone()).unwrap_or_default();
     for (open, range) in &session.context.ports {
-        if *open { ports.insert(range.clone()) } else { ports.remove(range) };
+        if *open {
+            ports.insert(range.clone())
+        } else {
+            ports.remove(range)
+        };
     }
     let suffix = if flags.has("endpoints") { " (*)" } else { "" };
     let lines: Vec<String> = ports.iter().map(|range| format!("{range}{suffix}")).collect();
@@ -104,7 +110,9 @@ mod tests {
     #[test]
     fn ports_open_when_the_hook_ends_and_repeating_is_harmless() {
         let mut world = running(1, true);
-        for line in [["open-port", "2380/tcp"], ["open-port", "2379"], ["open-port", "2379/tcp"], ["close-port", "9/udp"]] {
+        for line in
+            [["open-port", "2380/tcp"], ["open-port", "2379"], ["open-port", "2379/tcp"], ["close-port", "9/udp"]]
+        {
             assert_eq!(call(&mut world, &line).code, 0, "{line:?}");
         }
         assert_eq!(call(&mut world, &["opened-ports"]).stdout, "2379/tcp\n2380/tcp\n");

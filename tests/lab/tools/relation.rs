@@ -57,9 +57,7 @@ fn ids(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         .filter(|relation| relation.endpoint_of(&session.context.app) == Some(&endpoint))
         .filter(|relation| Some(relation.id) != breaking)
         // A relation exists for a unit from the start of its relation-created hook until broken.
-        .filter(|relation| {
-            unit.and_then(|unit| unit.relations.get(&relation.id)).is_some_and(|local| !local.left)
-        })
+        .filter(|relation| unit.and_then(|unit| unit.relations.get(&relation.id)).is_some_and(|local| !local.left))
         .map(|relation| format!("{endpoint}:{}", relation.id))
         .collect();
     found.sort();
@@ -80,7 +78,8 @@ fn list(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
 fn get(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     let id = relation(session, flags)?;
     let key = flags.arg(0).filter(|key| *key != "-").map(str::to_owned);
-    let remote_app = session.world.relations.get(&id).map(|relation| relation.remote_app(&session.context.app).to_owned());
+    let remote_app =
+        session.world.relations.get(&id).map(|relation| relation.remote_app(&session.context.app).to_owned());
     let target = match flags.arg(1) {
         Some(target) => target.to_owned(),
         None if flags.has("app") || session.context.remote_unit.is_none() && session.context.relation == Some(id) => {

@@ -75,9 +75,7 @@ fn add(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         other => return Err(usage(format!("secret owner {other:?} not valid"))),
     };
     let label = flags.value("label").map(str::to_owned);
-    let pending = |change: &SecretChange| {
-        matches!(change, SecretChange::Add(secret) if label.is_some() && secret.label == label && secret.owner == owner)
-    };
+    let pending = |change: &SecretChange| matches!(change, SecretChange::Add(secret) if label.is_some() && secret.label == label && secret.owner == owner);
     if session.context.secrets.iter().any(pending) {
         return Err(failed(format!("secret with label {:?} already exists", label.unwrap_or_default())));
     }
@@ -205,7 +203,9 @@ fn read(session: &mut Session<'_>, id: &str, flags: &Flags) -> Result<Settings, 
         reader.label = Some(label.to_owned());
     }
     let tracked = reader.tracked;
-    if flags.has("refresh") && let Some(changed) = changed {
+    if flags.has("refresh")
+        && let Some(changed) = changed
+    {
         return Ok(changed);
     }
     secret.revisions.get(&tracked).cloned().ok_or_else(|| failed(format!("secret revision {tracked} not found")))
@@ -289,7 +289,8 @@ impl Session<'_> {
     fn new_secret_id(&mut self) -> String {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
         let number = self.world.take_number("secret");
-        let mixed = u128::from(self.now) << 40 | u128::from(number) << 20 | u128::from(self.world.options.seed & 0xf_ffff);
+        let mixed =
+            u128::from(self.now) << 40 | u128::from(number) << 20 | u128::from(self.world.options.seed & 0xf_ffff);
         (0..ID_LENGTH)
             .map(|place| char::from(ALPHABET[(mixed >> (5 * (ID_LENGTH - 1 - place)) & 31) as usize]))
             .collect()

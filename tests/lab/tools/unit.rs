@@ -35,7 +35,9 @@ pub(super) fn answer(session: &mut Session<'_>, name: &str, flags: &Flags) -> Re
         }
         "goal-state" => goal_state(session, flags),
         "unit-get" => unit_get(session, flags),
-        "credential-get" => Err(failed("cannot access cloud credentials: permission denied: the application is not trusted")),
+        "credential-get" => {
+            Err(failed("cannot access cloud credentials: permission denied: the application is not trusted"))
+        }
         "juju-reboot" if session.context.action.is_some() => {
             Err(failed("juju-reboot is not supported when running an action."))
         }
@@ -64,7 +66,11 @@ fn leader_settings(session: &mut Session<'_>, name: &str, flags: &Flags) -> Resu
         return Err(failed("cannot write leadership settings: cannot write settings: not the leader"));
     }
     for (key, value) in flags.pairs(0)? {
-        if value.is_empty() { settings.remove(&key) } else { settings.insert(key, value) };
+        if value.is_empty() {
+            settings.remove(&key)
+        } else {
+            settings.insert(key, value)
+        };
     }
     *version += 1;
     Ok(String::new())
@@ -88,9 +94,7 @@ fn config(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
 fn status_set(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     let word = flags.arg(0).ok_or_else(|| usage("invalid args, require <status> [message]"))?.to_owned();
     if !["maintenance", "blocked", "waiting", "active"].contains(&word.as_str()) {
-        return Err(usage(format!(
-            "invalid status {word:?}, expected one of [maintenance blocked waiting active]"
-        )));
+        return Err(usage(format!("invalid status {word:?}, expected one of [maintenance blocked waiting active]")));
     }
     let message = flags.rest[1..].join(" ");
     let leads = session.leads();
@@ -146,7 +150,8 @@ fn log(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         _ => "INFO",
     };
     let relation = session.context.relation.and_then(|id| session.world.relations.get(&id));
-    let prefix = relation.and_then(|relation| Some(format!("{}:{}: ", relation.endpoint_of(&session.context.app)?, relation.id)));
+    let prefix = relation
+        .and_then(|relation| Some(format!("{}:{}: ", relation.endpoint_of(&session.context.app)?, relation.id)));
     let line = LogLine {
         at: session.now,
         entity: unit_tag(&session.context.unit),

@@ -44,8 +44,7 @@ impl World {
     pub fn add_relation(&mut self, ends: Vec<End>, interface: &str) -> u32 {
         let id = self.take_number("relation") as u32;
         let interface = interface.to_owned();
-        let relation =
-            Relation { id, ends, interface, dying: false, units: BTreeMap::new(), apps: BTreeMap::new() };
+        let relation = Relation { id, ends, interface, dying: false, units: BTreeMap::new(), apps: BTreeMap::new() };
         self.relations.insert(id, relation);
         id
     }
@@ -250,7 +249,9 @@ impl World {
             }
             _ => {}
         }
-        if *op == Op::Plain("stop") && let Some(app) = self.units.get(name).map(|unit| unit.app.clone()) {
+        if *op == Op::Plain("stop")
+            && let Some(app) = self.units.get(name).map(|unit| unit.app.clone())
+        {
             if let Some(app) = self.apps.get_mut(&app) {
                 app.lease.resign(name);
             }
@@ -284,8 +285,9 @@ impl LocalRelation {
                 }
             }
             (RelationHook::Changed, None) => {
-                self.apps_seen
-                    .extend(versions.iter().filter(|(name, _)| !name.contains('/')).map(|(name, seen)| (name.clone(), *seen)));
+                self.apps_seen.extend(
+                    versions.iter().filter(|(name, _)| !name.contains('/')).map(|(name, seen)| (name.clone(), *seen)),
+                );
             }
             (RelationHook::Departed, Some(remote)) => {
                 self.members.remove(remote);

@@ -112,9 +112,10 @@ impl World {
             .filter(|(name, bag)| {
                 bag.in_scope
                     && **name != unit.name
-                    && self.units.get(*name).is_some_and(|other| {
-                        other.app == remote_app && other.life == super::Life::Alive
-                    })
+                    && self
+                        .units
+                        .get(*name)
+                        .is_some_and(|other| other.app == remote_app && other.life == super::Life::Alive)
             })
             .map(|(name, _)| name.clone())
             .collect();

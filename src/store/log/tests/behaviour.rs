@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
-use parking_lot::Mutex;
 use openraft::type_config::TypeConfigExt;
+use parking_lot::Mutex;
 
 use super::super::wal::{Operation, Wal};
 use super::*;
@@ -43,7 +43,8 @@ async fn a_limited_read_returns_some_entries_in_order_and_never_starts_late() {
     }
     store.purge(log_id(1, 50)).await.expect("purges");
     assert!(store.limited_get_log_entries(50, 60).await.expect("reads").is_empty());
-    let all: Vec<u64> = store.entries_stream(0..1000).await.map(|entry| entry.expect("reads").log_id.index).collect().await;
+    let all: Vec<u64> =
+        store.entries_stream(0..1000).await.map(|entry| entry.expect("reads").log_id.index).collect().await;
     assert_eq!(all, (51..100).collect::<Vec<_>>());
 }
 

@@ -154,7 +154,9 @@ impl Drop for Disk {
 #[tokio::test]
 async fn nothing_that_was_acknowledged_is_lost_in_a_power_cut() {
     let Some(mut disk) = Disk::new() else {
-        eprintln!("SKIPPED: no loop-mounted ext4 here (needs root, mkfs.ext4 and a loop device), so no power can be cut");
+        eprintln!(
+            "SKIPPED: no loop-mounted ext4 here (needs root, mkfs.ext4 and a loop device), so no power can be cut"
+        );
         return;
     };
     // The fault must bite before any verdict counts: an unsynced byte has to be gone.
