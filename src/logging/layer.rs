@@ -10,12 +10,16 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
+use super::FLUSH_WAIT;
 use super::line::Line;
 use super::queue::Queue;
 use crate::settings::{LogFormat, LogLevel};
 
 /// Targets that count as this program.
-const OWN: [&str; 2] = ["etcd_charm", "etcd"];
+const OWN: [&str; 3] = ["etcd_charm", "etcd", LAST_WORDS];
+/// The target of the event before a process ends itself: it returns when the line is written, or after [`FLUSH_WAIT`].
+/// A target, because the layers that use it must not know this one.
+const LAST_WORDS: &str = "last_words";
 
 /// Turns events into lines. Spans are switched off altogether: no line shows them.
 #[derive(Debug)]
