@@ -83,7 +83,12 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         let metadata = event.metadata();
         let mut line = Line::new(self.format, word(metadata), metadata.file(), metadata.line().unwrap_or(0));
         event.record(&mut Fields(&mut line));
-        self.queue.push(&line.finish());
+        if metadata.target() == LAST_WORDS {
+            self.queue.push_always(&line.finish());
+            self.queue.flush(FLUSH_WAIT);
+        } else {
+            self.queue.push(&line.finish());
+        }
     }
 }
 
