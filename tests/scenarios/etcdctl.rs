@@ -67,8 +67,6 @@ move-leader 123
 alarm list
 alarm disarm
 defrag
-role list
-user list
 auth status
 get
 put x
@@ -91,8 +89,8 @@ mkdir /d
 setdir /e
 set /d/x 1
 set /d/y 2
-ls
-ls /d
+ls --sort
+ls --sort /d
 ls -r -p --sort /
 ls /missing
 update /a 3
