@@ -10,12 +10,16 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
+use super::FLUSH_WAIT;
 use super::line::Line;
 use super::queue::Queue;
 use crate::settings::{LogFormat, LogLevel};
 
 /// Targets that count as this program.
-const OWN: [&str; 2] = ["etcd_charm", "etcd"];
+const OWN: [&str; 3] = ["etcd_charm", "etcd", LAST_WORDS];
+/// The target of the event before a process ends itself: it returns when the line is written, or after [`FLUSH_WAIT`].
+/// A target, because the layers that use it must not know this one.
+const LAST_WORDS: &str = "last_words";
 
 /// Turns events into lines. Spans are switched off altogether: no line shows them.
 #[derive(Debug)]
@@ -79,7 +83,12 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         let metadata = event.metadata();
         let mut line = Line::new(self.format, word(metadata), metadata.file(), metadata.line().unwrap_or(0));
         event.record(&mut Fields(&mut line));
-        self.queue.push(&line.finish());
+        if metadata.target() == LAST_WORDS {
+            self.queue.push_always(&line.finish());
+            self.queue.flush(FLUSH_WAIT);
+        } else {
+            self.queue.push(&line.finish());
+        }
     }
 }
 

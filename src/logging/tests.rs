@@ -121,6 +121,19 @@ fn a_panic_is_one_line_and_the_end_of_the_process() {
 }
 
 #[test]
+fn the_last_words_of_a_process_are_written_before_it_ends_itself() {
+    if is_child() {
+        let _guard = init(&to_stderr()).expect("log");
+        tracing::error!(target: "last_words", "the disk is gone");
+        std::process::abort();
+    }
+    let output = child(&path_of("the_last_words_of_a_process_are_written_before_it_ends_itself")).output().expect("child");
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    let last: Value = serde_json::from_str(text.lines().last().expect("lines")).expect(&text);
+    assert_eq!((&last["level"], &last["msg"]), (&"error".into(), &"the disk is gone".into()));
+}
+
+#[test]
 fn a_reader_who_stops_reading_never_stops_the_program() {
     const LINES: u64 = 200_000;
     if is_child() {

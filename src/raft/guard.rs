@@ -29,6 +29,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
             return;
         }
         tracing::error!(
+            target: "last_words",
             cause,
             local_member_id = format!("{:x}", inner.id),
             "consensus ended by itself; this process ends so that no one takes it for a working member"

@@ -96,7 +96,7 @@ impl From<Damaged> for ViewError {
 /// Ends the process: the state on disk or in memory can no longer be trusted, and going on would spread that. A restart
 /// trusts only what the disk holds.
 pub(super) fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
-    tracing::error!(error = %error, "{what}; the process ends here and must be restarted");
+    tracing::error!(target: "last_words", error = %error, "{what}; the process ends here and must be restarted");
     if !tracing::enabled!(tracing::Level::ERROR) {
         // Nobody listens to the log: do not die in silence.
         eprintln!("{what}: {error}");

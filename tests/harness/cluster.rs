@@ -107,9 +107,14 @@ impl Cluster {
     }
 
     /// Adds a learner by `etcdctl member add`, starts it as that says, and returns its id. It is the last member now.
-    pub fn add_learner(&mut self, ctl: &Ctl) -> String {
+    pub async fn add_learner(&mut self, ctl: &Ctl) -> String {
         let (place, name) = (Place::on_loopback(1).remove(0), format!("m{}", self.members.len()));
-        let said = ctl.run(&["member", "add", &name, "--learner", "--peer-urls", &place.peer_url()]).ok();
+        // Members that have just met refuse changes for some seconds.
+        let said = until("the cluster takes a member", START_LIMIT, || async {
+            let said = ctl.run(&["member", "add", &name, "--learner", "--peer-urls", &place.peer_url()]);
+            if said.code == Some(0) { Ok(said.out) } else { Err(said.err) }
+        })
+        .await;
         let id = said.split_whitespace().nth(1).expect("Member ID added to cluster").to_owned();
         let initial = said.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
         let initial = initial.expect("etcdctl says how to start the member").trim_matches('"').to_owned();

@@ -47,9 +47,8 @@ impl Ctl {
         self
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, mut command: Command, words: &[&str]) -> Command {
         assert!(Path::new(PROGRAM).is_file(), "no {PROGRAM}: install etcd-client, these tests are about it");
-        let mut command = Command::new(PROGRAM);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCDCTL_")) {
             command.env_remove(name);
         }
@@ -58,21 +57,28 @@ impl Ctl {
         command
     }
 
+    /// Nothing here takes long; what would wait for ever fails instead, with exit code 124.
+    fn limited(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["30", PROGRAM]);
+        self.command(command, words)
+    }
+
     pub fn run(&self, words: &[&str]) -> Said {
-        said(self.command(words).stdin(Stdio::null()).output().expect("etcdctl starts"))
+        said(self.limited(words).stdin(Stdio::null()).output().expect("etcdctl starts"))
     }
 
     /// With `input` on its standard input.
     pub fn run_with(&self, words: &[&str], input: &str) -> Said {
         use std::io::Write;
-        let mut child = piped(self.command(words).stdin(Stdio::piped()));
+        let mut child = piped(self.limited(words).stdin(Stdio::piped()));
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("etcdctl reads");
         said(child.wait_with_output().expect("etcdctl ends"))
     }
 
     /// Started and left running, such as a watch.
     pub fn start(&self, words: &[&str]) -> Child {
-        piped(self.command(words).stdin(Stdio::null()))
+        piped(self.command(Command::new(PROGRAM), words).stdin(Stdio::null()))
     }
 }
 

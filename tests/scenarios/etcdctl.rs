@@ -67,8 +67,6 @@ move-leader 123
 alarm list
 alarm disarm
 defrag
-role list
-user list
 auth status
 get
 put x
@@ -91,27 +89,27 @@ mkdir /d
 setdir /e
 set /d/x 1
 set /d/y 2
-ls
-ls /d
+ls --sort
+ls --sort /d
 ls -r -p --sort /
 ls /missing
 update /a 3
 update /missing 1
-updatedir /d --ttl 1000
-set /a 4 --swap-with-value 3
-set /a 5 --swap-with-value wrong
-set /a 5 --swap-with-index 1
+updatedir --ttl=1000 /d
+set --swap-with-value=3 /a 4
+set --swap-with-value=wrong /a 5
+set --swap-with-index=1 /a 5
 rm /d
 rmdir /d
-rm /d/x --with-value 7
-rm /d/x --with-value 1
+rm --with-value=7 /d/x
+rm --with-value=1 /d/x
 rm -r /d
 rmdir /e
 rm /missing
-set /t 1 --ttl 1000
+set --ttl=1000 /t 1
 get /t
-watch /a --after-index 3
-watch -r / --after-index 8
+watch --after-index=3 /a
+watch -r --after-index=8 /
 member list
 cluster-health
 "#;

@@ -24,7 +24,7 @@ async fn a_learner_joins_is_promoted_restarts_and_leaves() {
     let load = Load::start(&cluster, "join");
     load.proceeds(50).await;
 
-    let id = cluster.add_learner(&ctl);
+    let id = cluster.add_learner(&ctl).await;
     let listed = until("the learner is started", START_LIMIT, || async { listed(&ctl, &id, "started") }).await;
     assert!(listed.ends_with(", true"), "a learner: {listed}");
     let refused = Ctl::v3(cluster.endpoint(3)).run(&["get", "a"]);
@@ -50,7 +50,7 @@ async fn a_learner_joins_is_promoted_restarts_and_leaves() {
     let left = cluster.members.pop();
     drop(left);
     assert!(listed_with(&ctl, &id).is_none(), "not listed any more");
-    let health = Ctl::v3(cluster.endpoints()).run(&["endpoint", "health"]).ok() ;
+    let health = Ctl::v3(cluster.endpoints()).run(&["endpoint", "health"]).ok();
     assert!(!health.contains("unhealthy"), "{health}");
     cluster.assert_equal_hashes().await;
 }

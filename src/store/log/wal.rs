@@ -451,7 +451,7 @@ impl Writer {
     /// Says so once, fails everybody who waits, and ends the process. Nothing is tried again: after a failed sync the
     /// kernel may have dropped the data and would report success the next time.
     fn fail(&self, error: &LogError, items: Vec<Item>) {
-        tracing::error!(%error, "the raft log failed; this process stops now, before it acknowledges anything more");
+        tracing::error!(target: "last_words", %error, "the raft log failed; this process stops now, before it acknowledges anything more");
         let queued = {
             let mut queue = self.shared.queue.lock();
             queue.failed = true;
