@@ -341,7 +341,7 @@ fn everything_changed() -> Settings {
          --warning-apply-duration 1s --warning-unary-request-duration 2s --corrupt-check-time 3s \
          --compact-hash-check-time 4s --compaction-batch-limit 5 --compaction-sleep-interval 6ms \
          --watch-progress-notify-interval 7s --enable-grpc-gateway=false \
-         --feature-gates InitialCorruptCheck=true --enable-v2=false --force-new-cluster \
+         --feature-gates InitialCorruptCheck=true --enable-v2=false --force-new-cluster --promote-learners \
          --block-cache-bytes 2000000 --write-buffer-bytes 3000000",
     )
 }
