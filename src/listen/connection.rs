@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tower::{Service, ServiceExt};
 
-use super::authority::Relaxed;
 use super::accept::Incomer;
+use super::authority::Relaxed;
 use super::wire::{TimedWire, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
 use crate::tls::{self, PeerIdentity};

@@ -127,7 +127,8 @@ fn the_last_words_of_a_process_are_written_before_it_ends_itself() {
         tracing::error!(target: "last_words", "the disk is gone");
         std::process::abort();
     }
-    let output = child(&path_of("the_last_words_of_a_process_are_written_before_it_ends_itself")).output().expect("child");
+    let output =
+        child(&path_of("the_last_words_of_a_process_are_written_before_it_ends_itself")).output().expect("child");
     let text = String::from_utf8(output.stderr).expect("UTF-8");
     let last: Value = serde_json::from_str(text.lines().last().expect("lines")).expect(&text);
     assert_eq!((&last["level"], &last["msg"]), (&"error".into(), &"the disk is gone".into()));

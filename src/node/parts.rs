@@ -60,15 +60,7 @@ impl Member {
     /// # Errors
     /// Any part refuses; nothing was promised to anybody then.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        tracing::info!(
-            name = settings.name,
-            data_dir = %settings.data_dir.display(),
-            initial_cluster = %settings.initial_cluster,
-            initial_cluster_state = ?settings.initial_cluster_state,
-            "snapshot-count" = settings.snapshot_count,
-            "snapshot-catchup-entries" = settings.snapshot_catchup_entries,
-            "starting an etcd server"
-        );
+        announce(&settings);
         let data_dir = DataDir::open(&settings.data_dir)?;
         let sockets = bind(&settings).await?;
         let clock = Arc::new(SystemClock::new());
@@ -98,24 +90,8 @@ impl Member {
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub);
         let mut listeners = timers;
-        let options = listen::Options::for_clients("client", &settings, client_tls.clone());
-        for bound in sockets.clients.into_iter().chain(sockets.http) {
-            let http = HttpOptions {
-                cors: settings.cors.clone(),
-                hosts: settings.host_whitelist.clone(),
-                tls: client_tls.is_some(),
-            };
-            let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
-            let service = ClientService::new(state.clone(), http, routes);
-            let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
-            listeners.push(tokio::spawn(async move {
-                // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
-                tokio::select! {
-                    () = ready.cancelled() => listen::serve(bound, options, service, shutdown).await,
-                    () = shutdown.draining() => {}
-                }
-            }));
-        }
+        let bounds = sockets.clients.into_iter().chain(sockets.http);
+        listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));
         let options = listen::Options::for_clients("metrics", &settings, client_tls);
         for bound in sockets.metrics {
             let service = MetricsService::new(state.clone());
@@ -133,6 +109,45 @@ impl Member {
             _data_dir: data_dir,
         })
     }
+}
+
+fn announce(settings: &Settings) {
+    tracing::info!(
+        name = settings.name,
+        data_dir = %settings.data_dir.display(),
+        initial_cluster = %settings.initial_cluster,
+        initial_cluster_state = ?settings.initial_cluster_state,
+        "snapshot-count" = settings.snapshot_count,
+        "snapshot-catchup-entries" = settings.snapshot_catchup_entries,
+        "starting an etcd server"
+    );
+}
+
+/// Starts the client listeners, each of which begins to answer once `ready` is cancelled.
+fn serve_clients(
+    settings: &Settings,
+    bounds: impl Iterator<Item = Bound>,
+    tls: Option<ServerTls>,
+    state: &Arc<State>,
+    v2: &Arc<v2::V2>,
+    shutdown: &Shutdown,
+    ready: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let http = HttpOptions { cors: settings.cors.clone(), hosts: settings.host_whitelist.clone(), tls: tls.is_some() };
+    let options = listen::Options::for_clients("client", settings, tls);
+    let serve = |bound: Bound| {
+        let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
+        let service = ClientService::new(state.clone(), http.clone(), routes);
+        let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
+        tokio::spawn(async move {
+            // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
+            tokio::select! {
+                () = ready.cancelled() => listen::serve(bound, options, service, shutdown).await,
+                () = shutdown.draining() => {}
+            }
+        })
+    };
+    bounds.map(serve).collect()
 }
 
 async fn bind(settings: &Settings) -> Result<Sockets, NodeError> {

@@ -37,7 +37,9 @@ impl Recent {
         let size = key.len() + bytes(&version) + ENTRY_COST;
         let key_len = key.len();
         match self.young.insert(key, version) {
-            Some(before) => self.young_bytes = (self.young_bytes + size).saturating_sub(key_len + bytes(&before) + ENTRY_COST),
+            Some(before) => {
+                self.young_bytes = (self.young_bytes + size).saturating_sub(key_len + bytes(&before) + ENTRY_COST)
+            }
             None => self.young_bytes += size,
         }
         if self.young_bytes > CAPACITY / 2 {
@@ -72,7 +74,8 @@ mod tests {
         for n in 0..40_000 {
             recent.put(format!("key{n}").into(), Some(record(n, 1000)));
         }
-        let held: usize = recent.young.values().chain(recent.old.values()).flatten().map(|record| record.bytes().len()).sum();
+        let held: usize =
+            recent.young.values().chain(recent.old.values()).flatten().map(|record| record.bytes().len()).sum();
         assert!(held <= CAPACITY, "{held} bytes");
         assert_eq!(recent.get(b"key1"), None);
         assert!(recent.get(b"key39999").is_some());

@@ -100,10 +100,9 @@ impl PeerIdentity {
         let ip = ip.to_canonical();
         match self.matches_address(ip) {
             AddressMatch::Yes => Ok(()),
-            AddressMatch::No => Err(format!(
-                "tls: {ip} does not match any of the certificate's IP addresses {:?}",
-                self.ip_addresses
-            )),
+            AddressMatch::No => {
+                Err(format!("tls: {ip} does not match any of the certificate's IP addresses {:?}", self.ip_addresses))
+            }
             AddressMatch::ByName(names) if resolves_to(&names, ip).await => Ok(()),
             AddressMatch::ByName(names) => Err(format!("tls: {ip:?} does not match any of DNSNames {names:?}")),
         }

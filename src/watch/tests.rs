@@ -34,7 +34,8 @@ struct World {
 impl World {
     fn new(ring_bytes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (store, machine) = store::open(folder.path(), StoreOptions::default(), Watermark::already_durable()).unwrap();
+        let (store, machine) =
+            store::open(folder.path(), StoreOptions::default(), Watermark::already_durable()).unwrap();
         let hub = Hub::with_ring(store.clone(), Duration::from_millis(20), ring_bytes);
         store.subscribe(hub.clone());
         Self { machine, store, hub, index: 0, _folder: folder }
@@ -55,7 +56,8 @@ impl World {
     }
 
     async fn delete(&mut self, key: &str) {
-        self.apply(Command::DeleteRange(pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() })).await;
+        self.apply(Command::DeleteRange(pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() }))
+            .await;
     }
 
     async fn compact(&mut self, revision: i64) {
@@ -195,7 +197,10 @@ async fn a_watcher_below_the_compaction_is_told_and_ends() {
     let behind = stream.create(WatchCreate { start_revision: 3, ..watch("k", "") }).unwrap().watch_id;
     world.compact(8).await;
     let output = next(&mut stream).await;
-    assert_eq!((output.watch_id, output.canceled, output.compact_revision, output.header_revision), (behind, true, 8, 0));
+    assert_eq!(
+        (output.watch_id, output.canceled, output.compact_revision, output.header_revision),
+        (behind, true, 8, 0)
+    );
     let at = stream.create(WatchCreate { start_revision: 8, ..watch("k", "") }).unwrap().watch_id;
     let output = next(&mut stream).await;
     assert_eq!((output.watch_id, events(&output)[0].0), (at, 8));

@@ -35,7 +35,13 @@ struct Server {
 /// What is compared of an answer.
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
-    Said { status: StatusCode, index: Option<String>, content_type: Option<String>, present: Vec<&'static str>, body: String },
+    Said {
+        status: StatusCode,
+        index: Option<String>,
+        content_type: Option<String>,
+        present: Vec<&'static str>,
+        body: String,
+    },
     /// A watch without an event so far.
     Waits,
 }
@@ -73,7 +79,8 @@ impl Server {
     }
 
     async fn send(&mut self, call: &Call) -> Result<Answer, Box<dyn std::error::Error>> {
-        let mut request = Request::builder().method(call.method.clone()).uri(call.target()).header("host", &self.address);
+        let mut request =
+            Request::builder().method(call.method.clone()).uri(call.target()).header("host", &self.address);
         if call.form.is_some() {
             request = request.header("content-type", "application/x-www-form-urlencoded");
         }
@@ -104,7 +111,9 @@ fn present(headers: &HeaderMap) -> Vec<&'static str> {
 fn mask(body: &str) -> String {
     let mut rest = body;
     let mut masked = String::new();
-    while let Some(at) = ["\"expiration\":", "\"ttl\":"].iter().filter_map(|name| Some(rest.find(name)? + name.len())).min() {
+    while let Some(at) =
+        ["\"expiration\":", "\"ttl\":"].iter().filter_map(|name| Some(rest.find(name)? + name.len())).min()
+    {
         let (before, after) = rest.split_at(at);
         masked += before;
         masked.push('*');
@@ -166,12 +175,15 @@ async fn random_v2_operations_answer_as_etcd_answers_them() {
             }
         }
     }
-    println!("{operations} v2 operations of seed {seed} answered alike, {refused} refused alike, {waits} watches waited alike");
+    println!(
+        "{operations} v2 operations of seed {seed} answered alike, {refused} refused alike, {waits} watches waited alike"
+    );
     assert!(refused < operations * 2 / 3, "enough operations must succeed for the comparison to mean something");
 }
 
 #[test]
 fn masking_hides_times_and_nothing_else() {
-    let body = r#"{"node":{"key":"/a","expiration":"2026-01-01T00:00:00.5Z","ttl":10,"modifiedIndex":4},"x":{"ttl":3}}"#;
+    let body =
+        r#"{"node":{"key":"/a","expiration":"2026-01-01T00:00:00.5Z","ttl":10,"modifiedIndex":4},"x":{"ttl":3}}"#;
     assert_eq!(mask(body), r#"{"node":{"key":"/a","expiration":*,"ttl":*,"modifiedIndex":4},"x":{"ttl":*}}"#);
 }

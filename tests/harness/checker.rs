@@ -104,7 +104,14 @@ fn find_phantoms(operations: &[Operation], versions: &Versions, faults: &mut Vec
     }
 }
 
-fn check_swap(n: usize, operation: &Operation, place: i64, matched: bool, versions: &Versions, faults: &mut Vec<Fault>) {
+fn check_swap(
+    n: usize,
+    operation: &Operation,
+    place: i64,
+    matched: bool,
+    versions: &Versions,
+    faults: &mut Vec<Fault>,
+) {
     let Kind::Swap { expected, .. } = operation.kind else { return };
     let actual = before(versions, &operation.key, place).map_or(0, |version| version.revision);
     if (actual == expected) != matched {
@@ -115,7 +122,8 @@ fn check_swap(n: usize, operation: &Operation, place: i64, matched: bool, versio
 fn find_stale(operations: &[Operation], places: &[Placed], faults: &mut Vec<Fault>) {
     let mut beginnings: Vec<&Placed> = places.iter().collect();
     beginnings.sort_by_key(|placed| operations[placed.operation].begun);
-    let mut endings: Vec<(Duration, i64)> = places.iter().filter_map(|placed| Some((placed.ended?, placed.place))).collect();
+    let mut endings: Vec<(Duration, i64)> =
+        places.iter().filter_map(|placed| Some((placed.ended?, placed.place))).collect();
     endings.sort();
     let (mut next, mut ended_before) = (0, 0);
     for placed in beginnings {
@@ -207,7 +215,10 @@ mod tests {
         let (operations, mut versions) = honest();
         let gone = versions.get_mut("k1").expect("the key has versions").pop().expect("a version");
         let found = faults(&operations, &versions);
-        assert!(found.iter().any(|fault| matches!(fault, Fault::Lost { revision, .. } if *revision == gone.revision)), "{found:?}");
+        assert!(
+            found.iter().any(|fault| matches!(fault, Fault::Lost { revision, .. } if *revision == gone.revision)),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -34,7 +34,8 @@ struct Place {
 impl Place {
     fn on_loopback(count: usize) -> Vec<Self> {
         let ports = free_ports(count * 2);
-        let place = |n: usize| Self { host: "127.0.0.1".to_owned(), wrapper: Vec::new(), ports: (ports[n], ports[count + n]) };
+        let place =
+            |n: usize| Self { host: "127.0.0.1".to_owned(), wrapper: Vec::new(), ports: (ports[n], ports[count + n]) };
         (0..count).map(place).collect()
     }
 
@@ -77,7 +78,8 @@ impl Cluster {
     }
 
     fn build(folder: TempDir, product: Product, places: Vec<Place>, extra: &[&str]) -> Self {
-        let initial: Vec<String> = places.iter().enumerate().map(|(n, place)| format!("m{n}={}", place.peer_url())).collect();
+        let initial: Vec<String> =
+            places.iter().enumerate().map(|(n, place)| format!("m{n}={}", place.peer_url())).collect();
         let mut cluster = Self { members: Vec::new(), folder, product };
         for place in places {
             cluster.new_member(place, &initial.join(","), "new", extra);
@@ -97,11 +99,13 @@ impl Cluster {
     fn new_member(&mut self, place: Place, initial: &str, state: &str, extra: &[&str]) -> &mut Member {
         let (name, peer) = (format!("m{}", self.members.len()), place.peer_url());
         let client = format!("http://{}:{}", place.host, place.ports.0);
-        let mut flags: Vec<String> = ["--initial-cluster", initial, "--initial-cluster-state", state].map(str::to_owned).to_vec();
+        let mut flags: Vec<String> =
+            ["--initial-cluster", initial, "--initial-cluster-state", state].map(str::to_owned).to_vec();
         flags.extend(["--listen-client-urls", &client, "--advertise-client-urls", &client].map(str::to_owned));
         flags.extend(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer].map(str::to_owned));
         flags.extend(extra.iter().map(|&flag| flag.to_owned()));
-        let member = Member::new(self.product, &name, self.folder.path(), place.ports, flags).at(&place.host, place.wrapper);
+        let member =
+            Member::new(self.product, &name, self.folder.path(), place.ports, flags).at(&place.host, place.wrapper);
         self.members.push(member);
         self.members.last_mut().expect("a member was pushed")
     }
@@ -139,7 +143,8 @@ impl Cluster {
     /// A linearizable read of no key through member `n`: the revision.
     pub async fn read_at(&self, n: usize) -> Result<i64, String> {
         let mut kv = KvClient::new(self.channel(n).await?);
-        let call = tokio::time::timeout(CALL_LIMIT, kv.range(pb::RangeRequest { key: "ready".into(), ..Default::default() }));
+        let call =
+            tokio::time::timeout(CALL_LIMIT, kv.range(pb::RangeRequest { key: "ready".into(), ..Default::default() }));
         let answer = call.await.map_err(|_| "no answer".to_owned())?.map_err(|status| status.to_string())?;
         Ok(answer.into_inner().header.map_or(0, |header| header.revision))
     }

@@ -43,7 +43,8 @@ impl Disk {
     }
 
     pub fn mount(&mut self) -> bool {
-        self.mounted = succeeds(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(self.image()).arg(self.path()));
+        self.mounted =
+            succeeds(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).arg(self.image()).arg(self.path()));
         self.mounted
     }
 
@@ -66,7 +67,11 @@ impl Disk {
         for block in ["1M", "4k"] {
             let options = ["if=/dev/zero", "oflag=append", "conv=notrunc,fsync", "status=none"];
             // Ends with "no space left on device", as it should.
-            let _ = Command::new("dd").arg(format!("of={}", path.display())).arg(format!("bs={block}")).args(options).output();
+            let _ = Command::new("dd")
+                .arg(format!("of={}", path.display()))
+                .arg(format!("bs={block}"))
+                .args(options)
+                .output();
         }
         path
     }

@@ -34,9 +34,14 @@ pub struct Operation {
 #[derive(Debug, Clone)]
 pub enum Kind {
     Read,
-    Put { value: String },
+    Put {
+        value: String,
+    },
     /// Put when the key's modification revision is `expected`; zero means that there is no key.
-    Swap { value: String, expected: i64 },
+    Swap {
+        value: String,
+        expected: i64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +85,8 @@ pub async fn versions(channel: Channel, prefix: &str) -> Result<Versions, String
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(request).await.map_err(|error| error.to_string())?;
     let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-    let mut stream = client.watch(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.map_err(text)?.into_inner();
+    let mut stream =
+        client.watch(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.map_err(text)?.into_inner();
     let mut versions = Versions::new();
     loop {
         let answer = stream.message().await.map_err(text)?.ok_or("the watch ended")?;

@@ -27,7 +27,9 @@ impl Product {
                 assert!(path.is_file(), "no {}: install etcd-server, the control of these tests", path.display());
                 path
             }
-            Self::Ours => std::env::var_os("ETCD_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_etcd").into(), PathBuf::from),
+            Self::Ours => {
+                std::env::var_os("ETCD_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_etcd").into(), PathBuf::from)
+            }
         }
     }
 }

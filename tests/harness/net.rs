@@ -95,7 +95,18 @@ impl Network {
     fn is_cut(&self, n: usize) -> bool {
         let other = self.address((n + 1) % self.size);
         let mut connect = Command::new("ip");
-        connect.args(["netns", "exec", &self.space(n), "timeout", "-s", "KILL", "0.3", "bash", "-c", &format!("</dev/tcp/{other}/2380")]);
+        connect.args([
+            "netns",
+            "exec",
+            &self.space(n),
+            "timeout",
+            "-s",
+            "KILL",
+            "0.3",
+            "bash",
+            "-c",
+            &format!("</dev/tcp/{other}/2380"),
+        ]);
         !connect.output().is_ok_and(|output| output.status.success())
     }
 

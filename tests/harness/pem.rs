@@ -34,12 +34,14 @@ impl Authority {
 
     /// A certificate for 127.0.0.1 and localhost, good for servers and clients.
     pub fn leaf(&self, name: &str) -> Leaf {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("two names");
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("two names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let leaf = Leaf { certificate: self.folder.join(format!("{name}.crt")), key: self.folder.join(format!("{name}.key")) };
+        let leaf =
+            Leaf { certificate: self.folder.join(format!("{name}.crt")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&leaf.certificate, certificate.pem()).expect("the certificate is written");
         fs::write(&leaf.key, key.serialize_pem()).expect("the key is written");
         leaf

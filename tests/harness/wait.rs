@@ -32,7 +32,11 @@ pub async fn turn() -> MutexGuard<'static, ()> {
 /// A whole number from the environment: how long a test runs, or which random numbers it takes.
 pub fn setting(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).unwrap_or_default();
-    if text.is_empty() { default } else { text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a whole number")) }
+    if text.is_empty() {
+        default
+    } else {
+        text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a whole number"))
+    }
 }
 
 /// Says that a test could not run here. `false` lets the caller return.

@@ -19,9 +19,17 @@ const NONSENSE: [(&[&str], i32, &str); 9] = [
     (&["--listen-peer-urls=nonsense"], 2, "URL scheme must be http, https, unix, or unixs: nonsense"),
     (&["--listen-peer-urls=http://127.0.0.1"], 2, "URL address does not have the form \"host:port\": http://127.0.0.1"),
     (&["--listen-peer-urls=http://example.com:1"], 1, "expected IP in URL for binding (http://example.com:1)"),
-    (&["--listen-client-urls=http://127.0.0.1:1"], 1, "--advertise-client-urls is required when --listen-client-urls is set explicitly"),
+    (
+        &["--listen-client-urls=http://127.0.0.1:1"],
+        1,
+        "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+    ),
     (&["--heartbeat-interval=0"], 1, "--heartbeat-interval must be >0 (set to 0ms)"),
-    (&["--election-timeout=10"], 1, "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval[100ms]"),
+    (
+        &["--election-timeout=10"],
+        1,
+        "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+    ),
     (&["--initial-cluster-state=maybe"], 2, "invalid value \"maybe\" for flag -initial-cluster-state"),
     (&["--quota-backend-bytes=much"], 2, "invalid value \"much\" for flag -quota-backend-bytes"),
 ];
@@ -85,7 +93,9 @@ fn stranger(cluster: &Cluster, name: &str) -> Member {
     let (client, peer) = (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
     let flags = ["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer];
     let mut flags: Vec<String> = flags.map(str::to_owned).to_vec();
-    flags.extend(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("{name}={peer}")].map(str::to_owned));
+    flags.extend(
+        ["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("{name}={peer}")].map(str::to_owned),
+    );
     Member::new(Product::Ours, name, cluster.folder.path(), (ports[0], ports[1]), flags)
 }
 
@@ -140,7 +150,10 @@ async fn a_full_disk_is_named_and_loses_nothing_once_there_is_space() {
         acknowledged += 1;
         assert!(acknowledged < DISK_MEBIBYTES, "more was written than the disk holds");
     }
-    println!("{acknowledged} puts of 1 MiB after the disk was full; then: still running: {}", cluster.members[0].is_running());
+    println!(
+        "{acknowledged} puts of 1 MiB after the disk was full; then: still running: {}",
+        cluster.members[0].is_running()
+    );
     let named = cluster.members[0].log();
     assert!(named.contains("No space left on device") || named.contains("no space left on device"), "{named}");
     if cluster.members[0].is_running() {
@@ -149,8 +162,14 @@ async fn a_full_disk_is_named_and_loses_nothing_once_there_is_space() {
         cluster.members[0].crash();
     } else {
         assert!(!cluster.members[0].wait().success(), "a member that had to end says so by its code");
-        let error = named.lines().rev().find(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\""));
-        assert!(error.is_some_and(|line| line.contains("o space left on device")), "the last error names the reason:\n{named}");
+        let error = named
+            .lines()
+            .rev()
+            .find(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\""));
+        assert!(
+            error.is_some_and(|line| line.contains("o space left on device")),
+            "the last error names the reason:\n{named}"
+        );
     }
     std::fs::remove_file(ballast).expect("space is freed");
     cluster.members[0].start();

@@ -46,7 +46,12 @@ async fn pem_files_that_are_missing_or_wrong_are_named_and_nothing_starts() {
         ("a missing key", with(&good.certificate, &missing), authority.certificate.clone(), &missing),
         ("a certificate that is none", with(&nonsense, &good.key), authority.certificate.clone(), &nonsense),
         ("a key that is none", with(&good.certificate, &nonsense), authority.certificate.clone(), &nonsense),
-        ("a key of another certificate", with(&good.certificate, &other.key), authority.certificate.clone(), &other.key),
+        (
+            "a key of another certificate",
+            with(&good.certificate, &other.key),
+            authority.certificate.clone(),
+            &other.key,
+        ),
         ("a missing authority", good.clone(), missing.clone(), &missing),
         ("an authority that is none", good.clone(), nonsense.clone(), &nonsense),
     ];
@@ -75,7 +80,14 @@ async fn clients_without_the_right_certificate_are_turned_away_with_a_reason_in_
         if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}; {}", member.log())) }
     })
     .await;
-    let revision = || right.run(&["get", "a", "-w", "fields"]).ok().lines().find(|line| line.contains("\"Revision\"")).map(str::to_owned);
+    let revision = || {
+        right
+            .run(&["get", "a", "-w", "fields"])
+            .ok()
+            .lines()
+            .find(|line| line.contains("\"Revision\""))
+            .map(str::to_owned)
+    };
     let before = revision();
     assert!(before.is_some());
     let wrong = [
@@ -89,7 +101,10 @@ async fn clients_without_the_right_certificate_are_turned_away_with_a_reason_in_
         assert_ne!(said.code, Some(0), "a client {what} was let in: {said:?}");
         until("the refusal is logged", START_LIMIT, || async {
             let log = member.log();
-            let reason = log.lines().skip(logged).find(|line| line.contains("rejected connection") || line.contains("handshake"));
+            let reason = log
+                .lines()
+                .skip(logged)
+                .find(|line| line.contains("rejected connection") || line.contains("handshake"));
             reason.map(|line| println!("a client {what}: {line}")).ok_or(log)
         })
         .await;

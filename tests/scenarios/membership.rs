@@ -73,7 +73,8 @@ async fn the_lead_moves_by_command_and_by_sigterm_with_one_new_term() {
     let leader = cluster.leader().await;
     let target = (leader + 1) % 3;
     let before = cluster.status(leader).await.expect("the leader's status");
-    let target_id = format!("{:x}", cluster.status(target).await.expect("a status").header.expect("a header").member_id);
+    let target_id =
+        format!("{:x}", cluster.status(target).await.expect("a status").header.expect("a header").member_id);
 
     let refused = Ctl::v3(cluster.endpoint(target)).run(&["move-leader", &target_id]);
     assert_ne!(refused.code, Some(0), "only the leader moves the lead: {refused:?}");

@@ -150,18 +150,25 @@ fn judge(operations: &[Operation], happened: &Versions) {
     assert!(unknown > 0, "cuts leave some operations without an answer; none means that nothing was cut");
 
     let mut stale = operations.to_vec();
-    let newest = stale.iter_mut().filter(|operation| operation.value().is_none()).max_by_key(|operation| operation.begun);
+    let newest =
+        stale.iter_mut().filter(|operation| operation.value().is_none()).max_by_key(|operation| operation.begun);
     let newest = newest.expect("a read");
     let first = happened[&newest.key][0].clone();
     if let Outcome::Saw { revision, state, .. } = &mut newest.outcome {
         (*revision, *state) = (first.revision, Some(first));
     }
-    assert!(faults(&stale, happened).iter().any(|fault| matches!(fault, Fault::Stale { .. })), "a stale read goes unnoticed");
+    assert!(
+        faults(&stale, happened).iter().any(|fault| matches!(fault, Fault::Stale { .. })),
+        "a stale read goes unnoticed"
+    );
 
     let mut lossy = happened.clone();
     let written = operations.iter().rev().find(|operation| matches!(operation.outcome, Outcome::Written { .. }));
     let written = written.expect("a write that was acknowledged");
     let list = lossy.get_mut(&written.key).expect("the key has versions");
     list.retain(|version| Some(&version.value) != written.value());
-    assert!(faults(operations, &lossy).iter().any(|fault| matches!(fault, Fault::Lost { .. })), "a lost write goes unnoticed");
+    assert!(
+        faults(operations, &lossy).iter().any(|fault| matches!(fault, Fault::Lost { .. })),
+        "a lost write goes unnoticed"
+    );
 }

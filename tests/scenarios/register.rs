@@ -86,7 +86,8 @@ impl Register {
     }
 
     async fn put(&mut self, key: &str, value: &str, clock: Instant) -> Result<Outcome, tonic::Status> {
-        let request = pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+        let request =
+            pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
         let answer = self.kv.put(request).await?.into_inner();
         Ok(Outcome::Written { ended: clock.elapsed(), revision: revision(answer.header) })
     }

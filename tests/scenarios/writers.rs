@@ -105,7 +105,11 @@ async fn write(writer: usize, channel: Channel, shared: Arc<Shared>) -> Written 
         let serial = written.tried;
         written.tried += 1;
         let before = shared.agreed.load(Ordering::SeqCst);
-        let request = pb::PutRequest { key: key(&shared.name, writer, serial).into(), value: serial.to_string().into(), ..Default::default() };
+        let request = pb::PutRequest {
+            key: key(&shared.name, writer, serial).into(),
+            value: serial.to_string().into(),
+            ..Default::default()
+        };
         match tokio::time::timeout(CALL_LIMIT, kv.put(request)).await {
             Ok(Ok(answer)) => {
                 let revision = answer.into_inner().header.map_or(0, |header| header.revision);
@@ -168,7 +172,11 @@ impl Acknowledged {
             let (writer, serial) = (numbers.next().expect("a writer"), numbers.next().expect("a serial number"));
             assert!(serial < self.writers[writer as usize].tried, "nobody wrote {key}");
         }
-        println!("member {n}: {} acknowledged writes there, and {} that nobody was told about", self.count(), found.len());
+        println!(
+            "member {n}: {} acknowledged writes there, and {} that nobody was told about",
+            self.count(),
+            found.len()
+        );
     }
 }
 
@@ -177,7 +185,12 @@ async fn all_keys(channel: Channel, name: &str) -> BTreeMap<String, KeyValue> {
     let (mut found, mut from) = (BTreeMap::new(), format!("{name}/").into_bytes());
     let end = format!("{name}0");
     loop {
-        let request = pb::RangeRequest { key: from.clone().into(), range_end: end.clone().into(), limit: PAGE, ..Default::default() };
+        let request = pb::RangeRequest {
+            key: from.clone().into(),
+            range_end: end.clone().into(),
+            limit: PAGE,
+            ..Default::default()
+        };
         let answer = kv.range(request).await.expect("a linearizable read").into_inner();
         for bytes in &answer.kvs {
             let kv = KeyValue::decode(bytes.clone()).expect("a key-value");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use tonic::{Request, Response as Reply, Status, Streaming};
+use tonic::{Code, Request, Response as Reply, Status, Streaming};
 
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
@@ -49,7 +49,7 @@ impl Session for Watching {
                 request = self.requests.message(), if !self.half_closed => match request {
                     Ok(Some(request)) => self.obey(request),
                     Ok(None) => self.half_closed = true,
-                    Err(status) => return Some(Err(status)),
+                    Err(status) => return Some(Err(end_of(status))),
                 },
                 output = self.watchers.next() => self.send(output),
             }
@@ -114,6 +114,14 @@ impl Watching {
         } else {
             self.replies.push_back(message);
         }
+    }
+}
+
+/// How a stream ends whose requests broke off: as canceled by its client, unless what it sent was at fault.
+fn end_of(status: Status) -> Status {
+    match status.code() {
+        Code::Cancelled | Code::Unknown | Code::Unavailable => ApiError::WatchCanceled.into(),
+        _ => status,
     }
 }
 
