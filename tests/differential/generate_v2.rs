@@ -75,7 +75,7 @@ impl Generator {
     }
 
     fn path(&mut self) -> String {
-        let depth = self.pick(&[0, 1, 1, 1, 2, 2, 2, 3]);
+        let depth = self.pick(&[0, 1, 1, 1, 1, 2, 2, 3]);
         let mut path: String = (0..depth).map(|_| format!("/{}", self.pick(&NAMES))).collect();
         if self.chance(12) {
             path.push('/');
@@ -134,10 +134,10 @@ impl Generator {
     }
 
     fn conditions(&mut self, parameters: &mut Vec<(&'static str, String)>) {
-        if self.chance(7) {
+        if self.chance(10) {
             parameters.push(("prevValue", self.value().to_owned()));
         }
-        if self.chance(7) {
+        if self.chance(10) {
             parameters.push(("prevIndex", self.old_index()));
         }
     }

@@ -100,6 +100,8 @@ impl Network {
             "exec",
             &self.space(n),
             "timeout",
+            "-s",
+            "KILL",
             "0.3",
             "bash",
             "-c",
