@@ -341,7 +341,6 @@ async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Resu
     });
     Endpoint::from_shared(endpoint.to_owned())
         .map_err(|e| bad(&e))?
-        .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT)
         .connect_with_connector(connector)
         .await

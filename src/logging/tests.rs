@@ -61,7 +61,8 @@ fn levels_hide_what_is_below_them() {
 fn foreign_crates_are_heard_from_warn_up_and_never_as_errors() {
     let lines = logged(LogLevel::Debug, || {
         tracing::info!(target: "openraft::core", "chatter");
-        tracing::warn!(target: "openraft::core", "odd");
+        tracing::warn!(target: "openraft::core", "every try to reach a member that is away");
+        tracing::warn!(target: "h2::codec", "odd");
         tracing::error!(target: "openraft::core", "bad");
         tracing::error!(target: "etcd_charm::node", "ours");
     });

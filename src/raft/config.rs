@@ -28,7 +28,7 @@ const REMOVED_LEADER_STAYS_MS: u64 = 150;
 pub struct Rules {
     /// `--heartbeat-interval`.
     pub heartbeat: Duration,
-    /// `--election-timeout`; the real wait is random between it and twice it.
+    /// `--election-timeout`; a member that hears of no leader asks for votes after one and a half to two times it.
     pub election: Duration,
     /// `--pre-vote`.
     pub pre_vote: bool,
@@ -71,14 +71,16 @@ fn millis(duration: Duration) -> u64 {
 /// openraft's configuration. Its defaults are made for a laptop; the reasons are in `docs/decisions`.
 pub(super) fn openraft(rules: &Rules, cluster_id: u64) -> Result<Config, StartError> {
     let heartbeat = millis(rules.heartbeat).max(1);
-    let election = millis(rules.election).max(heartbeat * 2);
+    let election = millis(rules.election).max(heartbeat * 3);
     let config = Config {
         cluster_name: format!("{cluster_id:x}"),
         heartbeat_interval: heartbeat,
         // Under load every append proves what a heartbeat would.
         heartbeat_min_interval: Some(heartbeat / 2),
-        election_timeout_min: election,
-        election_timeout_max: election * 2,
+        // openraft waits out the leader's lease, which is `max`, before the random part: together that is what etcd's
+        // followers wait, one to two election timeouts.
+        election_timeout_min: election / 2,
+        election_timeout_max: election,
         enable_pre_vote: Some(rules.pre_vote),
         // Without it a leader that can send but not hear would keep the others from electing one that can.
         quorum_loss_probe_interval: Some(election * 4),
@@ -123,7 +125,8 @@ mod tests {
     fn every_pair_of_times_that_settings_accept_is_a_configuration_openraft_accepts() {
         for (heartbeat, election) in [(100, 1000), (10, 50), (1, 5), (500, 2500), (10_000, 50_000)] {
             let config = openraft(&rules(heartbeat, election), 1).expect("a valid configuration");
-            assert_eq!((config.heartbeat_interval, config.election_timeout_min), (heartbeat, election));
+            assert_eq!((config.heartbeat_interval, config.election_timeout_max), (heartbeat, election));
+            assert!(config.election_timeout_min > heartbeat && config.election_timeout_min < election);
         }
     }
 
