@@ -268,9 +268,7 @@ impl World {
     /// The cluster a unit can reach: its own running member's, or one it has heard of.
     fn reach(&self, name: &Unit) -> Option<usize> {
         let node = &self.nodes[name];
-        if node.pairs[&Side::Server].certificate.is_none() {
-            return None;
-        }
+        node.pairs[&Side::Server].certificate.as_ref()?;
         let listed = |cluster: usize, id: u64| self.clusters[cluster].iter().any(|m| m.id == id);
         let own = node.data.filter(|(c, id)| node.service.is_some() && listed(*c, *id));
         let others = self.nodes.iter().filter(|(other, n)| *other != name && n.bag.client_url.is_some());

@@ -452,7 +452,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let error = runtime().block_on(Client::connect(&[endpoint.clone()], None)).err().unwrap();
+        let error = runtime().block_on(Client::connect(std::slice::from_ref(&endpoint), None)).err().unwrap();
         assert!(matches!(error, ClientError::Unreachable(_)));
         assert!(error.to_string().contains(&endpoint), "{error}");
     }

@@ -56,6 +56,7 @@ pub(super) enum Socketed {
 }
 
 impl Bound {
+    #[cfg(test)]
     /// The real address, with the port the system chose for port 0; `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.socket {

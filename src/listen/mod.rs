@@ -83,14 +83,6 @@ impl Options {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         }
     }
-
-    /// Options of the peer listeners.
-    pub fn for_peers(settings: &Settings, tls: Option<ServerTls>) -> Options {
-        let verify_source = tls.is_some()
-            && settings.peer_tls.requires_client_cert()
-            && !settings.peer_tls.skip_client_san_verification;
-        Options { purpose: "peer", verify_source, ..Options::for_clients("peer", settings, tls) }
-    }
 }
 
 /// Raises the soft limit of open files to the hard one and says how many connections that leaves.
@@ -113,12 +105,14 @@ fn connections_for(open_files: u64) -> usize {
 pub struct Caller(Arc<CallerInfo>);
 
 #[derive(Debug)]
+#[allow(dead_code, reason = "see `Caller`")]
 struct CallerInfo {
     address: Option<SocketAddr>,
     tls: bool,
     identity: Option<PeerIdentity>,
 }
 
+#[allow(dead_code, reason = "who calls, and under which name, is for authentication by certificate")]
 impl Caller {
     /// Its address; `None` on a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {

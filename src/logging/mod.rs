@@ -69,6 +69,7 @@ pub fn init(settings: &Logging) -> Result<LogGuard, LogError> {
     Ok(LogGuard { queue })
 }
 
+#[cfg(test)]
 /// Lines dropped since the start because nobody read the outputs.
 pub fn dropped_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())

@@ -194,7 +194,7 @@ mod tests {
         let first = FirstMember { name: "a".into(), peer_urls: vec!["http://a:1".into()] };
         Identity {
             format: DATA_FORMAT,
-            member_id: 0xa8f3_4583_8798_6d,
+            member_id: 0x00a8_f345_8387_986d,
             cluster_id: u64::MAX,
             first_members: BTreeMap::from([("a8f3458387986d".to_owned(), first)]),
             has_log: false,

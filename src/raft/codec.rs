@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 
-use super::types::{Entry, LogId, Member, Membership, NodeId, Proposal, StoredMembership, Vote};
+use super::types::{Entry, LogId, Member, Membership, NodeId, Proposal, Vote};
 
 /// Version of the layouts below. The log's segment header and the transport's handshake both carry it.
 pub const ENTRY_FORMAT: u16 = 1;
@@ -254,18 +254,6 @@ pub fn membership(reader: &mut Reader) -> Result<Membership, CodecError> {
         nodes.insert(id, member(reader)?);
     }
     Membership::new(voters, nodes).map_err(|error| CodecError::Invalid { what: WHAT, cause: error.to_string() })
-}
-
-/// Appends a membership with the log id that set it.
-pub fn put_stored_membership(out: &mut BytesMut, stored: &StoredMembership) {
-    put_option(out, stored.log_id().as_ref(), put_log_id);
-    put_membership(out, stored.membership());
-}
-
-/// Reads what [`put_stored_membership`] wrote.
-pub fn stored_membership(reader: &mut Reader) -> Result<StoredMembership, CodecError> {
-    let id = reader.option("log id of a membership", log_id)?;
-    Ok(StoredMembership::new(id, membership(reader)?))
 }
 
 /// Appends an entry: log id, kind, counted payload.

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{RaftOptions, Rules};
 pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
 pub use leader::{LeaderDuties, LeaderState};
-pub use members::{MemberChange, MemberInfo, Membered};
+pub use members::MemberInfo;
 
 use self::carry::Carried;
 use self::leader::LeadTimes;

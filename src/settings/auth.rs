@@ -21,7 +21,7 @@ pub struct Jwt {
     pub public_key: Option<PathBuf>,
     /// `priv-key`: file of the signing key.
     pub private_key: Option<PathBuf>,
-    /// `sign-method`, one of [`SIGN_METHODS`].
+    /// `sign-method`, one of those etcd knows.
     pub sign_method: &'static str,
     /// `ttl`, five minutes when not given.
     pub ttl: Duration,

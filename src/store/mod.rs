@@ -31,13 +31,12 @@ pub mod watermark;
 
 pub use error::StoreError;
 pub use events::{Batch, Event, EventKind, EventSink};
-pub use hash::{HashError, HashKv};
-pub use machine::{Builder, Machine};
+pub use hash::HashError;
+pub use machine::Machine;
 pub use open::open;
 pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
 pub use receiver::SnapshotReceiver;
-pub use size::Size;
-pub use snapshot::{SnapshotFile, SnapshotFiles};
-pub use view::StoreView;
+pub use snapshot::SnapshotFiles;
+#[cfg(test)]
 pub use watermark::Watermark;

@@ -20,7 +20,7 @@ use super::snapshot::Snapshots;
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
-use crate::model::view::{Alarm, Lease};
+use crate::model::view::Lease;
 use crate::raft::types::{LogId, StoredMembership};
 
 /// What the parts of the store share.
@@ -92,11 +92,6 @@ impl Store {
     /// Every id that was a member once and is no more. Such an id never comes back.
     pub fn removed(&self) -> BTreeSet<u64> {
         self.shared.era.load().database.facts.load().removed.clone()
-    }
-
-    /// Raised alarms, ordered by member then type.
-    pub fn alarms(&self) -> Vec<Alarm> {
-        self.shared.era.load().database.facts.load().alarms.clone()
     }
 
     /// Returns when the entry at `index` is applied and published; at once when it is already.

@@ -48,6 +48,7 @@ impl SnapshotReceiver {
         Ok(receiver)
     }
 
+    #[cfg(test)]
     /// Last log id and membership of what is being received.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
@@ -58,6 +59,7 @@ impl SnapshotReceiver {
         &self.files
     }
 
+    #[cfg(test)]
     /// Bytes of `name` that have come; the next piece starts there. `None` for a file that is not in the manifest.
     pub fn written(&self, name: &str) -> Option<u64> {
         self.index.get(name).map(|&at| self.progress[at].written)

@@ -3,13 +3,12 @@
 //! openraft hands entries to apply once they are committed by a quorum, which may happen before this member's own sync.
 //! State that is ahead of the local log after a crash would be a hole, so apply waits here first.
 //!
-//! Truncation lowers the mark. A sync that was under way when the log was truncated must not raise it again for entries
-//! that no longer exist, so every advance names the epoch its entries were appended in.
+//! Only the log's writing thread moves the mark, in the order in which it writes. So a sync of entries that were cut off
+//! can never raise it again: the cut comes after it in the same queue, and nothing is appended before the cut is durable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// The highest log index that is durable on this member. Clones share the mark.
@@ -21,19 +20,17 @@ pub struct Watermark {
 #[derive(Debug)]
 struct Shared {
     durable: AtomicU64,
-    /// Counts truncations. Writers hold the lock while they move the mark; readers only load it.
-    epoch: Mutex<u64>,
     moved: Notify,
 }
 
 impl Watermark {
     /// A mark at `durable`: everything up to and including that index was found on disk.
     pub fn new(durable: u64) -> Self {
-        let shared = Shared { durable: AtomicU64::new(durable), epoch: Mutex::new(0), moved: Notify::new() };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared { durable: AtomicU64::new(durable), moved: Notify::new() }) }
     }
 
     /// A mark that nothing ever waits for: for state machines that run without a log behind them.
+    #[cfg(test)]
     pub fn already_durable() -> Self {
         Self::new(u64::MAX)
     }
@@ -43,36 +40,16 @@ impl Watermark {
         self.shared.durable.load(Ordering::Acquire)
     }
 
-    /// The epoch of entries appended now; see [`advance_in`](Self::advance_in).
-    pub fn epoch(&self) -> u64 {
-        *self.shared.epoch.lock()
-    }
-
-    /// Everything up to `index` is durable. Never lowers the mark. For writers that never truncate with a sync under way.
+    /// Everything up to `index` is durable. Never lowers the mark.
     pub fn advance(&self, index: u64) {
-        let guard = self.shared.epoch.lock();
-        self.raise(index);
-        drop(guard);
+        if self.shared.durable.fetch_max(index, Ordering::AcqRel) < index {
+            self.shared.moved.notify_waiters();
+        }
     }
 
-    /// As [`advance`](Self::advance), for entries appended in `epoch`; does nothing once the log was truncated after that.
-    pub fn advance_in(&self, epoch: u64, index: u64) {
-        let guard = self.shared.epoch.lock();
-        if *guard == epoch {
-            self.raise(index);
-        }
-        drop(guard);
-    }
-
-    /// The log was cut back and now ends at `last_kept`: lowers the mark and starts the next epoch, which it returns.
-    /// To be called before the first entry after the cut is appended.
-    pub fn truncate(&self, last_kept: u64) -> u64 {
-        let mut epoch = self.shared.epoch.lock();
-        *epoch += 1;
-        if self.durable() > last_kept {
-            self.shared.durable.store(last_kept, Ordering::Release);
-        }
-        *epoch
+    /// The log was cut back and now ends at `last_kept`: lowers the mark.
+    pub fn truncate(&self, last_kept: u64) {
+        self.shared.durable.fetch_min(last_kept, Ordering::AcqRel);
     }
 
     /// Returns when everything up to `index` is durable; at once when it already is.
@@ -86,13 +63,6 @@ impl Watermark {
                 return;
             }
             moved.await;
-        }
-    }
-
-    fn raise(&self, index: u64) {
-        if self.durable() < index {
-            self.shared.durable.store(index, Ordering::Release);
-            self.shared.moved.notify_waiters();
         }
     }
 }
@@ -110,13 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_of_truncated_entries_does_not_raise_the_mark() {
+    fn truncation_lowers_the_mark_and_never_raises_it() {
         let mark = Watermark::new(10);
-        let before = mark.epoch();
-        let after = mark.truncate(5);
-        mark.advance_in(before, 10);
+        mark.truncate(5);
         assert_eq!(mark.durable(), 5);
-        mark.advance_in(after, 6);
+        mark.truncate(9);
+        assert_eq!(mark.durable(), 5);
+        mark.advance(6);
         assert_eq!(mark.durable(), 6);
     }
 

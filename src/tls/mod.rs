@@ -18,7 +18,7 @@ mod verify;
 
 pub use client::ClientTls;
 pub use error::{TlsError, reason_of};
-pub use identity::{AddressMatch, PeerIdentity};
+pub use identity::PeerIdentity;
 pub use server::ServerTls;
 
 #[cfg(test)]

@@ -16,4 +16,6 @@ mod stream;
 mod tests;
 
 pub use hub::{Hub, HubStats};
-pub use stream::{CreateRefusal, Created, WatchCreate, WatchOutput, WatchStream};
+#[cfg(test)]
+use stream::CreateRefusal;
+pub use stream::{WatchCreate, WatchOutput, WatchStream};

@@ -87,7 +87,7 @@ impl Generator {
         pb::PutRequest {
             key: self.key(),
             value: if ignore_value && !self.chance(5) { Bytes::new() } else { self.value() },
-            lease: if self.chance(4) && !(ignore_lease && !self.chance(5)) { self.lease() } else { 0 },
+            lease: if self.chance(4) && (!ignore_lease || self.chance(5)) { self.lease() } else { 0 },
             prev_kv: self.chance(3),
             ignore_value,
             ignore_lease,

@@ -386,7 +386,7 @@ fn full_result(unit: &str, task: &TaskReport) -> Value {
     let mut body = serde_json::Map::new();
     for key in ["id", "status", "message", "log", "timing", "unit"] {
         let value = &task.raw[key];
-        if *value != Value::from("") && *value != Value::Array(Vec::new()) {
+        if value.as_str() != Some("") && value.as_array().is_none_or(|list| !list.is_empty()) {
             body.insert(key.to_owned(), value.clone());
         }
     }

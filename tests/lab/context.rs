@@ -311,7 +311,7 @@ mod tests {
         context.writes = write(Side::App);
         context.writes.extend(write(Side::Unit));
         assert!(context.flush(&mut world, 1).unwrap_err().contains("not the leader"));
-        assert!(world.relations[&0].units.get("toy/0").is_none_or(|bag| bag.settings.get("k").is_none()));
+        assert!(world.relations[&0].units.get("toy/0").is_none_or(|bag| !bag.settings.contains_key("k")));
         let mut leader = Context::new(&world, "toy/1", &Op::Plain("start"), "t");
         leader.writes = write(Side::App);
         leader.flush(&mut world, 1).unwrap();

@@ -33,7 +33,7 @@ fn revision(header: &Option<pb::ResponseHeader>) -> i64 {
 async fn headers_name_the_cluster_the_member_the_term_and_the_revision_of_the_answer() {
     let member = start().await;
     let first = ok(member.kv().put(put("a", "1")).await);
-    let header = first.header.clone().expect("a header");
+    let header = first.header.expect("a header");
     assert_eq!((header.cluster_id, header.member_id), (Member::CLUSTER_ID, Member::ID));
     assert_eq!(header.revision, 2, "the first write of a fresh store");
     assert!(header.raft_term >= 1);

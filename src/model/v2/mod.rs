@@ -17,7 +17,9 @@ use super::view::{View, ViewError};
 use tree::Tree;
 use types::{Command, Error, Event, Outcome};
 
-pub use read::{Cleared, Found, event_since, get, index, next_expiry, oldest_event};
+#[cfg(test)]
+pub use read::Cleared;
+pub use read::{event_since, get, index, next_expiry};
 
 /// How many events the window keeps, over the whole keyspace; etcd's own number.
 pub const WINDOW: u64 = 1000;

@@ -164,16 +164,6 @@ impl Peers {
         Arc::new(Self { me, cluster, tls, known: Mutex::default(), expelled: watch::Sender::new(false) })
     }
 
-    /// This member's id.
-    pub fn me(&self) -> NodeId {
-        self.me
-    }
-
-    /// This cluster's id.
-    pub fn cluster(&self) -> u64 {
-        self.cluster
-    }
-
     /// Turns true when another member says that this one has been removed.
     pub fn expelled(&self) -> watch::Receiver<bool> {
         self.expelled.subscribe()
