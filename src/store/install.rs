@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::database::Database;
 use super::error::StoreError;
@@ -61,7 +61,7 @@ impl Store {
     /// Tells the sinks that what they remember is void.
     pub(super) fn announce_reset(&self) {
         let (revision, compacted) = (self.revision(), self.compacted());
-        for sink in self.shared.sinks.read().iter() {
+        for sink in self.shared.sinks.read().iter().filter_map(Weak::upgrade) {
             sink.reset(revision, compacted);
         }
     }

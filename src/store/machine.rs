@@ -5,8 +5,8 @@
 //! in there ends the process, because going on would diverge.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -85,7 +85,7 @@ impl Machine {
     fn publish(&self, batch: Batch, answers: Vec<Answer>) {
         let (applied_next, compacted) = (batch.applied_index + 1, batch.compacted.is_some());
         let batch = Arc::new(batch);
-        for sink in self.store.shared.sinks.read().iter() {
+        for sink in self.store.shared.sinks.read().iter().filter_map(Weak::upgrade) {
             sink.publish(Arc::clone(&batch));
         }
         self.store.shared.applied_next.advance(applied_next);

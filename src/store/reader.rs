@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
@@ -27,7 +27,8 @@ use crate::raft::types::{LogId, StoredMembership};
 pub(super) struct Shared {
     /// The database in use; replaced by a snapshot install, and renewed by the compactor (see [`Era`]).
     pub era: ArcSwap<Era>,
-    pub sinks: RwLock<Vec<Arc<dyn EventSink>>>,
+    /// Weak, because sinks hold the store: whoever owns a sink decides how long it lives.
+    pub sinks: RwLock<Vec<Weak<dyn EventSink>>>,
     /// Index of the next entry to apply: one above the last applied, so that "nothing" is 0.
     pub applied_next: Watermark,
     /// Revisions below this are physically gone.
@@ -114,7 +115,7 @@ impl Store {
 
     /// Adds a listener; it hears of every batch from now on.
     pub fn subscribe(&self, sink: Arc<dyn EventSink>) {
-        self.shared.sinks.write().push(sink);
+        self.shared.sinks.write().push(Arc::downgrade(&sink));
     }
 
     /// Calls `visit` with each change of the revisions `from..=to`, oldest first, until it breaks or `max_bytes` of

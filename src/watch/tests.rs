@@ -34,8 +34,12 @@ struct World {
 impl World {
     fn new(ring_bytes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (store, machine) =
-            store::open(folder.path(), StoreOptions::default(), Watermark::already_durable()).unwrap();
+        let (store, machine) = store::open(
+            folder.path(),
+            StoreOptions { flush_after: Duration::from_secs(86_400), ..StoreOptions::default() },
+            Watermark::already_durable(),
+        )
+        .unwrap();
         let hub = Hub::with_ring(store.clone(), Duration::from_millis(20), ring_bytes);
         store.subscribe(hub.clone());
         Self { machine, store, hub, index: 0, _folder: folder }
