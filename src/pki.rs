@@ -14,7 +14,7 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate, X509CertificationRequest};
 
 /// Seconds in a day, for lifetimes.
 pub const DAY: i64 = 86_400;
@@ -346,6 +346,20 @@ fn serial_for(described: &Described, validity: Validity) -> SerialNumber {
 
 fn fingerprint(public_key: &[u8]) -> String {
     Sha256::digest(public_key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bits of the first public key in a PEM text, bare or inside a certificate: a curve's point, or RSA's PKCS#1 key.
+/// `None` when there is none.
+#[must_use]
+pub fn public_key_bits(pem: &[u8]) -> Option<Vec<u8>> {
+    let bits = |key: &SubjectPublicKeyInfo<'_>| key.subject_public_key.data.to_vec();
+    let blocks = x509_parser::pem::Pem::iter_from_buffer(pem).filter_map(Result::ok);
+    blocks.into_iter().find_map(|block| match block.label.as_str() {
+        "PUBLIC KEY" => SubjectPublicKeyInfo::from_der(&block.contents).ok().map(|(_, key)| bits(&key)),
+        "RSA PUBLIC KEY" => Some(block.contents),
+        "CERTIFICATE" => X509Certificate::from_der(&block.contents).ok().map(|(_, read)| bits(read.public_key())),
+        _ => None,
+    })
 }
 
 fn common_name(name: &x509_parser::x509::X509Name<'_>) -> String {

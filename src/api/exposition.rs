@@ -98,6 +98,7 @@ fn store(page: &mut Page, state: &State) {
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes the state takes.", size.allocated);
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it in use.", size.in_use);
     page.gauge("etcd_debugging_mvcc_current_revision", "Current revision.", state.store.revision());
+    page.gauge("etcd_debugging_auth_revision", "Revision of the auth store.", state.store.auth().revision());
     page.gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision.", state.store.compacted());
     page.counter("etcd_mvcc_put_total", "Keys put.", state.metrics.puts.load(Relaxed));
     page.counter("etcd_mvcc_delete_total", "Keys deleted.", state.metrics.deletes.load(Relaxed));

@@ -1,12 +1,13 @@
 //! The client port: etcd's v3 API over gRPC and plain HTTP beside it, as one service.
 //!
 //! [`service::ClientService`] tells the two apart by content type. v3 methods live in [`v3`], one file per gRPC service;
-//! what they share is [`state`] (the replica and its limits), [`call`] (who is admitted and how long it may take) and
-//! [`error`] (the one table of codes and sentences).
+//! what they share is [`state`] (the replica and its limits), [`call`] (who is admitted and how long it may take),
+//! [`identity`] (who that is), [`access`] (what he may) and [`error`] (the one table of codes and sentences).
 //!
 //! Invariants: nothing here changes replicated state except through [`call::Call::propose`]; a linearizable answer is
 //! read only after [`call::Call::read_barrier`]; no method waits longer than its call's deadline.
 
+pub mod access;
 mod body;
 pub mod call;
 pub mod error;
@@ -14,6 +15,7 @@ mod exposition;
 mod health;
 pub mod histogram;
 pub mod http;
+pub mod identity;
 pub mod leader;
 mod methods;
 pub mod metrics;

@@ -28,7 +28,7 @@ pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), 
         alarm: AlarmType::Nospace.into(),
     };
     // The answer is the same whether or not the alarm could be raised now: the next write tries again.
-    if let Err(error) = call.propose(state, Command::Alarm(alarm)).await {
+    if let Err(error) = call.as_member().propose(state, Command::Alarm(alarm)).await {
         tracing::warn!(%error, "failed to raise the NOSPACE alarm; the next write over the quota will try again");
     }
     Err(ApiError::NoSpace)

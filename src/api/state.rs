@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::identity::Identities;
 use super::leader::LeaderLoss;
 use super::metrics::Metrics;
 use crate::proto::etcdserverpb::ResponseHeader;
@@ -67,6 +68,8 @@ pub struct State {
     pub limits: Limits,
     /// Counters of this port.
     pub metrics: Arc<Metrics>,
+    /// Who is behind requests.
+    pub identities: Arc<Identities>,
     /// Says when streams that need a leader must end.
     pub leader_loss: LeaderLoss,
     /// Cancelled when the member begins to stop; streams end then.
@@ -84,13 +87,16 @@ impl State {
         hub: Arc<Hub>,
         limits: Limits,
         metrics: Arc<Metrics>,
+        identities: Arc<Identities>,
         stopping: CancellationToken,
     ) -> Arc<Self> {
         let leader_loss = LeaderLoss::monitor(consensus.leader_watch(), limits.election_timeout);
         let sink: Arc<dyn EventSink> = metrics.clone();
         store.subscribe(sink);
+        let sink: Arc<dyn EventSink> = identities.clone();
+        store.subscribe(sink);
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
-        Arc::new(Self { consensus, store, hub, limits, metrics, leader_loss, stopping, big_reads })
+        Arc::new(Self { consensus, store, hub, limits, metrics, identities, leader_loss, stopping, big_reads })
     }
 
     /// The header of an answer that shows the state at `revision`.

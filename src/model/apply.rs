@@ -1,24 +1,25 @@
 //! The one door to the rules: which rule a command goes to, and what a refusal becomes.
 
+use super::auth::{self, Identity};
 use super::command::{ClusterVersion, Command};
 use super::effects::{Effects, Position, Response};
 use super::kv::Failure;
 use super::view::{View, ViewError};
 use super::{alarm, compact, gate, invariants, kv, lease, txn, v2};
 
-/// Everything that `command`, committed at `at`, does to the state that `view` shows.
+/// Everything that `command`, asked for by `by` and committed at `at`, does to the state that `view` shows.
 ///
-/// The view must include every earlier entry and nothing else. The answer is a function of the three arguments alone,
+/// The view must include every earlier entry and nothing else. The answer is a function of the four arguments alone,
 /// so equal logs give equal states. Request checks ([`super::check`]) are not repeated here: what they refuse is never
 /// proposed, and a command that slipped past them still has one deterministic outcome.
 ///
 /// # Errors
 /// The view could not be read. The caller stops the process: an entry can neither be skipped nor half applied.
-pub fn apply(view: &impl View, command: &Command, at: Position) -> Result<Effects, ViewError> {
+pub fn apply(view: &impl View, by: &Identity, command: &Command, at: Position) -> Result<Effects, ViewError> {
     if let Some(refusal) = gate::refusal(&view.alarms(), command) {
         return Ok(Effects::nothing(view.revision(), Err(refusal)));
     }
-    let effects = match dispatch(view, command, at) {
+    let effects = match permitted(view, by, command).and_then(|()| dispatch(view, command, at)) {
         Ok(effects) => effects,
         Err(Failure::Refusal(refusal)) => Effects::nothing(view.revision(), Err(refusal)),
         Err(Failure::View(error)) => return Err(error),
@@ -28,6 +29,11 @@ pub fn apply(view: &impl View, command: &Command, at: Position) -> Result<Effect
         assert!(broken.is_empty(), "the effects of {at:?} break {broken:?}");
     }
     Ok(effects)
+}
+
+/// Alarms speak before this, as in etcd.
+fn permitted(view: &impl View, by: &Identity, command: &Command) -> Result<(), Failure> {
+    if view.auth_is_on() { auth::check::command(view, by, command) } else { Ok(()) }
 }
 
 fn dispatch(view: &impl View, command: &Command, at: Position) -> Result<Effects, Failure> {
@@ -41,6 +47,7 @@ fn dispatch(view: &impl View, command: &Command, at: Position) -> Result<Effects
         Command::LeaseCheckpoint(checkpoints) => lease::checkpoint(view, checkpoints),
         Command::Alarm(request) => Ok(alarm::apply(view, request)),
         Command::ClusterVersion(agreed) => Ok(cluster_version(view, agreed)),
+        Command::Auth(change) => Ok(auth::rules::apply(view, change, at)),
         Command::V2(bytes) => Ok(v2::apply(view, bytes, at)?),
     }
 }
@@ -99,6 +106,6 @@ mod tests {
     fn an_entry_that_the_v2_rules_cannot_read_is_fatal_not_skipped() {
         let world = World::default();
         let garbage = Command::V2(Bytes::from_static(&[0xff, 0xff, 0xff]));
-        assert!(apply(&world.view, &garbage, Position { term: 1, index: 1 }).is_err());
+        assert!(apply(&world.view, &Identity::nobody(), &garbage, Position { term: 1, index: 1 }).is_err());
     }
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use crate::proto::command::envelope::Command;
-pub use crate::proto::command::{ClusterVersion, Envelope, LeaseCheckpoints, LeaseGrant, LeaseRemaining, LeaseRevoke};
+pub use crate::proto::command::{
+    AuthCommand, ClusterVersion, Envelope, LeaseCheckpoints, LeaseGrant, LeaseRemaining, LeaseRevoke,
+};
 
 /// The envelope format this program writes, and the newest it reads.
 pub const ENVELOPE_VERSION: u32 = 1;
@@ -43,8 +45,10 @@ pub fn decode(bytes: Bytes) -> Result<(Envelope, Command), CommandError> {
     if envelope.version > ENVELOPE_VERSION {
         return Err(CommandError::Newer(envelope.version));
     }
-    let command = envelope.command.take().ok_or(CommandError::Unknown)?;
-    Ok((envelope, command))
+    match envelope.command.take() {
+        None | Some(Command::Auth(AuthCommand { action: None })) => Err(CommandError::Unknown),
+        Some(command) => Ok((envelope, command)),
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +84,7 @@ mod tests {
         let unknown = Envelope { version: ENVELOPE_VERSION, ..Envelope::default() };
         assert!(matches!(decode(unknown.encode_to_vec().into()), Err(CommandError::Unknown)));
         assert!(matches!(decode(Bytes::new()), Err(CommandError::Unknown)));
+        let unknown_change = encode(Command::Auth(AuthCommand { action: None }));
+        assert!(matches!(decode(unknown_change), Err(CommandError::Unknown)));
     }
 }

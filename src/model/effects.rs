@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::auth::{AuthEffect, AuthError, Secret};
 use super::record::Record;
 use super::view::{Alarm, Lease};
 use crate::proto::etcdserverpb as pb;
@@ -63,6 +64,10 @@ pub enum Response {
     Alarm(Vec<pb::AlarmMember>),
     /// Of a cluster version change.
     ClusterVersion,
+    /// Of a change of users, roles or permissions.
+    Auth,
+    /// Of a login: the token.
+    Login(Secret),
     /// Of a v2 mutation: the outcome as `model::v2` encodes it.
     V2(Bytes),
     /// Of a blank or membership entry.
@@ -96,6 +101,9 @@ pub enum Refusal {
     /// An expiry seen by a leader of an earlier term.
     #[error("not a primary lessor")]
     NotPrimaryLessor,
+    /// Who asked may not, or users and roles forbid it.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
 }
 
 /// Everything a command does.
@@ -113,6 +121,8 @@ pub struct Effects {
     pub alarms: Option<Vec<Alarm>>,
     /// The cluster version, when it changed.
     pub cluster_version: Option<String>,
+    /// What becomes of the auth store. Boxed: it is rare and every put has room for it.
+    pub auth: Option<Box<AuthEffect>>,
     /// v2 keyspace: key → value, `None` deletes.
     pub v2: Vec<(Bytes, Option<Bytes>)>,
     /// v2 events for waiting clients, oldest first, as `model::v2` encodes them.
@@ -131,6 +141,7 @@ impl Effects {
             leases: Vec::new(),
             alarms: None,
             cluster_version: None,
+            auth: None,
             v2: Vec::new(),
             v2_events: Vec::new(),
             outcome,

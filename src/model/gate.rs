@@ -28,7 +28,8 @@ pub fn refusal(alarms: &[Alarm], command: &Command) -> Option<Refusal> {
     }
 }
 
-/// What a member must not do to a state that may be wrong. Alarms themselves, checkpoints and the cluster version pass.
+/// What a member must not do to a state that may be wrong. Alarms themselves, checkpoints, users and roles,
+/// and the cluster version pass.
 fn changes_v3_data(command: &Command) -> bool {
     match command {
         Command::Put(_)
@@ -37,7 +38,11 @@ fn changes_v3_data(command: &Command) -> bool {
         | Command::Compact(_)
         | Command::LeaseGrant(_)
         | Command::LeaseRevoke(_) => true,
-        Command::LeaseCheckpoint(_) | Command::Alarm(_) | Command::ClusterVersion(_) | Command::V2(_) => false,
+        Command::LeaseCheckpoint(_)
+        | Command::Alarm(_)
+        | Command::ClusterVersion(_)
+        | Command::Auth(_)
+        | Command::V2(_) => false,
     }
 }
 
@@ -46,7 +51,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::command::{ClusterVersion, LeaseCheckpoints, LeaseGrant, LeaseRevoke};
+    use crate::model::command::{AuthCommand, ClusterVersion, LeaseCheckpoints, LeaseGrant, LeaseRevoke};
     use crate::model::tests::world::{always, delete, delete_op, put, put_op, range, range_op, txn_op};
     use crate::proto::etcdserverpb::{AlarmRequest, CompactionRequest, TxnRequest};
 
@@ -69,6 +74,7 @@ mod tests {
             (Command::LeaseCheckpoint(LeaseCheckpoints::default()), false, false),
             (Command::Alarm(AlarmRequest::default()), false, false),
             (Command::ClusterVersion(ClusterVersion::default()), false, false),
+            (Command::Auth(AuthCommand::default()), false, false),
             (Command::V2(Bytes::new()), false, false),
         ]
     }

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::auth::{Auth, AuthEffect};
 use super::effects::{Effects, LeaseChange};
 use super::record::Record;
 use super::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
@@ -24,6 +26,7 @@ pub(crate) struct MemoryView {
     leases: BTreeMap<i64, Lease>,
     alarms: Vec<Alarm>,
     cluster_version: String,
+    auth: Arc<Auth>,
     v2: BTreeMap<Bytes, Bytes>,
 }
 
@@ -37,6 +40,7 @@ impl Default for MemoryView {
             leases: BTreeMap::new(),
             alarms: Vec::new(),
             cluster_version: String::new(),
+            auth: Arc::default(),
             v2: BTreeMap::new(),
         }
     }
@@ -66,6 +70,9 @@ impl MemoryView {
         }
         if let Some(version) = &effects.cluster_version {
             self.cluster_version.clone_from(version);
+        }
+        if let Some(AuthEffect::Changed(change)) = effects.auth.as_deref() {
+            self.auth = Arc::new(self.auth.after(change));
         }
         for (key, value) in &effects.v2 {
             match value {
@@ -133,6 +140,10 @@ impl View for MemoryView {
 
     fn cluster_version(&self) -> String {
         self.cluster_version.clone()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.auth)
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {

@@ -24,6 +24,7 @@ pub fn cost(command: &Command) -> u64 {
         | Command::LeaseCheckpoint(_)
         | Command::Alarm(_)
         | Command::ClusterVersion(_)
+        | Command::Auth(_)
         | Command::V2(_) => 0,
     }
 }

@@ -1,9 +1,11 @@
 //! What the rules may read: one consistent state, without knowing where it is kept.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::auth::Auth;
 use super::record::Record;
 
 /// A read failed below the view. The caller cannot go on: apply stops the process, a request answers `Internal`.
@@ -39,6 +41,14 @@ impl KeyRange {
             Self::Span { start: key, end: None }
         } else {
             Self::Span { start: key, end: Some(range_end) }
+        }
+    }
+
+    /// Back to etcd's pair.
+    pub fn as_pair(&self) -> (&[u8], &[u8]) {
+        match self {
+            Self::One(key) => (key, &[]),
+            Self::Span { start, end } => (start, end.as_deref().unwrap_or(&[0])),
         }
     }
 
@@ -101,6 +111,12 @@ pub trait View {
     fn alarms(&self) -> Vec<Alarm>;
     /// The agreed cluster version such as `3.6.0`; empty before it is set.
     fn cluster_version(&self) -> String;
+    /// Users, roles, permissions, and whether they are looked at.
+    fn auth(&self) -> Arc<Auth>;
+    /// Whether authentication is on; cheaper than asking [`View::auth`].
+    fn auth_is_on(&self) -> bool {
+        self.auth().is_enabled()
+    }
     /// One value of the v2 keyspace; its layout belongs to `model::v2`.
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError>;
     /// The v2 values whose key starts with `prefix`, in key order.
@@ -133,6 +149,7 @@ mod tests {
             assert!(inside.iter().all(|key| range.contains(key)), "{range:?}");
             assert!(!outside.iter().any(|key| range.contains(key)), "{range:?}");
             assert_eq!(range.is_empty(), inside.is_empty(), "{range:?}");
+            assert_eq!(range.as_pair(), (key, end));
         }
     }
 }

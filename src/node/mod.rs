@@ -11,6 +11,7 @@ mod parts;
 mod ready;
 mod stop;
 
+use crate::api::identity::jwt::KeyError;
 use crate::listen::ListenError;
 use crate::raft::StartError;
 use crate::settings::Settings;
@@ -45,6 +46,9 @@ pub enum NodeError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The keys of signed tokens cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The Raft log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::identity::{DataDir, Identity};
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
+use crate::api::identity::{Identities, IdentityOptions};
 use crate::api::metrics::Metrics;
 use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
@@ -33,6 +34,7 @@ pub struct Member {
     pub(super) settings: Settings,
     pub(super) consensus: Consensus,
     pub(super) store: Store,
+    pub(super) identities: Arc<Identities>,
     /// Cancelled once clients may be answered: what this member had served before a restart is applied again.
     pub(super) ready: CancellationToken,
     /// Ends the client listeners.
@@ -74,6 +76,7 @@ impl Member {
                 born
             }
         };
+        let identities = identities(&settings, &clock)?;
         let metrics = Arc::new(Metrics::default());
         let (consensus, store, lessor) =
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
@@ -83,7 +86,7 @@ impl Member {
         }
         let streams = CancellationToken::new();
         let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
-        let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
+        let state = client_state(&settings, &consensus, &store, metrics, identities.clone(), streams.clone());
         let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
@@ -101,6 +104,7 @@ impl Member {
             settings,
             consensus,
             store,
+            identities,
             ready,
             shutdown,
             streams,
@@ -300,11 +304,23 @@ fn other_owner(id: u64, name: &str, peer_urls: &[String], members: &[MemberInfo]
     (taken || !fits).then(|| format!("{} at {}", own.member.name, own.member.peer_urls.join(",")))
 }
 
+/// How clients are known. Bad keys stop the start before anything of the cluster is touched.
+fn identities(settings: &Settings, clock: &Arc<SystemClock>) -> Result<Arc<Identities>, NodeError> {
+    let options = IdentityOptions {
+        token: settings.authentication.token.clone(),
+        token_ttl: settings.authentication.token_ttl,
+        bcrypt_cost: settings.authentication.bcrypt_cost,
+        by_certificate: settings.client_tls.client_cert_auth,
+    };
+    Ok(Identities::new(&options, clock.clone())?)
+}
+
 fn client_state(
     settings: &Settings,
     consensus: &Consensus,
     store: &Store,
     metrics: Arc<Metrics>,
+    identities: Arc<Identities>,
     streams: CancellationToken,
 ) -> Arc<State> {
     let hub = Hub::new(store.clone(), settings.checks.watch_progress_notify_interval);
@@ -316,7 +332,7 @@ fn client_state(
         heartbeat: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
     };
-    State::new(consensus.clone(), store.clone(), hub, limits, metrics, streams)
+    State::new(consensus.clone(), store.clone(), hub, limits, metrics, identities, streams)
 }
 
 #[cfg(test)]

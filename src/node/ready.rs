@@ -20,6 +20,8 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 pub async fn make_ready(member: &Member) {
     publish(member).await;
     catch_up(member).await;
+    // From here on whoever logs in is remembered; older logins are for the members that have served meanwhile.
+    member.identities.open();
     member.ready.cancel();
     for address in &member.client_addresses {
         tracing::info!(address, "ready to serve client requests");

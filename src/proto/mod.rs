@@ -4,6 +4,7 @@
 
 /// The codec of every service.
 pub mod codec;
+mod redact;
 
 /// Key-value records and events.
 #[allow(missing_docs, clippy::all)]

@@ -25,7 +25,8 @@ use super::error::StoreError;
 use super::keys::{self, Dropped, Progress, meta};
 use super::options::{self, StoreOptions};
 use super::recent::Recent;
-use super::records;
+use super::{auth, records};
+use crate::model::auth::Auth;
 use crate::model::view::{Alarm, KeyRange};
 use crate::raft::types::StoredMembership;
 
@@ -36,6 +37,7 @@ pub(super) struct Facts {
     pub removed: BTreeSet<u64>,
     pub alarms: Vec<Alarm>,
     pub cluster_version: String,
+    pub auth: Arc<Auth>,
 }
 
 /// The lock-free position of a database. See the module comment for the order in which they move.
@@ -152,6 +154,7 @@ impl Database {
                 .meta(meta::CLUSTER_VERSION)?
                 .map(|row| String::from_utf8_lossy(&row).into_owned())
                 .unwrap_or_default(),
+            auth: Arc::new(auth::load(self)?),
         }));
         Ok(())
     }

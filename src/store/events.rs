@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::keys::{self, Damaged, HistoryRow};
+use crate::model::auth::Secret;
 use crate::model::effects::{Change, LeaseChange};
 
 /// Hears of every batch, in order.
@@ -28,10 +29,31 @@ pub struct Batch {
     pub compacted: Option<i64>,
     /// Lease table changes, in order.
     pub leases: Vec<LeaseChange>,
+    /// What became of users and tokens, in order.
+    pub auth: Vec<AuthEvent>,
     /// v2 events, oldest first, as `model::v2` encodes them.
     pub v2_events: Vec<Arc<Bytes>>,
     /// Index of the last entry in the batch.
     pub applied_index: u64,
+}
+
+/// What a batch did that members must know who keep tokens and open streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthEvent {
+    /// Users, roles, permissions or the switch changed.
+    Changed {
+        /// Whether authentication is on now.
+        enabled: bool,
+        /// A user whose tokens are void.
+        logged_out: Option<String>,
+    },
+    /// A user logged in.
+    Login {
+        /// Who.
+        user: String,
+        /// With which token from now on.
+        token: Secret,
+    },
 }
 
 /// One key change.

@@ -66,12 +66,15 @@ impl Store {
         Ok(HashKv { hash: crc, compact_revision: compacted, hash_revision, current })
     }
 
-    /// A hash of live keys, leases and the v2 keyspace, for tests. Reads them all.
+    /// A hash of live keys, leases, the v2 keyspace, users and roles, for tests. Reads them all.
     pub fn hash(&self) -> Result<u32, StoreError> {
         let view = self.view();
         let mut crc = 0;
-        for family in [keys::LATEST, keys::LEASES, keys::V2] {
-            walk(view.database().rows(family, &[], None), &mut |key, value| {
+        let rows = |family, prefix: &[u8]| view.database().rows(family, prefix, keys::after_prefix(prefix).as_deref());
+        let all: [(&str, &[u8]); 4] =
+            [(keys::LATEST, &[]), (keys::LEASES, &[]), (keys::V2, &[]), (keys::META, keys::meta::AUTH)];
+        for (family, prefix) in all {
+            walk(rows(family, prefix), &mut |key, value| {
                 crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, key), value);
                 ControlFlow::Continue(())
             })?;

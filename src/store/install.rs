@@ -52,6 +52,8 @@ impl Store {
     fn swap(&self, database: Database) {
         let floor = u64::try_from(database.floor.load(std::sync::atomic::Ordering::Acquire)).unwrap_or(0);
         let applied_next = database.applied.lock().map_or(0, |(_, index)| index + 1);
+        // Before the state: no request may see it under the old rules.
+        self.shared.auth_mark.set(&database.facts.load().auth);
         self.shared.era.store(Arc::new(Era { database: Arc::new(database) }));
         self.shared.dropped_below.truncate(floor);
         self.shared.applied_next.advance(applied_next);

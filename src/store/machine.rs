@@ -18,10 +18,11 @@ use super::error::{StoreError, fatal};
 use super::events::{self, Batch};
 use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
-use super::reader::Store;
+use super::reader::{Shared, Store};
 use super::snapshot::SnapshotFiles;
 use super::watermark::Watermark;
 use super::{records, size};
+use crate::model::auth::Identity;
 use crate::model::command;
 use crate::model::effects::{Applied, Position, Response};
 use crate::model::view::View;
@@ -74,10 +75,11 @@ impl Machine {
             events,
             compacted: sealed.compacted,
             leases: std::mem::take(&mut sealed.leases),
+            auth: std::mem::take(&mut sealed.auth_events),
             v2_events: std::mem::take(&mut sealed.v2_events),
             applied_index: piece.last.index,
         };
-        commit(&database, sealed, facts);
+        commit(&self.store.shared, &database, sealed, facts);
         self.publish(batch, answers);
     }
 
@@ -104,9 +106,10 @@ fn apply_entry(database: &Database, overlay: &mut Overlay<'_>, facts: &mut Optio
     let outcome = match entry.payload {
         EntryPayload::Blank => Ok(Response::None),
         EntryPayload::Normal(Proposal(bytes)) => {
-            let (_, command) =
+            let (envelope, command) =
                 command::decode(bytes).unwrap_or_else(|error| fatal("a committed entry is unusable", &error));
-            let effects = crate::model::apply::apply(overlay, &command, position)
+            let by = Identity { user: envelope.user, revision: envelope.auth_revision };
+            let effects = crate::model::apply::apply(overlay, &by, &command, position)
                 .unwrap_or_else(|error| fatal("the state could not be read while applying an entry", &error));
             overlay.absorb(effects)
         }
@@ -132,7 +135,7 @@ fn set_membership(overlay: &mut Overlay<'_>, facts: &mut Facts, id: LogId, membe
 }
 
 /// Writes the batch and moves the marks, in the order that readers rely on (see `database.rs`).
-fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
+fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
     let marks = &database.marks;
     let progress = sealed.progress;
     marks.live.store(progress.live, Ordering::Release);
@@ -150,10 +153,14 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
         recent.put(Bytes::copy_from_slice(&key), version);
     }
     drop(recent);
-    if facts.is_some() || sealed.alarms.is_some() || sealed.cluster_version.is_some() {
+    let changed = sealed.alarms.is_some() || sealed.cluster_version.is_some() || sealed.auth.is_some();
+    if facts.is_some() || changed {
         let mut facts = facts.unwrap_or_else(|| Facts::clone(&database.facts.load()));
         facts.alarms = sealed.alarms.unwrap_or(facts.alarms);
         facts.cluster_version = sealed.cluster_version.unwrap_or(facts.cluster_version);
+        facts.auth = sealed.auth.unwrap_or(facts.auth);
+        // Before the revision moves: whoever sees what came after a change of the auth store sees the change.
+        shared.auth_mark.set(&facts.auth);
         database.facts.store(Arc::new(facts));
     }
     // Readers load these two in the opposite order, so a view's revision is never below its compaction revision.

@@ -3,6 +3,7 @@
 //! The write side of the state is [`Machine`], driven by Raft alone. The read side is [`Store`], for everybody. The rules
 //! of `model` decide what a command does; this module gives them a view, and writes what they answer.
 
+mod auth;
 mod database;
 mod error;
 mod events;
@@ -30,7 +31,7 @@ mod view;
 pub mod watermark;
 
 pub use error::StoreError;
-pub use events::{Batch, Event, EventKind, EventSink};
+pub use events::{AuthEvent, Batch, Event, EventKind, EventSink};
 pub use hash::HashError;
 pub use machine::Machine;
 pub use open::open;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 
+use super::auth::AuthMark;
 use super::database::Database;
 use super::error::StoreError;
 use super::files;
@@ -43,12 +44,14 @@ pub fn open(member: &Path, options: StoreOptions, watermark: Watermark) -> Resul
     let create = is_unborn(&dir)?;
     let database = Database::open(&dir, &options, create)?;
     let applied_next = database.applied.lock().map_or(0, |(_, index)| index + 1);
+    let auth_mark = AuthMark::of(&database.facts.load().auth);
     let floor = database.floor.load(std::sync::atomic::Ordering::Acquire);
     let shared = Arc::new(Shared {
         era: ArcSwap::from_pointee(Era { database: Arc::new(database) }),
         sinks: RwLock::default(),
         applied_next: Watermark::new(applied_next),
         dropped_below: Watermark::new(u64::try_from(floor).unwrap_or(0)),
+        auth_mark,
         snapshots,
         state_dir,
         options,

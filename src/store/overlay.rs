@@ -12,9 +12,11 @@ use bytes::Bytes;
 use rocksdb::WriteBatch;
 
 use super::database::{Database, walk};
+use super::events::AuthEvent;
 use super::error::StoreError;
 use super::keys::{self, HistoryRow, Progress, meta};
-use super::{leases, records};
+use super::{auth, leases, records};
+use crate::model::auth::{Auth, AuthEffect};
 use crate::model::effects::{Change, Effects, LeaseChange, Refusal, Response};
 use crate::model::record::Record;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
@@ -35,6 +37,10 @@ pub(super) struct Overlay<'a> {
     attached: BTreeMap<(i64, Bytes), bool>,
     alarms: Option<Vec<Alarm>>,
     cluster_version: Option<String>,
+    /// The stored auth store, or the one that this batch makes of it.
+    auth: Arc<Auth>,
+    auth_changed: bool,
+    auth_events: Vec<AuthEvent>,
     v2: BTreeMap<Bytes, Option<Bytes>>,
     lease_changes: Vec<LeaseChange>,
     v2_events: Vec<Arc<Bytes>>,
@@ -51,6 +57,8 @@ pub(super) struct Sealed {
     pub compacted: Option<i64>,
     pub alarms: Option<Vec<Alarm>>,
     pub cluster_version: Option<String>,
+    pub auth: Option<Arc<Auth>>,
+    pub auth_events: Vec<AuthEvent>,
     pub leases: Vec<LeaseChange>,
     pub v2_events: Vec<Arc<Bytes>>,
     /// Live versions in the batch.
@@ -74,6 +82,9 @@ impl<'a> Overlay<'a> {
             attached: BTreeMap::new(),
             alarms: None,
             cluster_version: None,
+            auth: Arc::clone(&database.facts.load().auth),
+            auth_changed: false,
+            auth_events: Vec::new(),
             v2: BTreeMap::new(),
             lease_changes: Vec::new(),
             v2_events: Vec::new(),
@@ -114,6 +125,9 @@ impl<'a> Overlay<'a> {
             self.put_meta(meta::CLUSTER_VERSION, version.as_bytes());
             self.cluster_version = Some(version);
         }
+        if let Some(effect) = effects.auth {
+            self.authenticate(*effect);
+        }
         let family = self.database.family(keys::V2);
         for (key, value) in effects.v2 {
             match &value {
@@ -124,6 +138,18 @@ impl<'a> Overlay<'a> {
         }
         self.v2_events.extend(effects.v2_events);
         effects.outcome
+    }
+
+    fn authenticate(&mut self, effect: AuthEffect) {
+        self.auth_events.push(match effect {
+            AuthEffect::Login { user, token } => AuthEvent::Login { user, token },
+            AuthEffect::Changed(change) => {
+                auth::put(self.database, &change, &mut self.batch);
+                self.auth = Arc::new(self.auth.after(&change));
+                self.auth_changed = true;
+                AuthEvent::Changed { enabled: change.enabled, logged_out: change.logged_out }
+            }
+        });
     }
 
     fn change(&mut self, main: i64, sub: u32, change: Change) {
@@ -189,6 +215,8 @@ impl<'a> Overlay<'a> {
             compacted,
             alarms: self.alarms,
             cluster_version: self.cluster_version,
+            auth: self.auth_changed.then_some(self.auth),
+            auth_events: self.auth_events,
             leases: self.lease_changes,
             v2_events: self.v2_events,
             live: self.live,
@@ -306,6 +334,14 @@ impl View for Overlay<'_> {
 
     fn cluster_version(&self) -> String {
         self.cluster_version.clone().unwrap_or_else(|| self.database.facts.load().cluster_version.clone())
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.auth)
+    }
+
+    fn auth_is_on(&self) -> bool {
+        self.auth.is_enabled()
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {

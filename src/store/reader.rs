@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 
+use super::auth::AuthMark;
 use super::database::Database;
 use super::error::StoreError;
 use super::events::{Event, EventSink};
@@ -20,6 +21,7 @@ use super::snapshot::Snapshots;
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
+use crate::model::auth::Auth;
 use crate::model::view::Lease;
 use crate::raft::types::{LogId, StoredMembership};
 
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     pub applied_next: Watermark,
     /// Revisions below this are physically gone.
     pub dropped_below: Watermark,
+    /// Whether authentication is on, and since which change.
+    pub auth_mark: AuthMark,
     pub snapshots: Snapshots,
     pub state_dir: PathBuf,
     pub options: StoreOptions,
@@ -88,6 +92,16 @@ impl Store {
     /// The last applied membership and the entry that set it.
     pub fn membership(&self) -> StoredMembership {
         self.shared.era.load().database.facts.load().membership.clone()
+    }
+
+    /// Users, roles and permissions as they are now.
+    pub fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.shared.era.load().database.facts.load().auth)
+    }
+
+    /// Whether authentication is on, and whether the auth store changed since one looked: one relaxed load.
+    pub fn auth_mark(&self) -> &AuthMark {
+        &self.shared.auth_mark
     }
 
     /// Every id that was a member once and is no more. Such an id never comes back.

@@ -11,6 +11,7 @@ use super::database::{Database, walk};
 use super::error::StoreError;
 use super::keys;
 use super::leases;
+use crate::model::auth::Auth;
 use crate::model::record::Record;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
 
@@ -127,6 +128,10 @@ impl View for StoreView {
 
     fn cluster_version(&self) -> String {
         self.database().facts.load().cluster_version.clone()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.database().facts.load().auth)
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {

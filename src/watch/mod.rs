@@ -18,4 +18,4 @@ mod tests;
 pub use hub::{Hub, HubStats};
 #[cfg(test)]
 use stream::CreateRefusal;
-pub use stream::{WatchCreate, WatchOutput, WatchStream};
+pub use stream::{Created, WatchCreate, WatchOutput, WatchStream};

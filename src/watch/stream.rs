@@ -152,6 +152,11 @@ impl WatchStream {
         }
     }
 
+    /// The watchers and what each watches, in no order.
+    pub fn ranges(&self) -> impl Iterator<Item = (i64, &KeyRange)> {
+        self.watchers.iter().map(|(id, watcher)| (*id, &watcher.wanted.range))
+    }
+
     /// Adds a watcher. The caller sends the `created` message before it asks for the next one.
     ///
     /// # Errors

@@ -10,10 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
 use crate::api::http::HttpOptions;
+use crate::api::identity::{Identities, IdentityOptions};
 use crate::api::metrics::Metrics;
 use crate::api::service::ClientService;
 use crate::api::state::{Limits, State};
+use crate::clock::SystemClock;
 use crate::model::view::View;
+use crate::proto::etcdserverpb::auth_client::AuthClient;
 use crate::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::proto::etcdserverpb::lease_client::LeaseClient;
@@ -21,7 +24,7 @@ use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::raft::network::PeerTls;
 use crate::raft::types::Member as Node;
 use crate::raft::{LeaderDuties, RaftOptions, Rules};
-use crate::settings::AllowList;
+use crate::settings::{AllowList, AuthToken};
 use crate::store::log::LogOptions;
 use crate::store::{EventSink, Store, StoreOptions};
 use crate::watch::Hub;
@@ -76,6 +79,10 @@ impl Member {
         ClusterClient::new(self.service())
     }
 
+    pub fn auth(&self) -> AuthClient<ClientService> {
+        AuthClient::new(self.service())
+    }
+
     pub fn maintenance(&self) -> MaintenanceClient<ClientService> {
         MaintenanceClient::new(self.service())
     }
@@ -94,6 +101,17 @@ pub async fn start() -> Member {
 
 /// A member with limits of the test's choice. Returns once it leads itself.
 pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
+    let options = IdentityOptions {
+        token: AuthToken::Simple,
+        token_ttl: Duration::from_secs(300),
+        bcrypt_cost: 4,
+        by_certificate: false,
+    };
+    start_as(options, adjust).await
+}
+
+/// The same, with clients known as the test chooses.
+pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)) -> Member {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut limits = Limits {
         max_request_bytes: 1_572_864,
@@ -149,7 +167,9 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
     let hub = Hub::new(store.clone(), PROGRESS_EVERY);
     let sink: Arc<dyn EventSink> = hub.clone();
     store.subscribe(sink);
-    let state = State::new(consensus, store, hub, limits, metrics, CancellationToken::new());
+    let identities = Identities::new(&options, Arc::new(SystemClock::new())).expect("keys that can be used");
+    identities.open();
+    let state = State::new(consensus, store, hub, limits, metrics, identities, CancellationToken::new());
     Member { state, _dir: dir }
 }
 

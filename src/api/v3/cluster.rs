@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 use url::Url;
 
+use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
 use crate::api::state::State;
@@ -17,9 +18,10 @@ const NO_REVISION: i64 = 0;
 /// Adds a member, by default with a vote.
 ///
 /// # Errors
-/// Malformed or known URLs, an unsafe change, proposal errors.
+/// Malformed or known URLs, not root, an unsafe change, proposal errors.
 pub async fn add(state: &State, call: &Call, request: pb::MemberAddRequest) -> Result<pb::MemberAddResponse, ApiError> {
     let urls = peer_urls(&request.peer_ur_ls)?;
+    access::root(state, call).await?;
     let added = state.consensus.member_add(urls, request.is_learner, call.deadline()).await?;
     let members = describe_all(added.members);
     let member = members.iter().find(|member| member.id == added.affected).cloned();
@@ -29,12 +31,13 @@ pub async fn add(state: &State, call: &Call, request: pb::MemberAddRequest) -> R
 /// Removes a member; its id is never accepted again.
 ///
 /// # Errors
-/// Unknown member, an unsafe change, proposal errors.
+/// Not root, unknown member, an unsafe change, proposal errors.
 pub async fn remove(
     state: &State,
     call: &Call,
     request: pb::MemberRemoveRequest,
 ) -> Result<pb::MemberRemoveResponse, ApiError> {
+    access::root(state, call).await?;
     let after = state.consensus.member_remove(request.id, call.deadline()).await?;
     Ok(pb::MemberRemoveResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
@@ -42,12 +45,13 @@ pub async fn remove(
 /// Changes a member's peer URLs and nothing else of it.
 ///
 /// # Errors
-/// Unknown member, URLs of another, proposal errors.
+/// Not root, unknown member, URLs of another, proposal errors.
 pub async fn update(
     state: &State,
     call: &Call,
     request: pb::MemberUpdateRequest,
 ) -> Result<pb::MemberUpdateResponse, ApiError> {
+    access::root(state, call).await?;
     let after = state.consensus.member_update(request.id, request.peer_ur_ls, call.deadline()).await?;
     Ok(pb::MemberUpdateResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
@@ -55,12 +59,13 @@ pub async fn update(
 /// Gives a learner that has caught up its vote.
 ///
 /// # Errors
-/// Unknown member, a voter, a learner that lags, proposal errors.
+/// Not root, unknown member, a voter, a learner that lags, proposal errors.
 pub async fn promote(
     state: &State,
     call: &Call,
     request: pb::MemberPromoteRequest,
 ) -> Result<pb::MemberPromoteResponse, ApiError> {
+    access::root(state, call).await?;
     let after = state.consensus.member_promote(request.id, call.deadline()).await?;
     Ok(pb::MemberPromoteResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
@@ -74,6 +79,7 @@ pub async fn list(
     call: &Call,
     request: pb::MemberListRequest,
 ) -> Result<pb::MemberListResponse, ApiError> {
+    access::somebody(state, call).await?;
     if request.linearizable {
         call.read_barrier(state).await?;
     }
@@ -129,7 +135,7 @@ pub struct Cluster(pub Arc<State>);
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Cluster {
     async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Reply<pb::MemberAddResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(add(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -137,7 +143,7 @@ impl pb::cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Reply<pb::MemberRemoveResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(remove(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -145,7 +151,7 @@ impl pb::cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Reply<pb::MemberUpdateResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(update(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -153,7 +159,7 @@ impl pb::cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Reply<pb::MemberListResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(list(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -161,7 +167,7 @@ impl pb::cluster_server::Cluster for Cluster {
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Reply<pb::MemberPromoteResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(promote(&self.0, &call, request.into_inner()).await?))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 
 use super::reads;
+use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
 use crate::api::quota;
@@ -88,12 +89,13 @@ pub async fn txn(state: &State, call: &Call, request: pb::TxnRequest) -> Result<
 /// it had been compacted before.
 ///
 /// # Errors
-/// Compacted or future revisions, proposal errors.
+/// Not root, compacted or future revisions, proposal errors.
 pub async fn compact(
     state: &State,
     call: &Call,
     request: pb::CompactionRequest,
 ) -> Result<pb::CompactionResponse, ApiError> {
+    access::root(state, call).await?;
     let outcome = call.propose(state, Command::Compact(request)).await;
     if request.physical && matches!(outcome, Ok(_) | Err(ApiError::Compacted)) {
         tokio::time::timeout_at(call.deadline(), state.store.compacted_physically(request.revision))
@@ -118,12 +120,12 @@ pub struct Kv(pub Arc<State>);
 impl pb::kv_server::Kv for Kv {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Reply<pb::RangeResponse>, Status> {
         let audience = if request.get_ref().serializable { Audience::Anyone } else { Audience::Voters };
-        let call = Call::admit(&self.0, request.metadata().as_ref(), audience)?;
+        let call = Call::of(&self.0, &request, audience)?;
         Ok(Reply::new(range(&self.0, &call, request.into_inner()).await?))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Reply<pb::PutResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(put(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -131,17 +133,17 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Reply<pb::DeleteRangeResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(delete_range(&self.0, &call, request.into_inner()).await?))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Reply<pb::TxnResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(txn(&self.0, &call, request.into_inner()).await?))
     }
 
     async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Reply<pb::CompactionResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(compact(&self.0, &call, request.into_inner()).await?))
     }
 }

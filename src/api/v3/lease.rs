@@ -6,8 +6,10 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status, Streaming};
 
 use super::kv::mismatch;
+use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
+use crate::api::identity::Credentials;
 use crate::api::quota;
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
@@ -29,6 +31,7 @@ pub async fn grant(
     call: &Call,
     request: pb::LeaseGrantRequest,
 ) -> Result<pb::LeaseGrantResponse, ApiError> {
+    access::somebody(state, call).await?;
     check::lease_grant(&request)?;
     let id = if request.id == 0 { rand::random_range(1..=i64::MAX) } else { request.id };
     let ttl = request.ttl.max(state.limits.min_lease_ttl());
@@ -49,6 +52,7 @@ pub async fn revoke(
     call: &Call,
     request: pb::LeaseRevokeRequest,
 ) -> Result<pb::LeaseRevokeResponse, ApiError> {
+    access::somebody(state, call).await?;
     let command = Command::LeaseRevoke(command::LeaseRevoke { ids: vec![request.id], expired_by_term: 0 });
     let (revision, _) = call.propose(state, command).await?;
     Ok(pb::LeaseRevokeResponse { header: state.header(revision) })
@@ -64,6 +68,7 @@ pub async fn renew(
     request: pb::LeaseKeepAliveRequest,
 ) -> Result<pb::LeaseKeepAliveResponse, ApiError> {
     let header = state.header_now();
+    access::renewal(state, call, request.id).await?;
     let ttl = call.within(state.consensus.lease_renew(request.id)).await?;
     Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
 }
@@ -77,6 +82,7 @@ pub async fn time_to_live(
     call: &Call,
     request: pb::LeaseTimeToLiveRequest,
 ) -> Result<pb::LeaseTimeToLiveResponse, ApiError> {
+    access::somebody(state, call).await?;
     let remaining = call.within(state.consensus.lease_remaining(request.id)).await?;
     let mut response = pb::LeaseTimeToLiveResponse { id: request.id, ttl: TTL_UNKNOWN, ..Default::default() };
     if let Some((granted, remaining)) = remaining {
@@ -85,6 +91,7 @@ pub async fn time_to_live(
             // The keys are read here: not before this member knows what the leader knew.
             call.read_barrier(state).await?;
             response.keys = state.store.view().lease_keys(request.id)?;
+            access::lease_keys(state, call, &response.keys).await?;
         }
     }
     response.header = state.header_now();
@@ -94,9 +101,11 @@ pub async fn time_to_live(
 /// Every lease this member knows of.
 ///
 /// # Errors
-/// A failed read.
-pub fn leases(state: &State) -> Result<pb::LeaseLeasesResponse, ApiError> {
-    let leases = state.store.leases()?.into_iter().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
+/// Keys on a lease that the asker may not read; a failed read.
+pub async fn leases(state: &State, call: &Call) -> Result<pb::LeaseLeasesResponse, ApiError> {
+    let leases = state.store.leases()?;
+    access::lease_list(state, call, &leases).await?;
+    let leases = leases.into_iter().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
     Ok(pb::LeaseLeasesResponse { header: state.header_now(), leases })
 }
 
@@ -104,6 +113,7 @@ pub fn leases(state: &State) -> Result<pb::LeaseLeasesResponse, ApiError> {
 struct KeepAlive {
     state: Arc<State>,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
+    credentials: Arc<Credentials>,
     ending: Ending,
 }
 
@@ -117,9 +127,8 @@ impl Session for KeepAlive {
         };
         match request {
             Ok(Some(request)) => {
-                // Each renewal has its own deadline: the stream lives as long as the client wants.
                 let state = Arc::clone(&self.state);
-                let call = Call::internal(&state);
+                let call = Call::on_stream(&state, &self.credentials);
                 Some(renew(&state, &call, request).await.map_err(Status::from))
             }
             Ok(None) => None,
@@ -140,7 +149,7 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Reply<pb::LeaseGrantResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(grant(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -148,7 +157,7 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Reply<pb::LeaseRevokeResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(revoke(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -156,9 +165,11 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Reply<Self::LeaseKeepAliveStream>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         let ending = stream::ending(&self.0, call.require_leader);
-        let session = KeepAlive { state: Arc::clone(&self.0), requests: request.into_inner(), ending };
+        let credentials = Arc::new(Credentials::of_request(&request));
+        let state = Arc::clone(&self.0);
+        let session = KeepAlive { state, requests: request.into_inner(), credentials, ending };
         Ok(Reply::new(stream::serve(session)))
     }
 
@@ -166,7 +177,7 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Reply<pb::LeaseTimeToLiveResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(time_to_live(&self.0, &call, request.into_inner()).await?))
     }
 
@@ -174,7 +185,7 @@ impl pb::lease_server::Lease for Lease {
         &self,
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Reply<pb::LeaseLeasesResponse>, Status> {
-        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
-        Ok(Reply::new(leases(&self.0)?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(leases(&self.0, &call).await?))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response as Reply, Status};
 
 use super::kv::mismatch;
+use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
 use crate::api::state::State;
@@ -20,8 +21,16 @@ use crate::settings::{CLUSTER_VERSION, SERVER_VERSION};
 /// The quota etcd applies when none is configured; reported also when it is off.
 const DEFAULT_QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 
-/// How this member is. Needs neither a leader nor a vote.
-pub fn status(state: &State) -> pb::StatusResponse {
+/// How this member is. Needs neither a leader nor a vote, only that somebody asks.
+///
+/// # Errors
+/// Nobody asks.
+pub async fn status(state: &State, call: &Call) -> Result<pb::StatusResponse, ApiError> {
+    access::somebody(state, call).await?;
+    Ok(status_now(state))
+}
+
+fn status_now(state: &State) -> pb::StatusResponse {
     let raft = state.consensus.status();
     let size = state.store.size();
     let view = state.store.view();
@@ -54,6 +63,7 @@ pub fn status(state: &State) -> pb::StatusResponse {
 /// Barrier errors of a GET, proposal errors of the others.
 pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, ApiError> {
     if request.action() == AlarmAction::Get {
+        access::somebody(state, call).await?;
         call.read_barrier(state).await?;
         let view = state.store.view();
         let wanted = request.alarm;
@@ -62,6 +72,7 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
         let alarms = alarms.map(alarm_member).collect();
         return Ok(pb::AlarmResponse { header: state.header(view.revision()), alarms });
     }
+    access::root(state, call).await?;
     let (revision, Response::Alarm(alarms)) = call.propose(state, Command::Alarm(request)).await? else {
         return Err(mismatch("alarm"));
     };
@@ -71,8 +82,13 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 /// A hash of the keys and their history up to a revision, equal on all members at equal revisions.
 ///
 /// # Errors
-/// Compacted or future revision.
-pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
+/// Not root; compacted or future revision.
+pub async fn hash_kv(
+    state: &State,
+    call: &Call,
+    request: pb::HashKvRequest,
+) -> Result<pb::HashKvResponse, ApiError> {
+    access::root(state, call).await?;
     let store = state.store.clone();
     let hash = blocking(move || store.hash_kv(request.revision)).await??;
     Ok(pb::HashKvResponse {
@@ -86,8 +102,9 @@ pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::Ha
 /// A hash of everything this member keeps; for tests.
 ///
 /// # Errors
-/// A failed read.
-pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
+/// Not root; a failed read.
+pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
+    access::root(state, call).await?;
     let store = state.store.clone();
     let hash = blocking(move || store.hash()).await??;
     Ok(pb::HashResponse { header: state.header_now(), hash })
@@ -96,8 +113,9 @@ pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
 /// Gives back space that deleted history still holds. Serving goes on meanwhile. The answer has no header, as etcd's.
 ///
 /// # Errors
-/// The engine's failure.
-pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiError> {
+/// Not root; the engine's failure.
+pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
+    access::root(state, call).await?;
     state.store.defragment().await?;
     Ok(pb::DefragmentResponse { header: None })
 }
@@ -105,12 +123,13 @@ pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiErro
 /// Hands leadership to another voter. Only the leader can.
 ///
 /// # Errors
-/// Not the leader, a bad target, a transfer that takes too long.
+/// Not root, not the leader, a bad target, a transfer that takes too long.
 pub async fn move_leader(
     state: &State,
     call: &Call,
     request: pb::MoveLeaderRequest,
 ) -> Result<pb::MoveLeaderResponse, ApiError> {
+    access::root(state, call).await?;
     let status = state.consensus.status();
     if status.leader != Some(status.id) {
         return Err(ApiError::NotLeader);
@@ -147,34 +166,36 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     type SnapshotStream = Answers<pb::SnapshotResponse>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Reply<pb::AlarmResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(alarm(&self.0, &call, request.into_inner()).await?))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Reply<pb::StatusResponse>, Status> {
-        Call::admit(&self.0, request.metadata().as_ref(), Audience::Anyone)?;
-        Ok(Reply::new(status(&self.0)))
+        let call = Call::of(&self.0, &request, Audience::Anyone)?;
+        Ok(Reply::new(status(&self.0, &call).await?))
     }
 
     async fn defragment(
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Reply<pb::DefragmentResponse>, Status> {
-        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
-        Ok(Reply::new(defragment(&self.0).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(defragment(&self.0, &call).await?))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Reply<pb::HashResponse>, Status> {
-        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
-        Ok(Reply::new(hash(&self.0).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash(&self.0, &call).await?))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Reply<pb::HashKvResponse>, Status> {
-        Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
-        Ok(Reply::new(hash_kv(&self.0, request.into_inner()).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash_kv(&self.0, &call, request.into_inner()).await?))
     }
 
-    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
+        let call = Call::of(&self.0, &request, Audience::Anyone)?;
+        access::root(&self.0, &call).await?;
         Err(ApiError::NotImplemented.into())
     }
 
@@ -182,11 +203,13 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Reply<pb::MoveLeaderResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(move_leader(&self.0, &call, request.into_inner()).await?))
     }
 
-    async fn downgrade(&self, _request: Request<pb::DowngradeRequest>) -> Result<Reply<pb::DowngradeResponse>, Status> {
+    async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Reply<pb::DowngradeResponse>, Status> {
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        access::root(&self.0, &call).await?;
         Err(ApiError::NotImplemented.into())
     }
 }

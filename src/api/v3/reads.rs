@@ -11,10 +11,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
+use crate::api::access::{Guarded, Reading};
 use crate::api::call::Call;
 use crate::api::error::ApiError;
 use crate::api::state::State;
 use crate::model::kv::{self, RangeError};
+use crate::model::auth::Auth;
 use crate::model::record::Record;
 use crate::model::txn;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
@@ -26,7 +28,7 @@ const INLINE_KEYS: usize = 64;
 const INLINE_BYTES: usize = 64 * 1024;
 
 /// A request that only reads.
-pub trait Read: Send + 'static {
+pub trait Read: Guarded + Send + 'static {
     /// What it answers; its header carries only the revision that was read at.
     type Answer: Send + 'static;
     /// Answers from one state.
@@ -55,12 +57,20 @@ impl Read for pb::TxnRequest {
     }
 }
 
-/// Reads the state as it is now, on the thread that suits the size.
+/// Reads the state as it is now, on the thread that suits the size, if the asker may.
 ///
 /// # Errors
-/// The read's refusal; a timeout waiting for the pool.
+/// That the asker may not, or that this changed meanwhile; the read's refusal; a timeout waiting for the pool.
 pub async fn read<R: Read>(state: &State, call: &Call, request: R) -> Result<R::Answer, ApiError> {
-    let answer = read_where_it_fits(state, call, request).await?;
+    let guard = Reading::guard(state, call).await?;
+    if let Some(reading) = &guard {
+        request.permitted(&reading.auth, &state.store.view(), &reading.by)?;
+    }
+    let answer = read_where_it_fits(state, call, request).await;
+    if let Some(reading) = &guard {
+        reading.end(state)?;
+    }
+    let answer = answer?;
     state.metrics.ranges.fetch_add(R::ranges(&answer) as u64, Relaxed);
     Ok(answer)
 }
@@ -181,6 +191,10 @@ impl<V: View> View for Budget<V> {
 
     fn cluster_version(&self) -> String {
         self.inner.cluster_version()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        self.inner.auth()
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {

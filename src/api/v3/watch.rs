@@ -3,23 +3,30 @@
 //!
 //! A stream has no task of its own: it takes requests and events when its connection can write. `created` is queued
 //! before the hub is asked for events, so it always comes first.
+//!
+//! With authentication on, a watcher needs the right to read its range when it is created and for as long as it lives:
+//! after every change of users, roles and permissions, no event goes out before all watchers of the stream were looked
+//! at again, and those that lost the right are canceled. (etcd looks only once.)
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Request, Response as Reply, Status, Streaming};
 
+use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
+use crate::api::identity::Credentials;
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
 use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
-use crate::watch::{WatchCreate, WatchOutput, WatchStream};
+use crate::watch::{Created, WatchCreate, WatchOutput, WatchStream};
 
 /// The id in answers that concern no watcher: a refused create, progress of a whole stream.
 const NO_WATCH_ID: i64 = -1;
@@ -34,6 +41,25 @@ struct Watching {
     /// Messages to send before the hub is asked for more: answers to requests, pieces of a large message.
     replies: VecDeque<pb::WatchResponse>,
     ending: Ending,
+    credentials: Arc<Credentials>,
+    /// Whose stream it is, once that was needed.
+    user: Option<String>,
+    /// The state of the auth store under which all watchers were permitted.
+    permitted_at: u64,
+    /// Resolves when that changes.
+    auth_change: AuthChange,
+}
+
+type AuthChange = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn next_auth_change(state: &State) -> AuthChange {
+    let mut changes = state.identities.changes();
+    Box::pin(async move {
+        if changes.changed().await.is_err() {
+            // The member is gone, and says so by other means.
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 impl Session for Watching {
@@ -47,21 +73,25 @@ impl Session for Watching {
             tokio::select! {
                 error = &mut self.ending => return Some(Err(error.into())),
                 request = self.requests.message(), if !self.half_closed => match request {
-                    Ok(Some(request)) => self.obey(request),
+                    Ok(Some(request)) => self.obey(request).await,
                     Ok(None) => self.half_closed = true,
                     Err(status) => return Some(Err(end_of(status))),
                 },
-                output = self.watchers.next() => self.send(output),
+                output = self.watchers.next() => {
+                    self.look_again().await;
+                    self.send(output);
+                }
+                () = &mut self.auth_change => self.look_again().await,
             }
         }
     }
 }
 
 impl Watching {
-    fn obey(&mut self, request: pb::WatchRequest) {
+    async fn obey(&mut self, request: pb::WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                let reply = self.create(create);
+                let reply = self.create(create).await;
                 self.replies.push_back(reply);
             }
             Some(RequestUnion::CancelRequest(cancel)) => {
@@ -80,8 +110,8 @@ impl Watching {
         }
     }
 
-    fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
-        match checked(request).and_then(|create| self.watchers.create(create).map_err(|refusal| refusal.to_string())) {
+    async fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
+        match self.try_create(request).await {
             Ok(created) => pb::WatchResponse {
                 header: self.state.header(created.revision),
                 watch_id: created.watch_id,
@@ -99,7 +129,78 @@ impl Watching {
         }
     }
 
+    /// In etcd's order: the start, the right, the range, the id.
+    async fn try_create(&mut self, mut request: pb::WatchCreateRequest) -> Result<Created, String> {
+        // No key at all means the smallest one.
+        if request.key.is_empty() {
+            request.key = Bytes::from_static(&[0]);
+        }
+        if request.start_revision < 0 {
+            return Err(ApiError::Compacted.to_string());
+        }
+        let call = Call::on_stream(&self.state, &self.credentials);
+        match access::watch(&self.state, &call, &request.key, &request.range_end).await {
+            Ok(user) => self.user = user.or(self.user.take()),
+            Err(error) => return Err(as_status(error)),
+        }
+        let create = checked(request)?;
+        self.watchers.create(create).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Cancels every watcher whose user may no longer read its range. Costs one load when nothing changed.
+    async fn look_again(&mut self) {
+        let now = self.state.store.auth_mark().state();
+        if now == self.permitted_at {
+            return;
+        }
+        self.permitted_at = now;
+        self.auth_change = next_auth_change(&self.state);
+        let auth = self.state.store.auth();
+        if !auth.is_enabled() {
+            return;
+        }
+        let lost: Vec<(i64, ApiError)> = match self.whose().await {
+            Ok(user) => {
+                let verdict = |range: &KeyRange| {
+                    let (key, range_end) = range.as_pair();
+                    auth.still_reads(&user, key, range_end)
+                };
+                let ranges = self.watchers.ranges();
+                ranges.filter_map(|(id, range)| Some((id, verdict(range).err()?.into()))).collect()
+            }
+            Err(error) => self.watchers.ranges().map(|(id, _)| (id, error)).collect(),
+        };
+        for (id, error) in lost {
+            self.watchers.cancel(id);
+            self.replies.push_back(pb::WatchResponse {
+                header: self.state.header_now(),
+                watch_id: id,
+                canceled: true,
+                cancel_reason: as_status(error),
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Whose the stream is. It may have been opened while authentication was off.
+    async fn whose(&mut self) -> Result<String, ApiError> {
+        if let Some(user) = &self.user {
+            return Ok(user.clone());
+        }
+        let by = Call::on_stream(&self.state, &self.credentials).identity(&self.state).await?;
+        if by.is_nobody() {
+            return Err(ApiError::UserEmpty);
+        }
+        self.user = Some(by.user.clone());
+        Ok(by.user)
+    }
+
+    /// Passes a message of the hub on, unless its watcher was just canceled.
     fn send(&mut self, output: WatchOutput) {
+        let gone = |reply: &pb::WatchResponse| reply.canceled && reply.watch_id == output.watch_id;
+        if self.replies.iter().any(gone) {
+            return;
+        }
         let fragment = output.fragment;
         let message = pb::WatchResponse {
             header: self.state.header(output.header_revision),
@@ -148,18 +249,19 @@ fn fragments(message: pb::WatchResponse, limit: usize) -> Vec<pb::WatchResponse>
     pieces
 }
 
+/// An error as etcd writes it into the reason of a cancel: the way Go prints a status.
+fn as_status(error: ApiError) -> String {
+    let (code, sentence) = error.row();
+    format!("rpc error: code = {code:?} desc = {sentence}")
+}
+
 /// What the hub is asked to watch, or etcd's reason to refuse.
 fn checked(request: pb::WatchCreateRequest) -> Result<WatchCreate, String> {
     let filters = |kind: FilterType| request.filters.contains(&kind.into());
     let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
-    // No key at all means the smallest one.
-    let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
-    let range = KeyRange::new(key, request.range_end);
+    let range = KeyRange::new(request.key, request.range_end);
     if range.is_empty() {
         return Err("mvcc: watcher range is empty".to_owned());
-    }
-    if request.start_revision < 0 {
-        return Err(ApiError::Compacted.to_string());
     }
     Ok(WatchCreate {
         range,
@@ -182,7 +284,8 @@ impl pb::watch_server::Watch for Watch {
     type WatchStream = Answers<pb::WatchResponse>;
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Reply<Self::WatchStream>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        let credentials = Arc::new(Credentials::of_request(&request));
         let session = Watching {
             state: Arc::clone(&self.0),
             requests: request.into_inner(),
@@ -190,6 +293,10 @@ impl pb::watch_server::Watch for Watch {
             watchers: self.0.hub.open_stream(),
             replies: VecDeque::new(),
             ending: stream::ending(&self.0, call.require_leader),
+            credentials,
+            user: None,
+            permitted_at: self.0.store.auth_mark().state(),
+            auth_change: next_auth_change(&self.0),
         };
         Ok(Reply::new(stream::serve(session)))
     }
@@ -208,19 +315,17 @@ mod tests {
     }
 
     #[test]
-    fn no_key_means_every_key_from_the_smallest() {
-        let create = checked(request(b"", b"\0")).expect("a legal request");
-        assert_eq!(create.range, KeyRange::Span { start: Bytes::from_static(b"\0"), end: None });
-        let create = checked(request(b"", b"")).expect("a legal request");
-        assert_eq!(create.range, KeyRange::One(Bytes::from_static(b"\0")));
-    }
-
-    #[test]
     fn impossible_watches_are_refused_in_etcds_words() {
         assert_eq!(checked(request(b"b", b"a")).err().as_deref(), Some("mvcc: watcher range is empty"));
         assert_eq!(checked(request(b"b", b"b")).err().as_deref(), Some("mvcc: watcher range is empty"));
-        let negative = pb::WatchCreateRequest { start_revision: -1, ..request(b"a", b"") };
-        assert_eq!(checked(negative).err().as_deref(), Some("etcdserver: mvcc: required revision has been compacted"));
+    }
+
+    #[test]
+    fn reasons_are_written_as_go_prints_a_status() {
+        let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        assert_eq!(as_status(ApiError::PermissionDenied), denied);
+        let unknown = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+        assert_eq!(as_status(ApiError::InvalidAuthToken), unknown);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod range;
 
 pub use range::{range, validate as validate_range};
 
+use super::auth::AuthError;
 use super::effects::Refusal;
 use super::view::ViewError;
 use crate::proto::etcdserverpb::ResponseHeader;
@@ -19,6 +20,12 @@ pub enum Failure {
     /// This member's own trouble.
     #[error(transparent)]
     View(#[from] ViewError),
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        Self::Refusal(error.into())
+    }
 }
 
 /// How [`range`] and the read-only transactions fail.

@@ -7,6 +7,7 @@ pub(crate) mod world;
 use proptest::prelude::*;
 
 use crate::model::apply::apply;
+use crate::model::auth::Identity;
 use crate::model::check;
 use crate::model::command::{Command, decode, encode};
 use crate::model::effects::{Position, Refusal, Response};
@@ -61,10 +62,10 @@ proptest! {
         let mut world = World::default();
         commands.iter().for_each(|command| drop(world.run(command)));
         let at = Position { term: 5, index: 99 };
-        let first = apply(&world.view, &last, at).unwrap();
-        prop_assert_eq!(&first, &apply(&world.view.clone(), &last, at).unwrap());
+        let first = apply(&world.view, &Identity::nobody(), &last, at).unwrap();
+        prop_assert_eq!(&first, &apply(&world.view.clone(), &Identity::nobody(), &last, at).unwrap());
         let (_, reread) = decode(encode(last)).unwrap();
-        prop_assert_eq!(first, apply(&world.view, &reread, at).unwrap());
+        prop_assert_eq!(first, apply(&world.view, &Identity::nobody(), &reread, at).unwrap());
     }
 
     #[test]

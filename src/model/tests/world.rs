@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::model::apply::apply;
+use crate::model::auth::{Identity, ROOT};
 use crate::model::command::{Command, LeaseGrant, LeaseRevoke};
 use crate::model::effects::{Effects, Position, Refusal, Response};
 use crate::model::memory::MemoryView;
@@ -26,8 +27,19 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn run(&mut self, command: &Command) -> Effects {
+        self.run_as(&Identity::nobody(), command)
+    }
+
+    /// Runs what root asks for.
+    pub(crate) fn as_root(&mut self, command: &Command) -> Result<Response, Refusal> {
+        use crate::model::view::View;
+        let by = Identity { user: ROOT.to_owned(), revision: self.view.auth().revision() };
+        self.run_as(&by, command).outcome
+    }
+
+    pub(crate) fn run_as(&mut self, by: &Identity, command: &Command) -> Effects {
         self.index += 1;
-        let effects = apply(&self.view, command, Position { term: TERM, index: self.index }).unwrap();
+        let effects = apply(&self.view, by, command, Position { term: TERM, index: self.index }).unwrap();
         self.view.absorb(&effects);
         effects
     }

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::model::auth::Auth;
 use crate::model::effects::Change;
 use crate::model::record::Record;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
@@ -163,6 +165,10 @@ impl<V: View> View for Overlay<'_, V> {
 
     fn cluster_version(&self) -> String {
         self.base.cluster_version()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        self.base.auth()
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {

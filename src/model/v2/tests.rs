@@ -54,6 +54,9 @@ impl View for Space {
     fn cluster_version(&self) -> String {
         String::new()
     }
+    fn auth(&self) -> std::sync::Arc<crate::model::auth::Auth> {
+        std::sync::Arc::default()
+    }
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
         Ok(self.0.get(key).cloned())
     }

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use prost::Message;
 
+use crate::model::auth::{AuthError, Secret};
 use crate::model::effects::{Applied, Position, Refusal, Response};
 use crate::model::view::Lease;
 use crate::proto::etcdserverpb as pb;
@@ -37,7 +38,8 @@ pub fn proposed(r: &mut Reader) -> Result<Proposed, CodecError> {
     })
 }
 
-const REFUSALS: [Refusal; 8] = [
+/// A refusal travels as its place here; new ones go to the end.
+const REFUSALS: [Refusal; 25] = [
     Refusal::KeyNotFound,
     Refusal::LeaseNotFound,
     Refusal::LeaseExists,
@@ -46,6 +48,23 @@ const REFUSALS: [Refusal; 8] = [
     Refusal::NoSpace,
     Refusal::Corrupt,
     Refusal::NotPrimaryLessor,
+    Refusal::Auth(AuthError::UserEmpty),
+    Refusal::Auth(AuthError::OldRevision),
+    Refusal::Auth(AuthError::Denied),
+    Refusal::Auth(AuthError::NoRootUser),
+    Refusal::Auth(AuthError::NoRootRole),
+    Refusal::Auth(AuthError::UserExists),
+    Refusal::Auth(AuthError::UserNotFound),
+    Refusal::Auth(AuthError::RoleEmpty),
+    Refusal::Auth(AuthError::RoleExists),
+    Refusal::Auth(AuthError::RoleNotFound),
+    Refusal::Auth(AuthError::RoleNotGranted),
+    Refusal::Auth(AuthError::PermissionNotGiven),
+    Refusal::Auth(AuthError::PermissionNotGranted),
+    Refusal::Auth(AuthError::InvalidManagement),
+    Refusal::Auth(AuthError::NotEnabled),
+    Refusal::Auth(AuthError::LoginFailed),
+    Refusal::Auth(AuthError::NoPasswordUser),
 ];
 const REFUSED: u8 = 255;
 
@@ -105,6 +124,11 @@ fn put_response(out: &mut BytesMut, response: &Response) {
         Response::LeaseCheckpoint => out.put_u8(7),
         Response::Alarm(alarms) => put_message(out, 8, &pb::AlarmResponse { header: None, alarms: alarms.clone() }),
         Response::ClusterVersion => out.put_u8(9),
+        Response::Auth => out.put_u8(11),
+        Response::Login(token) => {
+            out.put_u8(12);
+            put_bytes(out, token.expose());
+        }
         Response::V2(bytes) => {
             out.put_u8(10);
             put_bytes(out, bytes);
@@ -125,6 +149,8 @@ fn response(r: &mut Reader, tag: u8) -> Result<Response, CodecError> {
         8 => Response::Alarm(message::<pb::AlarmResponse>(r)?.alarms),
         9 => Response::ClusterVersion,
         10 => Response::V2(r.bytes("a v2 outcome")?),
+        11 => Response::Auth,
+        12 => Response::Login(Secret::new(r.bytes("a token")?)),
         tag => return Err(CodecError::Unknown { what: "a response", tag }),
     })
 }
@@ -217,6 +243,8 @@ mod tests {
             Response::Alarm(vec![alarm]),
             Response::ClusterVersion,
             Response::V2(Bytes::from_static(b"outcome")),
+            Response::Auth,
+            Response::Login(Secret::new("token")),
         ];
         let outcomes = responses.into_iter().map(Ok).chain(REFUSALS.map(Err));
         for outcome in outcomes {
