@@ -98,6 +98,14 @@ pub enum ApiError {
     DeadlineExceeded,
     /// This member is not the one that keeps leases.
     NotPrimaryLessor,
+    /// The lease of a waiting locker ended, and its key with it.
+    SessionExpired,
+    /// Nobody leads an election.
+    NoElectionLeader,
+    /// The leadership named is over.
+    NotElectionLeader,
+    /// A proclamation or resignation that does not say whose.
+    LeaderFieldMissing,
     /// Unknown service name asked of the health service.
     UnknownHealthService,
     /// Part of etcd's API that this version does not serve yet.
@@ -162,6 +170,10 @@ impl ApiError {
             Self::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "context deadline exceeded"),
             Self::NotPrimaryLessor => (Code::Unknown, "not a primary lessor"),
+            Self::SessionExpired => (Code::Unknown, "mutex: session is expired"),
+            Self::NoElectionLeader => (Code::Unknown, "election: no leader"),
+            Self::NotElectionLeader => (Code::Unknown, "election: not leader"),
+            Self::LeaderFieldMissing => (Code::Unknown, "\"leader\" field must be provided"),
             Self::UnknownHealthService => (Code::NotFound, "unknown service"),
             Self::NotImplemented => (Code::Unimplemented, "this server does not serve this method yet"),
             Self::Internal => (Code::Internal, "the store could not be read; the cause is in this member's log"),
@@ -181,6 +193,15 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let (code, sentence) = error.row();
         Status::new(code, sentence)
+    }
+}
+
+/// What a caller of a lock or an election hears: the sentence of the step that failed, but the code `Unknown`, because
+/// in etcd the recipe runs over a client of its own, whose errors carry no code. Deadlines keep theirs.
+pub fn in_recipe(error: ApiError) -> Status {
+    match error {
+        ApiError::DeadlineExceeded => error.into(),
+        _ => Status::unknown(error.row().1),
     }
 }
 
@@ -371,6 +392,10 @@ mod tests {
         (ApiError::Corrupt, Code::DataLoss, "etcdserver: corrupt cluster"),
         (ApiError::DeadlineExceeded, Code::DeadlineExceeded, "context deadline exceeded"),
         (ApiError::NotPrimaryLessor, Code::Unknown, "not a primary lessor"),
+        (ApiError::SessionExpired, Code::Unknown, "mutex: session is expired"),
+        (ApiError::NoElectionLeader, Code::Unknown, "election: no leader"),
+        (ApiError::NotElectionLeader, Code::Unknown, "election: not leader"),
+        (ApiError::LeaderFieldMissing, Code::Unknown, "\"leader\" field must be provided"),
         (ApiError::UnknownHealthService, Code::NotFound, "unknown service"),
     ];
 

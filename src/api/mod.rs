@@ -9,11 +9,13 @@
 
 mod body;
 pub mod call;
+mod debug;
 pub mod error;
 mod exposition;
+pub mod gateway;
 mod health;
-pub mod histogram;
 pub mod http;
+mod key_count;
 pub mod leader;
 mod methods;
 pub mod metrics;

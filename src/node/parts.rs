@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::identity::{DataDir, Identity};
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
-use crate::api::metrics::Metrics;
+use crate::api::metrics::{Metrics, MetricsOptions};
 use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
@@ -74,7 +74,7 @@ impl Member {
                 born
             }
         };
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(metrics_options(&settings)));
         let (consensus, store, lessor) =
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &settings, &data_dir, &mut identity).await?;
@@ -111,6 +111,14 @@ impl Member {
     }
 }
 
+fn metrics_options(settings: &Settings) -> MetricsOptions {
+    MetricsOptions {
+        extensive: settings.extensive_metrics,
+        slow_apply: settings.checks.warning_apply_duration,
+        features: settings.feature_gates.all().collect(),
+    }
+}
+
 fn announce(settings: &Settings) {
     tracing::info!(
         name = settings.name,
@@ -133,7 +141,13 @@ fn serve_clients(
     shutdown: &Shutdown,
     ready: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let http = HttpOptions { cors: settings.cors.clone(), hosts: settings.host_whitelist.clone(), tls: tls.is_some() };
+    let http = HttpOptions {
+        cors: settings.cors.clone(),
+        hosts: settings.host_whitelist.clone(),
+        tls: tls.is_some(),
+        gateway: settings.enable_grpc_gateway,
+        debug: settings.enable_pprof,
+    };
     let options = listen::Options::for_clients("client", settings, tls);
     let serve = |bound: Bound| {
         let routes = settings.enable_v2.then(|| v2::router(v2.clone()));

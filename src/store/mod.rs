@@ -30,7 +30,7 @@ mod view;
 pub mod watermark;
 
 pub use error::StoreError;
-pub use events::{Batch, Event, EventKind, EventSink};
+pub use events::{Batch, Event, EventKind, EventSink, Work};
 pub use hash::HashError;
 pub use machine::Machine;
 pub use open::open;

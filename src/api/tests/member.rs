@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
 use crate::api::http::HttpOptions;
-use crate::api::metrics::Metrics;
+use crate::api::metrics::{Metrics, MetricsOptions};
 use crate::api::service::ClientService;
 use crate::api::state::{Limits, State};
 use crate::model::view::View;
@@ -60,7 +60,8 @@ impl Member {
     pub const PEER_URL: &str = "http://127.0.0.1:1";
 
     pub fn service(&self) -> ClientService {
-        let options = HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false };
+        let options =
+            HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false, gateway: true, debug: true };
         ClientService::new(Arc::clone(&self.state), options, None)
     }
 
@@ -103,7 +104,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
         election_timeout: Duration::from_millis(100),
     };
     adjust(&mut limits);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(MetricsOptions::default()));
     let small = 64 << 10;
     let log_options = LogOptions {
         segment_bytes: 4 << 20,
