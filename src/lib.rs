@@ -16,6 +16,7 @@ pub mod settings;
 
 mod api;
 mod clock;
+mod histogram;
 mod listen;
 mod logging;
 mod model;

@@ -43,8 +43,8 @@ enum Asker {
 #[derive(Clone)]
 pub struct Call {
     deadline: Instant,
-    /// Whether `deadline` is the client's own.
-    clients_deadline: bool,
+    /// The client's own deadline, which may be later than `deadline`.
+    client: Option<Instant>,
     /// The client wants an error rather than a member that is cut off (`hasleader: true`).
     pub require_leader: bool,
     asker: Asker,
@@ -89,9 +89,7 @@ impl Call {
         if let Some(value) = headers.get("grpc-timeout") {
             let timeout = parse_timeout(value.as_bytes()).ok_or(ApiError::BadTimeout)?;
             let client = Instant::now() + timeout.min(MAX_TIMEOUT);
-            if client < call.deadline {
-                (call.deadline, call.clients_deadline) = (client, true);
-            }
+            (call.deadline, call.client) = (call.deadline.min(client), Some(client));
         }
         Ok(call)
     }
@@ -99,7 +97,7 @@ impl Call {
     /// A call this member makes for itself, such as a health check.
     pub fn internal(state: &State) -> Self {
         let deadline = Instant::now() + state.limits.request_timeout();
-        Self { deadline, clients_deadline: false, require_leader: false, asker: Asker::Member }
+        Self { deadline, client: None, require_leader: false, asker: Asker::Member }
     }
 
     /// One request of many on a stream that was opened with `credentials`. It has its own deadline, since the stream
@@ -129,6 +127,21 @@ impl Call {
         }
     }
 
+    /// One step of a call that takes several and may wait long between them: the step has the server's request timeout,
+    /// all of them together have what the client gives.
+    pub fn step(&self, state: &State) -> Self {
+        let deadline = Self::internal(state).deadline;
+        Self { deadline: self.client.map_or(deadline, |client| client.min(deadline)), ..self.clone() }
+    }
+
+    /// Returns when the client's own deadline has passed; never when it has none.
+    pub async fn given_up(&self) {
+        match self.client {
+            Some(client) => tokio::time::sleep_until(client).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// When the call must have been answered.
     pub fn deadline(&self) -> Instant {
         self.deadline
@@ -136,7 +149,7 @@ impl Call {
 
     /// What a client hears when a wait that changes nothing reached the deadline.
     pub fn timed_out(&self) -> ApiError {
-        if self.clients_deadline { ApiError::DeadlineExceeded } else { ApiError::Timeout }
+        if self.client == Some(self.deadline) { ApiError::DeadlineExceeded } else { ApiError::Timeout }
     }
 
     /// Waits for `work`, but not beyond the deadline.
@@ -158,8 +171,12 @@ impl Call {
         let Err(error) = state.consensus.read_barrier(self.deadline).await else {
             return Ok(());
         };
+        if error == ReadError::Timeout {
+            state.metrics.slow_read_indexes.fetch_add(1, Relaxed);
+            return Err(self.timed_out());
+        }
         state.metrics.read_indexes_failed.fetch_add(1, Relaxed);
-        Err(if error == ReadError::Timeout { self.timed_out() } else { error.into() })
+        Err(error.into())
     }
 
     /// Puts a command through the log and returns its answer and the revision right after it.

@@ -137,6 +137,14 @@ pub enum ApiError {
     DeadlineExceeded,
     /// This member is not the one that keeps leases.
     NotPrimaryLessor,
+    /// The lease of a waiting locker ended, and its key with it.
+    SessionExpired,
+    /// Nobody leads an election.
+    NoElectionLeader,
+    /// The leadership named is over.
+    NotElectionLeader,
+    /// A proclamation or resignation that does not say whose.
+    LeaderFieldMissing,
     /// Unknown service name asked of the health service.
     UnknownHealthService,
     /// Part of etcd's API that this version does not serve yet.
@@ -220,6 +228,10 @@ impl ApiError {
             Self::WatchCanceled => (Code::Cancelled, "etcdserver: watch canceled"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "context deadline exceeded"),
             Self::NotPrimaryLessor => (Code::Unknown, "not a primary lessor"),
+            Self::SessionExpired => (Code::Unknown, "mutex: session is expired"),
+            Self::NoElectionLeader => (Code::Unknown, "election: no leader"),
+            Self::NotElectionLeader => (Code::Unknown, "election: not leader"),
+            Self::LeaderFieldMissing => (Code::Unknown, "\"leader\" field must be provided"),
             Self::UnknownHealthService => (Code::NotFound, "unknown service"),
             Self::NotImplemented => (Code::Unimplemented, "this server does not serve this method yet"),
             Self::Internal => (Code::Internal, "the store could not be read; the cause is in this member's log"),
@@ -274,6 +286,15 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let (code, sentence) = error.row();
         Status::new(code, sentence)
+    }
+}
+
+/// What a caller of a lock or an election hears: the sentence of the step that failed, but the code `Unknown`, because
+/// in etcd the recipe runs over a client of its own, whose errors carry no code. Deadlines keep theirs.
+pub fn in_recipe(error: ApiError) -> Status {
+    match error {
+        ApiError::DeadlineExceeded => error.into(),
+        _ => Status::unknown(error.row().1),
     }
 }
 
@@ -467,11 +488,7 @@ mod tests {
         (ApiError::AuthOldRevision, Code::InvalidArgument, "etcdserver: revision of auth store is old"),
         (ApiError::PermissionDenied, Code::PermissionDenied, "etcdserver: permission denied"),
         (ApiError::InvalidAuthToken, Code::Unauthenticated, "etcdserver: invalid auth token"),
-        (
-            ApiError::AuthFailed,
-            Code::InvalidArgument,
-            "etcdserver: authentication failed, invalid user ID or password",
-        ),
+        (ApiError::AuthFailed, Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
         (
             ApiError::NoPasswordUser,
             Code::Unknown,
@@ -488,11 +505,7 @@ mod tests {
         (ApiError::RoleNotFound, Code::FailedPrecondition, "etcdserver: role name not found"),
         (ApiError::RoleNotGranted, Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
         (ApiError::PermissionNotGiven, Code::InvalidArgument, "etcdserver: permission not given"),
-        (
-            ApiError::PermissionNotGranted,
-            Code::FailedPrecondition,
-            "etcdserver: permission is not granted to the role",
-        ),
+        (ApiError::PermissionNotGranted, Code::FailedPrecondition, "etcdserver: permission is not granted to the role"),
         (ApiError::InvalidAuthManagement, Code::InvalidArgument, "etcdserver: invalid auth management"),
         (ApiError::NotLeader, Code::FailedPrecondition, "etcdserver: not leader"),
         (ApiError::BadLeaderTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee"),
@@ -520,6 +533,10 @@ mod tests {
         (ApiError::Corrupt, Code::DataLoss, "etcdserver: corrupt cluster"),
         (ApiError::DeadlineExceeded, Code::DeadlineExceeded, "context deadline exceeded"),
         (ApiError::NotPrimaryLessor, Code::Unknown, "not a primary lessor"),
+        (ApiError::SessionExpired, Code::Unknown, "mutex: session is expired"),
+        (ApiError::NoElectionLeader, Code::Unknown, "election: no leader"),
+        (ApiError::NotElectionLeader, Code::Unknown, "election: not leader"),
+        (ApiError::LeaderFieldMissing, Code::Unknown, "\"leader\" field must be provided"),
         (ApiError::UnknownHealthService, Code::NotFound, "unknown service"),
     ];
 

@@ -3,12 +3,14 @@
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::histogram::Observations;
+use super::health::CHECKS;
 use super::methods::METHODS;
-use super::metrics::Metrics;
+use super::metrics::{CheckCounters, Metrics};
 use super::process;
 use super::state::State;
+use crate::histogram::Observations;
 use crate::model::view::View;
+use crate::proto::etcdserverpb::AlarmType;
 use crate::raft::network::Peer;
 use crate::settings::SERVER_VERSION;
 use crate::watch::HubStats;
@@ -38,11 +40,14 @@ const CODE_NAMES: [&str; super::metrics::CODES] = [
 pub fn render(state: &State) -> String {
     let mut page = Page::default();
     server(&mut page, state);
+    requests(&mut page, state);
     store(&mut page, state);
+    disk(&mut page, &state.metrics);
     watches(&mut page, state.hub.stats());
     network(&mut page, &state.metrics);
     peers(&mut page, state);
     calls(&mut page, &state.metrics);
+    handling(&mut page, &state.metrics);
     process::render(&mut page);
     page.0
 }
@@ -75,13 +80,17 @@ fn server(page: &mut Page, state: &State) {
         "Read barriers that failed.",
         metrics.read_indexes_failed.load(Relaxed),
     );
-    page.counter("etcd_server_health_success", "Successful /health probes.", metrics.health_success.load(Relaxed));
-    page.counter("etcd_server_health_failures", "Failed /health probes.", metrics.health_failures.load(Relaxed));
     page.gauge(
         "etcd_server_quota_backend_bytes",
         "Space quota, 0 when there is none.",
         state.limits.quota_bytes.unwrap_or(0),
     );
+    if !metrics.options.features.is_empty() {
+        page.head("etcd_server_feature_enabled", "gauge", "Feature gates, 1 = on.");
+    }
+    for (name, on) in &metrics.options.features {
+        page.sample("etcd_server_feature_enabled", &[("name", name), ("stage", stage(name))], u8::from(*on));
+    }
     page.head("etcd_server_id", "gauge", "This member's id.");
     page.sample("etcd_server_id", &[("server_id", &format!("{:x}", raft.id))], 1);
     page.head("etcd_server_version", "gauge", "The etcd version whose behaviour this server has.");
@@ -91,6 +100,68 @@ fn server(page: &mut Page, state: &State) {
         page.head("etcd_cluster_version", "gauge", "The cluster version.");
         page.sample("etcd_cluster_version", &[("cluster_version", minor)], 1);
     }
+}
+
+/// etcd's word for how settled a gate is.
+fn stage(gate: &str) -> &'static str {
+    match gate {
+        "AllBeta" | "TxnModeWriteWithSharedBuffer" | "FastLeaseKeepAlive" => "BETA",
+        _ => "ALPHA",
+    }
+}
+
+fn requests(page: &mut Page, state: &State) {
+    let metrics = &state.metrics;
+    page.counter(
+        "etcd_server_slow_apply_total",
+        "Batches of entries that took longer than --warning-apply-duration to apply.",
+        metrics.slow_applies.load(Relaxed),
+    );
+    page.counter(
+        "etcd_server_slow_read_indexes_total",
+        "Read barriers that were not confirmed in time.",
+        metrics.slow_read_indexes.load(Relaxed),
+    );
+    page.counter("etcd_server_health_success", "Successful /health probes.", metrics.health_success.load(Relaxed));
+    page.counter("etcd_server_health_failures", "Failed /health probes.", metrics.health_failures.load(Relaxed));
+    let asked = |counters: &CheckCounters| counters.success.load(Relaxed) + counters.error.load(Relaxed) > 0;
+    let checks = || CHECKS.iter().zip(&metrics.checks).filter(|(_, counters)| asked(counters));
+    if checks().next().is_some() {
+        page.head("etcd_server_healthcheck", "gauge", "The last result of each check, 1 = good.");
+        for ((probe, check), counters) in checks() {
+            let last = u8::from(counters.last.load(Relaxed));
+            page.sample("etcd_server_healthcheck", &[("name", check.name()), ("type", probe)], last);
+        }
+        page.head("etcd_server_healthchecks_total", "counter", "Checks by result.");
+        for ((probe, check), counters) in checks() {
+            for (status, count) in [("error", &counters.error), ("success", &counters.success)] {
+                let labels = [("name", check.name()), ("status", status), ("type", *probe)];
+                page.sample("etcd_server_healthchecks_total", &labels, count.load(Relaxed));
+            }
+        }
+    }
+    page.head("promhttp_metric_handler_requests_total", "counter", "Scrapes by HTTP status code.");
+    page.sample("promhttp_metric_handler_requests_total", &[("code", "200")], metrics.scrapes.load(Relaxed));
+    page.counter("etcd_debugging_lease_granted_total", "Leases granted.", metrics.leases_granted.load(Relaxed));
+    page.counter("etcd_debugging_lease_revoked_total", "Leases ended.", metrics.leases_revoked.load(Relaxed));
+    page.counter(
+        "etcd_debugging_lease_renewed_total",
+        "Renewals for clients of this member.",
+        metrics.leases_renewed.load(Relaxed),
+    );
+}
+
+fn disk(page: &mut Page, metrics: &Metrics) {
+    let histograms = [
+        ("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &metrics.wal_fsync),
+        ("etcd_disk_backend_commit_duration_seconds", "Writes of applied batches.", &metrics.backend_commit),
+        ("etcd_disk_backend_snapshot_duration_seconds", "Checkpoints of the state.", &metrics.backend_snapshot),
+        ("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &metrics.backend_defrag),
+    ];
+    for (name, help, histogram) in histograms {
+        page.histogram(name, &[], help, &histogram.read());
+    }
+    page.gauge("etcd_disk_defrag_inflight", "Defragmentations under way.", metrics.defrag_inflight.load(Relaxed));
 }
 
 fn store(page: &mut Page, state: &State) {
@@ -103,8 +174,28 @@ fn store(page: &mut Page, state: &State) {
     page.counter("etcd_mvcc_put_total", "Keys put.", state.metrics.puts.load(Relaxed));
     page.counter("etcd_mvcc_delete_total", "Keys deleted.", state.metrics.deletes.load(Relaxed));
     page.counter("etcd_mvcc_txn_total", "Revisions with several changes.", state.metrics.txns.load(Relaxed));
-    let syncs = state.metrics.wal_fsync.read();
-    page.histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &syncs);
+    if let Some(keys) = state.metrics.keys.read() {
+        page.gauge("etcd_debugging_mvcc_keys_total", "Live keys.", keys);
+    }
+    page.gauge(
+        "etcd_debugging_mvcc_db_compaction_last",
+        "When history was last compacted, seconds since the epoch.",
+        state.metrics.compaction_last.load(Relaxed),
+    );
+    page.gauge(
+        "etcd_mvcc_db_open_read_transactions",
+        "Reads on the blocking pool.",
+        super::state::MAX_BIG_READS - state.big_reads.available_permits(),
+    );
+    let alarms = state.store.view().alarms();
+    if !alarms.is_empty() {
+        page.head("etcd_debugging_server_alarms", "gauge", "Alarms that are raised.");
+    }
+    for (member, kind) in alarms {
+        let kind = AlarmType::try_from(kind).map_or("UNKNOWN", |kind| kind.as_str_name());
+        let labels = [("alarm_type", kind), ("server_id", &format!("{member:x}"))];
+        page.sample("etcd_debugging_server_alarms", &labels, 1);
+    }
     page.counter("etcd_mvcc_range_total", "Ranges served by this member.", state.metrics.ranges.load(Relaxed));
 }
 
@@ -147,6 +238,20 @@ fn peers(page: &mut Page, state: &State) {
     per_peer("etcd_network_peer_sent_failures_total", "counter", "Requests that did not reach it.", false, &|peer| {
         peer.traffic.failures.load(Relaxed)
     });
+    per_peer("etcd_network_peer_sent_bytes_total", "counter", "Bytes sent to it.", false, &|peer| {
+        peer.traffic.sent_bytes.load(Relaxed)
+    });
+    page.head("etcd_network_peer_received_bytes_total", "counter", "Bytes received from it.");
+    for peer in &peers {
+        let from = format!("{:x}", peer.id);
+        let received = peer.traffic.received_bytes.load(Relaxed);
+        page.sample("etcd_network_peer_received_bytes_total", &[("From", &from)], received);
+    }
+    page.head("etcd_network_peer_round_trip_time_seconds", "histogram", "Round trips to it.");
+    for peer in &peers {
+        let to = format!("{:x}", peer.id);
+        page.buckets("etcd_network_peer_round_trip_time_seconds", &[("To", &to)], &peer.traffic.round_trips.read());
+    }
 }
 
 fn calls(page: &mut Page, metrics: &Metrics) {
@@ -165,6 +270,19 @@ fn calls(page: &mut Page, metrics: &Metrics) {
                 ("grpc_type", kind.label()),
             ];
             page.sample("grpc_server_handled_total", &labels, count.load(Relaxed));
+        }
+    }
+}
+
+/// How long calls took, where that is asked for.
+fn handling(page: &mut Page, metrics: &Metrics) {
+    let Some(handling) = &metrics.handling else { return };
+    page.head("grpc_server_handling_seconds", "histogram", "How long calls took.");
+    for ((service, method, kind), histogram) in METHODS.iter().zip(handling) {
+        let seen = histogram.read();
+        if seen.count > 0 {
+            let labels = [("grpc_method", *method), ("grpc_service", service.name()), ("grpc_type", kind.label())];
+            page.buckets("grpc_server_handling_seconds", &labels, &seen);
         }
     }
 }
@@ -190,15 +308,21 @@ impl Page {
         self.sample(name, &[], value);
     }
 
-    pub(super) fn histogram(&mut self, name: &str, help: &str, seen: &Observations) {
+    pub(super) fn histogram(&mut self, name: &str, labels: &[(&str, &str)], help: &str, seen: &Observations) {
         self.head(name, "histogram", help);
+        self.buckets(name, labels, seen);
+    }
+
+    /// The samples of one histogram; the head stands before all of a name.
+    pub(super) fn buckets(&mut self, name: &str, labels: &[(&str, &str)], seen: &Observations) {
         let series = format!("{name}_bucket");
-        for (bound, below) in &seen.buckets {
-            self.sample(&series, &[("le", &bound.to_string())], below);
+        let finite = seen.buckets.iter().map(|(bound, below)| (bound.to_string(), *below));
+        for (bound, below) in finite.chain([("+Inf".to_owned(), seen.count)]) {
+            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample(&series, &labels, below);
         }
-        self.sample(&series, &[("le", "+Inf")], seen.count);
-        self.sample(&format!("{name}_sum"), &[], seen.sum_seconds);
-        self.sample(&format!("{name}_count"), &[], seen.count);
+        self.sample(&format!("{name}_sum"), labels, seen.sum_seconds);
+        self.sample(&format!("{name}_count"), labels, seen.count);
     }
 
     pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -225,7 +349,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::api::histogram::Histogram;
+    use crate::histogram::{DISK, Histogram};
 
     #[test]
     fn samples_are_prometheus_lines_with_labels_in_the_order_given() {
@@ -237,11 +361,11 @@ mod tests {
 
     #[test]
     fn histograms_end_with_everything() {
-        let histogram = Histogram::default();
+        let histogram = Histogram::new(DISK);
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_secs(60));
         let mut page = Page::default();
-        page.histogram("h", "An h.", &histogram.read());
+        page.histogram("h", &[], "An h.", &histogram.read());
         let lines: Vec<&str> = page.0.lines().collect();
         assert_eq!(lines[2], "h_bucket{le=\"0.001\"} 1");
         assert_eq!(lines[15..], ["h_bucket{le=\"8.192\"} 1", "h_bucket{le=\"+Inf\"} 2", "h_sum 60.001", "h_count 2"]);

@@ -19,18 +19,24 @@ use crate::proto::etcdserverpb::AlarmType;
 
 /// One named check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
+pub(super) enum Check {
     DataCorruption,
     SerializableRead,
     LinearizableRead,
     NonLearner,
 }
 
-impl Check {
-    const LIVE: &[Self] = &[Self::SerializableRead];
-    const READY: &[Self] = &[Self::DataCorruption, Self::SerializableRead, Self::LinearizableRead, Self::NonLearner];
+/// Every check of every probe, in the order of the report and of the counters.
+pub(super) const CHECKS: [(&str, Check); 5] = [
+    ("livez", Check::SerializableRead),
+    ("readyz", Check::DataCorruption),
+    ("readyz", Check::SerializableRead),
+    ("readyz", Check::LinearizableRead),
+    ("readyz", Check::NonLearner),
+];
 
-    fn name(self) -> &'static str {
+impl Check {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::DataCorruption => "data_corruption",
             Self::SerializableRead => "serializable_read",
@@ -49,7 +55,7 @@ impl Check {
             Self::LinearizableRead => try_read(state, false).await.map_err(|error| error.to_string()),
             Self::NonLearner => {
                 let learner = state.consensus.status().is_learner;
-                if learner { Err(ApiError::NotSupportedForLearner.to_string()) } else { Ok(()) }
+                if learner { Err("not supported for learner".to_owned()) } else { Ok(()) }
             }
         }
     }
@@ -65,25 +71,26 @@ pub(super) async fn answer(state: &Arc<State>, method: &Method, path: &str, quer
         Some((root, one)) => (root, Some(one)),
         None => (&path[1..], None),
     };
-    let checks = match root {
-        "livez" => Check::LIVE,
-        "readyz" => Check::READY,
-        _ => return health(state, &question).await,
-    };
-    let asked: Vec<Check> = checks
-        .iter()
-        .copied()
-        .filter(|check| one.is_none_or(|one| one == check.name()))
-        .filter(|check| !question.exclude.iter().any(|name| name == check.name()))
-        .collect();
-    if one.is_some() && asked.is_empty() {
-        return not_found();
+    if root == "health" {
+        return health(state, &question).await;
     }
     let mut report = Report::default();
-    for check in asked {
-        report.add(check.name(), check.run(state).await);
+    let checks = CHECKS.iter().zip(&state.metrics.checks).filter(|((probe, _), _)| *probe == root);
+    let mut known = one.is_none();
+    for ((_, check), counters) in checks {
+        // A check asked for by its own path runs also when it is excluded.
+        let wanted = match one {
+            Some(one) => one == check.name(),
+            None => !question.exclude.iter().any(|name| name == check.name()),
+        };
+        if wanted {
+            known = true;
+            let outcome = check.run(state).await;
+            counters.count(outcome.is_ok());
+            report.add(check.name(), outcome);
+        }
     }
-    report.into_response(question.verbose)
+    if known { report.into_response(question.verbose) } else { not_found() }
 }
 
 async fn health(state: &State, question: &Question) -> Response<ClientBody> {
@@ -168,7 +175,8 @@ impl Report {
 
     fn into_response(self, verbose: bool) -> Response<ClientBody> {
         match (self.failed, verbose) {
-            (true, _) => text(StatusCode::SERVICE_UNAVAILABLE, self.lines.trim_end()),
+            // The lines end with a newline of their own, and Go adds one to every error.
+            (true, _) => text(StatusCode::SERVICE_UNAVAILABLE, &self.lines),
             (false, true) => text(StatusCode::OK, &format!("{}ok", self.lines)),
             (false, false) => text(StatusCode::OK, "ok"),
         }

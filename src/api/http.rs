@@ -4,6 +4,7 @@
 //! every answer of the client port carries CORS headers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -12,8 +13,9 @@ use http_body::Body;
 use tower::ServiceExt;
 
 use super::body::{BodyError, ClientBody};
+use super::service::ClientService;
 use super::state::State;
-use super::{exposition, health};
+use super::{debug, exposition, gateway, health};
 use crate::model::view::View;
 use crate::settings::{AllowList, CLUSTER_VERSION, SERVER_VERSION};
 
@@ -29,6 +31,10 @@ pub struct HttpOptions {
     pub hosts: AllowList,
     /// Whether the listener speaks TLS.
     pub tls: bool,
+    /// Whether `/v3/` serves the API as JSON.
+    pub gateway: bool,
+    /// Whether `/debug/` tells about the process.
+    pub debug: bool,
 }
 
 /// The HTTP half of the client port.
@@ -45,7 +51,7 @@ impl Web {
     }
 
     /// Answers any request of the client port that is not gRPC.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<ClientBody>
+    pub async fn answer<B>(&self, service: &ClientService, request: Request<B>) -> Response<ClientBody>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + Send,
@@ -57,7 +63,7 @@ impl Web {
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(ClientBody::whole(Bytes::new()))
         } else {
-            self.route(request).await
+            self.route(service, request).await
         };
         for (name, value) in cors.into_iter().flatten() {
             response.headers_mut().insert(name, value);
@@ -65,7 +71,7 @@ impl Web {
         response
     }
 
-    async fn route<B>(&self, request: Request<B>) -> Response<ClientBody>
+    async fn route<B>(&self, service: &ClientService, request: Request<B>) -> Response<ClientBody>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + Send,
@@ -73,6 +79,17 @@ impl Web {
         let path = request.uri().path();
         if path == "/version" {
             return only_get(request.method(), || version(&self.state));
+        }
+        if self.options.gateway {
+            if gateway::is_gateway(path) {
+                return gateway::answer(service, request).await;
+            }
+            if path == "/v3" {
+                return moved("/v3/");
+            }
+        }
+        if self.options.debug && path.starts_with("/debug/") {
+            return only_get(request.method(), || debug::answer(&self.state, path));
         }
         match &self.v2 {
             Some(v2) if path == "/v2" || path.starts_with("/v2/") => match v2.clone().oneshot(request).await {
@@ -88,6 +105,7 @@ impl Web {
 pub async fn observe(state: &Arc<State>, method: &Method, path: &str, query: &str) -> Response<ClientBody> {
     match path {
         "/metrics" => only_get(method, || {
+            state.metrics.scrapes.fetch_add(1, Relaxed);
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             typed(StatusCode::OK, kind, exposition::render(state))
         }),
@@ -117,6 +135,14 @@ pub(super) fn only_get(method: &Method, answer: impl FnOnce() -> Response<Client
     response
 }
 
+/// As Go's router sends callers of a folder without its slash.
+fn moved(to: &'static str) -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static(to));
+    response
+}
+
 /// What etcd answers on unknown paths.
 pub(super) fn not_found() -> Response<ClientBody> {
     text(StatusCode::NOT_FOUND, "404 page not found")
@@ -134,7 +160,7 @@ pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Clie
     typed(status, HeaderValue::from_static("text/plain; charset=utf-8"), body)
 }
 
-fn typed(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<ClientBody> {
+pub(super) fn typed(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<ClientBody> {
     let mut response = Response::new(ClientBody::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -37,6 +37,10 @@ pub enum Service {
     Maintenance,
     /// `etcdserverpb.Auth`
     Auth,
+    /// `v3lockpb.Lock`
+    Lock,
+    /// `v3electionpb.Election`
+    Election,
     /// `grpc.health.v1.Health`
     Health,
 }
@@ -51,6 +55,8 @@ impl Service {
             Self::Cluster => "etcdserverpb.Cluster",
             Self::Maintenance => "etcdserverpb.Maintenance",
             Self::Auth => "etcdserverpb.Auth",
+            Self::Lock => "v3lockpb.Lock",
+            Self::Election => "v3electionpb.Election",
             Self::Health => "grpc.health.v1.Health",
         }
     }
@@ -60,7 +66,7 @@ impl Service {
 pub type Method = (Service, &'static str, Kind);
 
 /// Every method. Calls are looked up from the top, so the ones that carry the load come first.
-pub const METHODS: [Method; 43] = [
+pub const METHODS: [Method; 50] = [
     (Service::Kv, "Range", Kind::Unary),
     (Service::Kv, "Put", Kind::Unary),
     (Service::Kv, "Txn", Kind::Unary),
@@ -102,6 +108,13 @@ pub const METHODS: [Method; 43] = [
     (Service::Auth, "RoleDelete", Kind::Unary),
     (Service::Auth, "RoleGrantPermission", Kind::Unary),
     (Service::Auth, "RoleRevokePermission", Kind::Unary),
+    (Service::Lock, "Lock", Kind::Unary),
+    (Service::Lock, "Unlock", Kind::Unary),
+    (Service::Election, "Campaign", Kind::Unary),
+    (Service::Election, "Proclaim", Kind::Unary),
+    (Service::Election, "Leader", Kind::Unary),
+    (Service::Election, "Observe", Kind::ServerStream),
+    (Service::Election, "Resign", Kind::Unary),
     (Service::Health, "Check", Kind::Unary),
     (Service::Health, "Watch", Kind::ServerStream),
 ];
@@ -148,7 +161,7 @@ mod tests {
     #[test]
     fn strangers_are_told_apart() {
         assert_eq!(lookup("/etcdserverpb.KV/RangeStream"), Lookup::NoMethod("etcdserverpb.KV", "RangeStream"));
-        assert_eq!(lookup("/v3lockpb.Lock/Lock"), Lookup::NoService("v3lockpb.Lock"));
+        assert_eq!(lookup("/v4lockpb.Lock/Lock"), Lookup::NoService("v4lockpb.Lock"));
         assert_eq!(lookup("/"), Lookup::NoService("/"));
     }
 }

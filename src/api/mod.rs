@@ -10,12 +10,14 @@
 pub mod access;
 mod body;
 pub mod call;
+mod debug;
 pub mod error;
 mod exposition;
+pub mod gateway;
 mod health;
-pub mod histogram;
 pub mod http;
 pub mod identity;
+mod key_count;
 pub mod leader;
 mod methods;
 pub mod metrics;

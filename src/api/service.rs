@@ -21,6 +21,8 @@ use super::state::State;
 use super::v3;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 type GrpcFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 type HttpFuture = Pin<Box<dyn Future<Output = Response<ClientBody>> + Send>>;
@@ -38,6 +40,8 @@ struct Shared {
     cluster: pb::cluster_server::ClusterServer<v3::cluster::Cluster>,
     maintenance: pb::maintenance_server::MaintenanceServer<v3::maintenance::Maintenance>,
     auth: pb::auth_server::AuthServer<v3::auth::Auth>,
+    lock: LockServer<v3::lock::Lock>,
+    election: ElectionServer<v3::election::Election>,
     health: HealthServer<v3::health::Health>,
 }
 
@@ -59,9 +63,25 @@ impl ClientService {
             )))
             .max_decoding_message_size(limit),
             auth: pb::auth_server::AuthServer::new(v3::auth::Auth(Arc::clone(&state))).max_decoding_message_size(limit),
+            lock: LockServer::new(v3::lock::Lock(Arc::clone(&state))).max_decoding_message_size(limit),
+            election: ElectionServer::new(v3::election::Election(Arc::clone(&state))).max_decoding_message_size(limit),
             health: HealthServer::new(v3::health::Health(Arc::clone(&state))).max_decoding_message_size(limit),
             state,
         }))
+    }
+
+    /// Largest gRPC message a client may send, bytes.
+    pub(super) fn max_message_bytes(&self) -> usize {
+        self.0.state.limits.max_message_bytes()
+    }
+
+    /// A gRPC call from inside this process, counted and checked like one from outside.
+    pub(super) fn call_in_process(
+        &self,
+        request: Request<tonic::body::Body>,
+    ) -> impl Future<Output = Response<ClientBody>> + Send + use<> {
+        let call = self.call_grpc(request);
+        async move { call.await.unwrap_or_else(|never| match never {}) }
     }
 
     fn call_grpc<B>(&self, request: Request<B>) -> ClientFuture
@@ -86,6 +106,8 @@ impl ClientService {
             methods::Service::Cluster => self.0.cluster.clone().call(request),
             methods::Service::Maintenance => self.0.maintenance.clone().call(request),
             methods::Service::Auth => self.0.auth.clone().call(request),
+            methods::Service::Lock => self.0.lock.clone().call(request),
+            methods::Service::Election => self.0.election.clone().call(request),
             methods::Service::Health => self.0.health.clone().call(request),
         };
         ClientFuture(Kind::Grpc { call, count: Some(count) })
@@ -110,7 +132,7 @@ where
             return self.call_grpc(request);
         }
         let service = self.clone();
-        ClientFuture(Kind::Http(Box::pin(async move { service.0.web.answer(request).await })))
+        ClientFuture(Kind::Http(Box::pin(async move { service.0.web.answer(&service, request).await })))
     }
 }
 

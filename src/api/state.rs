@@ -19,7 +19,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Request timeout before the election timeout is counted in.
 const BASE_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads on the blocking pool at once. More wait, so a flood of scans cannot take every disk queue and all memory.
-const MAX_BIG_READS: usize = 8;
+pub(super) const MAX_BIG_READS: usize = 8;
 
 /// Configured bounds of the client API, read once at the start.
 #[derive(Debug, Clone)]
@@ -95,6 +95,7 @@ impl State {
         store.subscribe(sink);
         let sink: Arc<dyn EventSink> = identities.clone();
         store.subscribe(sink);
+        tokio::spawn(Arc::clone(&metrics.keys).follow(store.clone(), stopping.clone()));
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
         Arc::new(Self { consensus, store, hub, limits, metrics, identities, leader_loss, stopping, big_reads })
     }

@@ -12,7 +12,7 @@ use super::identity::{DataDir, Identity};
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
 use crate::api::identity::{Identities, IdentityOptions};
-use crate::api::metrics::Metrics;
+use crate::api::metrics::{Metrics, MetricsOptions};
 use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
@@ -77,7 +77,7 @@ impl Member {
             }
         };
         let identities = identities(&settings, &clock)?;
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(metrics_options(&settings)));
         let (consensus, store, lessor) =
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &settings, &data_dir, &mut identity).await?;
@@ -115,6 +115,14 @@ impl Member {
     }
 }
 
+fn metrics_options(settings: &Settings) -> MetricsOptions {
+    MetricsOptions {
+        extensive: settings.extensive_metrics,
+        slow_apply: settings.checks.warning_apply_duration,
+        features: settings.feature_gates.all().collect(),
+    }
+}
+
 fn announce(settings: &Settings) {
     tracing::info!(
         name = settings.name,
@@ -137,7 +145,13 @@ fn serve_clients(
     shutdown: &Shutdown,
     ready: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let http = HttpOptions { cors: settings.cors.clone(), hosts: settings.host_whitelist.clone(), tls: tls.is_some() };
+    let http = HttpOptions {
+        cors: settings.cors.clone(),
+        hosts: settings.host_whitelist.clone(),
+        tls: tls.is_some(),
+        gateway: settings.enable_grpc_gateway,
+        debug: settings.enable_pprof,
+    };
     let options = listen::Options::for_clients("client", settings, tls);
     let serve = |bound: Bound| {
         let routes = settings.enable_v2.then(|| v2::router(v2.clone()));

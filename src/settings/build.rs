@@ -199,6 +199,7 @@ fn settings_of(read: &Reader<'_>) -> Result<Settings, SettingsError> {
         checks: checks_of(read)?,
         feature_gates: feature_gates_of(read)?,
         enable_grpc_gateway: read.flag("enable-grpc-gateway")?,
+        enable_pprof: read.flag("enable-pprof")?,
         enable_v2: read.flag("enable-v2")?,
         promote_learners: read.flag("promote-learners")?,
         memory: Memory {

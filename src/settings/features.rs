@@ -48,6 +48,11 @@ impl FeatureGates {
         Ok(())
     }
 
+    /// Every gate and whether it is on, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        GATES.iter().map(|(name, _)| (*name, self.enabled(name)))
+    }
+
     /// Whether somebody set this gate, either way.
     pub fn is_set(&self, name: &str) -> bool {
         self.0.contains_key(name)

@@ -257,7 +257,7 @@ pub const FLAGS: &[Flag] = &[
     row(Observe, "log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "Limits of log rotation.").unused(),
     row(Observe, "disable-log-sampling", Bool, "false", "Never drop repeated lines (they never are).").unused(),
     row(Observe, "metrics", OneOf(&["basic", "extensive"]), "basic", "extensive adds histograms of calls."),
-    row(Observe, "enable-pprof", Bool, "false", "Go profiles; not available here.").unused(),
+    row(Observe, "enable-pprof", Bool, "false", "Serve /debug/vars and /debug/pprof/cmdline; Go's profiles do not exist here."),
     row(Observe, "enable-distributed-tracing", Bool, "false", "OpenTelemetry traces.").unused(),
     row(Observe, "distributed-tracing-address", Text, "localhost:4317", "Collector of traces.").unused(),
     row(Observe, "distributed-tracing-service-name", Text, "etcd", "Service name in traces.").unused(),

@@ -90,6 +90,8 @@ pub struct Settings {
     pub feature_gates: FeatureGates,
     /// `--enable-grpc-gateway`.
     pub enable_grpc_gateway: bool,
+    /// `--enable-pprof`.
+    pub enable_pprof: bool,
     /// `--enable-v2`.
     pub enable_v2: bool,
     /// Memory ceilings of the store.

@@ -102,6 +102,7 @@ impl Settings {
             ("auto-compaction-retention", self.auto_compaction.retention()),
             ("enable-v2", self.enable_v2.to_string()),
             ("enable-grpc-gateway", self.enable_grpc_gateway.to_string()),
+            ("enable-pprof", self.enable_pprof.to_string()),
             ("feature-gates", self.feature_gates.to_string()),
         ]
     }

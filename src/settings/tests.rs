@@ -276,11 +276,11 @@ fn zero_counts_mean_the_defaults_and_short_raft_deadlines_are_raised() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let said = notices("--name a --enable-pprof --experimental-max-learners 2 --max-wals 9 --max-snapshots 5");
+    let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-wals 9 --max-snapshots 5");
     assert_eq!(
         said,
         [
-            "--enable-pprof is accepted and has no effect in this program",
+            "--memory-mlock is accepted and has no effect in this program",
             "--experimental-max-learners is deprecated. Use --max-learners instead.",
             "--max-wals is accepted and has no effect in this program",
         ]
@@ -340,7 +340,7 @@ fn everything_changed() -> Settings {
          --log-level debug --log-format console --log-outputs stdout,/l --metrics extensive \
          --warning-apply-duration 1s --warning-unary-request-duration 2s --corrupt-check-time 3s \
          --compact-hash-check-time 4s --compaction-batch-limit 5 --compaction-sleep-interval 6ms \
-         --watch-progress-notify-interval 7s --enable-grpc-gateway=false \
+         --watch-progress-notify-interval 7s --enable-grpc-gateway=false --enable-pprof \
          --feature-gates InitialCorruptCheck=true --enable-v2=false --force-new-cluster --promote-learners \
          --block-cache-bytes 2000000 --write-buffer-bytes 3000000",
     )

@@ -1,6 +1,7 @@
 //! What each apply batch tells the rest of the daemon: watchers, timers, v2 waiters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,8 +13,23 @@ use crate::model::effects::{Change, LeaseChange};
 pub trait EventSink: Send + Sync {
     /// A batch is readable. Called on the apply thread before anyone is answered; must not block.
     fn publish(&self, batch: Arc<Batch>);
+    /// Some work on the disk or the state is done. Called on the thread that did it; must not block.
+    fn worked(&self, _work: Work, _took: Duration) {}
     /// A snapshot replaced the state: whatever was remembered of it is void; `revision` and `compacted` hold now.
     fn reset(&self, revision: i64, compacted: i64);
+}
+
+/// Work whose duration is of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// One batch of committed entries was applied: decided, written and published.
+    Apply,
+    /// The writing of that batch alone.
+    Commit,
+    /// A checkpoint was taken.
+    Snapshot,
+    /// The state was defragmented.
+    Defragment,
 }
 
 /// Everything that one apply batch changed.

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -15,7 +16,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use super::database::{Database, Facts};
 use super::error::{StoreError, fatal};
-use super::events::{self, Batch};
+use super::events::{self, Batch, Work};
 use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
 use super::reader::{Shared, Store};
@@ -57,6 +58,7 @@ impl Machine {
 
     /// Applies one piece of the log.
     fn apply_piece(&self, piece: Piece) {
+        let begun = Instant::now();
         let database = self.store.shared.database();
         let mut overlay = Overlay::over(&database, piece.bytes * 3 + piece.entries.len() * ROW_BYTES);
         let mut answers = Vec::with_capacity(piece.entries.len());
@@ -79,8 +81,12 @@ impl Machine {
             v2_events: std::mem::take(&mut sealed.v2_events),
             applied_index: piece.last.index,
         };
+        let decided = Instant::now();
         commit(&self.store.shared, &database, sealed, facts);
+        let committed = decided.elapsed();
         self.publish(batch, answers);
+        self.store.worked(Work::Commit, committed);
+        self.store.worked(Work::Apply, begun.elapsed());
     }
 
     /// Tells the sinks, then whoever waits for the applied index, then the proposers.
@@ -257,7 +263,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let store = self.store.clone();
-        let snapshot = blocking(move || store.shared.snapshots.build(&store.shared.database())).await?;
+        let build = move || {
+            let begun = Instant::now();
+            let snapshot = store.shared.snapshots.build(&store.shared.database())?;
+            store.worked(Work::Snapshot, begun.elapsed());
+            Ok(snapshot)
+        };
+        let snapshot = blocking(build).await?;
         Ok(Snapshot { meta: snapshot.meta().clone(), snapshot })
     }
 }

@@ -31,7 +31,7 @@ mod view;
 pub mod watermark;
 
 pub use error::StoreError;
-pub use events::{AuthEvent, Batch, Event, EventKind, EventSink};
+pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Work};
 pub use hash::HashError;
 pub use machine::Machine;
 pub use open::open;

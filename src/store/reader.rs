@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
@@ -12,7 +13,7 @@ use parking_lot::RwLock;
 use super::auth::AuthMark;
 use super::database::Database;
 use super::error::StoreError;
-use super::events::{Event, EventSink};
+use super::events::{Event, EventSink, Work};
 use super::housekeeper::Housekeeper;
 use super::options::StoreOptions;
 use super::records::log_id;
@@ -181,8 +182,17 @@ impl Store {
     /// size fall to what is in use. Serves on meanwhile.
     pub async fn defragment(&self) -> Result<(), StoreError> {
         self.compacted_physically(self.compacted()).await;
-        let database = self.shared.database();
+        let (database, begun) = (self.shared.database(), Instant::now());
         let work = tokio::task::spawn_blocking(move || database.defragment());
-        work.await.unwrap_or_else(|stopped| std::panic::resume_unwind(stopped.into_panic()))
+        let done = work.await.unwrap_or_else(|stopped| std::panic::resume_unwind(stopped.into_panic()));
+        self.worked(Work::Defragment, begun.elapsed());
+        done
+    }
+
+    /// Tells the sinks how long something took.
+    pub(super) fn worked(&self, work: Work, took: Duration) {
+        for sink in self.shared.sinks.read().iter().filter_map(Weak::upgrade) {
+            sink.worked(work, took);
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::wait::PAUSE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
-    /// Debian's `etcd-server`: the control.
+    /// The control: Debian's `etcd-server`, or the program that `ETCD_CONTROL` names, for comparing with other versions.
     Etcd,
     /// This project's daemon, or the program that `ETCD_UNDER_TEST` names: with Debian's there, a test tests itself.
     Ours,
@@ -23,7 +23,7 @@ impl Product {
     pub fn program(self) -> PathBuf {
         match self {
             Self::Etcd => {
-                let path = PathBuf::from("/usr/bin/etcd");
+                let path = std::env::var_os("ETCD_CONTROL").map_or_else(|| "/usr/bin/etcd".into(), PathBuf::from);
                 assert!(path.is_file(), "no {}: install etcd-server, the control of these tests", path.display());
                 path
             }

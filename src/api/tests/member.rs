@@ -11,7 +11,7 @@ use tonic::{Code, Response, Status};
 
 use crate::api::http::HttpOptions;
 use crate::api::identity::{Identities, IdentityOptions};
-use crate::api::metrics::Metrics;
+use crate::api::metrics::{Metrics, MetricsOptions};
 use crate::api::service::ClientService;
 use crate::api::state::{Limits, State};
 use crate::clock::SystemClock;
@@ -63,7 +63,8 @@ impl Member {
     pub const PEER_URL: &str = "http://127.0.0.1:1";
 
     pub fn service(&self) -> ClientService {
-        let options = HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false };
+        let options =
+            HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false, gateway: true, debug: true };
         ClientService::new(Arc::clone(&self.state), options, None)
     }
 
@@ -121,7 +122,7 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
         election_timeout: Duration::from_millis(100),
     };
     adjust(&mut limits);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(MetricsOptions::default()));
     let small = 64 << 10;
     let log_options = LogOptions {
         segment_bytes: 4 << 20,

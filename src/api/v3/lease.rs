@@ -2,6 +2,7 @@
 //! so renewals and remaining times are asked of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tonic::{Request, Response as Reply, Status, Streaming};
 
@@ -70,6 +71,9 @@ pub async fn renew(
     let header = state.header_now();
     access::renewal(state, call, request.id).await?;
     let ttl = call.within(state.consensus.lease_renew(request.id)).await?;
+    if ttl > 0 {
+        state.metrics.leases_renewed.fetch_add(1, Relaxed);
+    }
     Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
 }
 

@@ -1,6 +1,7 @@
 //! The Maintenance service: how this member is, alarms, hashes, leader transfer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tonic::{Request, Response as Reply, Status};
 
@@ -83,11 +84,7 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 ///
 /// # Errors
 /// Not root; compacted or future revision.
-pub async fn hash_kv(
-    state: &State,
-    call: &Call,
-    request: pb::HashKvRequest,
-) -> Result<pb::HashKvResponse, ApiError> {
+pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     access::root(state, call).await?;
     let store = state.store.clone();
     let hash = blocking(move || store.hash_kv(request.revision)).await??;
@@ -116,8 +113,26 @@ pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiErr
 /// Not root; the engine's failure.
 pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
     access::root(state, call).await?;
+    let under_way = DefragUnderWay::count(state);
     state.store.defragment().await?;
+    drop(under_way);
     Ok(pb::DefragmentResponse { header: None })
+}
+
+/// Counts a defragmentation for as long as it takes.
+struct DefragUnderWay<'a>(&'a State);
+
+impl<'a> DefragUnderWay<'a> {
+    fn count(state: &'a State) -> Self {
+        state.metrics.defrag_inflight.fetch_add(1, Relaxed);
+        Self(state)
+    }
+}
+
+impl Drop for DefragUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.defrag_inflight.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Hands leadership to another voter. Only the leader can.

@@ -6,9 +6,12 @@
 
 pub mod auth;
 pub mod cluster;
+pub mod election;
 pub mod health;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
+mod queue;
 pub mod reads;
 pub mod watch;

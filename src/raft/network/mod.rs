@@ -6,6 +6,7 @@
 
 mod answer;
 mod append;
+mod counted;
 mod http;
 mod link;
 mod message;

@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::counted::counted;
 use super::link::{CallError, Dial, Link, OncePerReason};
 use super::message::{Answer, Request};
 use super::stream::{PeerTls, Stream, dial, hello};
 use super::wire::{Channel, Refusal, WireError};
+use crate::histogram::{Histogram, ROUND_TRIP};
 use crate::raft::types::{Member, NodeId, StoredMembership};
 
 /// Between two pings of a member.
@@ -25,13 +27,32 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Traffic with one member, for metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
     /// Requests that failed for reasons of the network.
     pub failures: AtomicU64,
     /// Last measured round trip, microseconds.
     pub round_trip_micros: AtomicU64,
+    /// Bytes written to connections with it, before encryption.
+    pub sent_bytes: AtomicU64,
+    /// Bytes read from them, after decryption.
+    pub received_bytes: AtomicU64,
+    /// Round trips.
+    pub round_trips: Histogram,
     trips: Mutex<Trips>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            failures: AtomicU64::new(0),
+            round_trip_micros: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            round_trips: Histogram::new(ROUND_TRIP),
+            trips: Mutex::default(),
+        }
+    }
 }
 
 /// Round trips to one member since this process first spoke to it.
@@ -81,6 +102,7 @@ impl Traffic {
 
     fn answered(&self, micros: u64) {
         self.round_trip_micros.store(micros, Ordering::Relaxed);
+        self.round_trips.observe(Duration::from_micros(micros));
         self.trips.lock().answered(micros as f64 / 1000.0);
     }
 
@@ -97,13 +119,15 @@ pub struct Address {
     cluster: u64,
     urls: Mutex<Vec<String>>,
     tls: PeerTls,
+    traffic: Arc<Traffic>,
 }
 
 impl Address {
     /// Opens a connection for `channel`, with the handshake done.
     pub async fn open(&self, channel: Channel) -> Result<Stream, WireError> {
         let urls = self.urls.lock().clone();
-        dial(&urls, &self.tls, hello(self.cluster, self.me, self.id, channel)).await
+        let stream = dial(&urls, &self.tls, hello(self.cluster, self.me, self.id, channel)).await?;
+        Ok(counted(stream, self.traffic.clone()))
     }
 }
 
@@ -129,7 +153,7 @@ pub struct Peer {
     /// Whatever is carried to the leader.
     pub forward: Link,
     /// For metrics.
-    pub traffic: Traffic,
+    pub traffic: Arc<Traffic>,
     active_since: Mutex<Option<Instant>>,
     pinger: Mutex<Option<AbortHandle>>,
 }
@@ -207,8 +231,10 @@ impl Peers {
     }
 
     fn make(self: &Arc<Self>, id: NodeId, member: &Member) -> Arc<Peer> {
+        let traffic = Arc::new(Traffic::default());
         let address = Arc::new(Address {
             id,
+            traffic: traffic.clone(),
             me: self.me,
             cluster: self.cluster,
             urls: Mutex::new(member.peer_urls.clone()),
@@ -219,7 +245,7 @@ impl Peers {
             id,
             pulse: link(Channel::Pulse),
             forward: link(Channel::Forward),
-            traffic: Traffic::default(),
+            traffic,
             active_since: Mutex::new(None),
             pinger: Mutex::new(None),
             address,

@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::counted::counted;
 use super::http;
 use super::message::{Request, append, kind, put_append_result};
 use super::snapshot;
@@ -143,6 +144,11 @@ fn check(inner: &Inner, hello: &Hello) -> Result<(), Refusal> {
 }
 
 async fn channel(inner: &Arc<Inner>, hello: Hello, stream: Stream) -> Result<(), WireError> {
+    let stream = match inner.peers.get(hello.from) {
+        Some(peer) => counted(stream, peer.traffic.clone()),
+        // A member that feeds this one before it has read the list: its next connection is counted.
+        None => stream,
+    };
     match hello.channel {
         Channel::Pulse | Channel::Forward => requests(inner, hello.from, stream).await,
         Channel::Append => entries(inner, stream).await,
