@@ -19,6 +19,8 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 const BASE_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads on the blocking pool at once. More wait, so a flood of scans cannot take every disk queue and all memory.
 const MAX_BIG_READS: usize = 8;
+/// Snapshot files for clients at once: a client that reads slowly leaves room for one that does not.
+const MAX_EXPORTS: usize = 2;
 
 /// Configured bounds of the client API, read once at the start.
 #[derive(Debug, Clone)]
@@ -73,6 +75,8 @@ pub struct State {
     pub stopping: CancellationToken,
     /// Permits for reads on the blocking pool.
     pub big_reads: Arc<Semaphore>,
+    /// Permits for snapshot files, which take as much disk as the state.
+    pub exports: Arc<Semaphore>,
 }
 
 impl State {
@@ -90,7 +94,8 @@ impl State {
         let sink: Arc<dyn EventSink> = metrics.clone();
         store.subscribe(sink);
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
-        Arc::new(Self { consensus, store, hub, limits, metrics, leader_loss, stopping, big_reads })
+        let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
+        Arc::new(Self { consensus, store, hub, limits, metrics, leader_loss, stopping, big_reads, exports })
     }
 
     /// The header of an answer that shows the state at `revision`.

@@ -3,6 +3,7 @@
 //! The write side of the state is [`Machine`], driven by Raft alone. The read side is [`Store`], for everybody. The rules
 //! of `model` decide what a command does; this module gives them a view, and writes what they answer.
 
+mod backup;
 mod database;
 mod error;
 mod events;
@@ -29,9 +30,10 @@ mod versions;
 mod view;
 pub mod watermark;
 
+pub use backup::{EtcdFile, ExportError, Import, ImportError, Imported, file_status, import};
 pub use error::StoreError;
 pub use events::{Batch, Event, EventKind, EventSink};
-pub use hash::HashError;
+pub use hash::{HashError, HashKv};
 pub use machine::Machine;
 pub use open::open;
 pub use options::StoreOptions;

@@ -1,4 +1,4 @@
-//! The Maintenance service: how this member is, alarms, hashes, leader transfer.
+//! The Maintenance service: how this member is, alarms, hashes, leader transfer. Snapshots are in `snapshot`.
 
 use std::sync::Arc;
 
@@ -174,8 +174,9 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Ok(Reply::new(hash_kv(&self.0, request.into_inner()).await?))
     }
 
-    async fn snapshot(&self, _request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
-        Err(ApiError::NotImplemented.into())
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
+        Call::admit(&self.0, request.metadata().as_ref(), Audience::Anyone)?;
+        Ok(Reply::new(super::snapshot::stream(&self.0)))
     }
 
     async fn move_leader(

@@ -11,4 +11,5 @@ pub mod kv;
 pub mod lease;
 pub mod maintenance;
 pub mod reads;
+pub mod snapshot;
 pub mod watch;
