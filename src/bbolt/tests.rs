@@ -95,6 +95,41 @@ proptest! {
     }
 }
 
+/// The tools of etcd read what is written here and see the same rows: they print a checksum over all of them.
+#[test]
+fn etcds_own_tools_read_rows_of_any_size() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let tools = std::env::var("ETCD_TOOLS").unwrap_or_default();
+    let newer = tools.split(':').filter(|folder| !folder.is_empty()).map(|folder| format!("{folder}/etcdutl"));
+    let tools: Vec<String> = std::iter::once("/usr/bin/etcdctl".to_owned()).chain(newer).collect();
+    if !std::path::Path::new(&tools[0]).is_file() {
+        eprintln!("SKIPPED: this machine lacks etcdctl (etcd-client); the test proved nothing");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("db");
+    let mut runner = TestRunner::deterministic();
+    for case in 0..12 {
+        let first = ("a", rows().new_tree(&mut runner).expect("rows").current());
+        let second = ("b", if case % 2 == 0 { numbered(20_000, 40) } else { Vec::new() });
+        let sum = [&first, &second].iter().fold(0, |sum, (name, rows)| {
+            rows.iter().fold(crc32c::crc32c_append(sum, name.as_bytes()), |sum, (key, value)| {
+                crc32c::crc32c_append(crc32c::crc32c_append(sum, key), value)
+            })
+        });
+        std::fs::write(&file, write(&[first, second])).expect("a file");
+        for tool in &tools {
+            let mut command = std::process::Command::new(tool);
+            let output = command.env("ETCDCTL_API", "3").args(["snapshot", "status"]).arg(&file).output();
+            let output = output.expect("the tool starts");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let wanted = format!("{sum:x}, ");
+            assert!(said.starts_with(&wanted), "{tool}: {said:?} {output:?}, wanted {wanted:?}");
+        }
+    }
+}
+
 #[test]
 fn trees_grow_several_levels_and_no_branch_is_left_with_one_child() {
     // Long keys make narrow branches: with 2000-byte keys a branch has two or three children.

@@ -52,6 +52,12 @@ pub mod meta {
     pub const ALARMS: &[u8] = b"alarms";
     /// The agreed cluster version, text.
     pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
+    /// Whether authentication is on, one byte, and the auth revision, u64 BE.
+    pub const AUTH: &[u8] = b"auth";
+    /// First part of the name of a user's row, which holds an encoded `authpb.User`. The user's name follows.
+    pub const AUTH_USER: &[u8] = b"auth-user/";
+    /// The same for a role and `authpb.Role`.
+    pub const AUTH_ROLE: &[u8] = b"auth-role/";
 }
 
 /// A stored row that does not read as what it should be: disk damage, or a format bug.

@@ -18,6 +18,7 @@ use nix::sys::statvfs::statvfs;
 use prost::Message;
 use rocksdb::checkpoint::Checkpoint;
 
+use super::auth::{self, AuthRows};
 use super::rows::{self, LeaseRow, Revision};
 use super::sort::{Sorter, tempfile_in};
 use crate::bbolt::{self, BucketWriter, Writer};
@@ -117,9 +118,11 @@ fn write(state: &Database, folder: &Folder, abandoned: &AtomicBool) -> Result<Et
     let mut guard = Guard { folder, abandoned, rows: 0, looked_at: 0 };
     let facts = state.facts.load();
     bucket(&mut out, rows::ALARM, facts.alarms.iter().map(|&alarm| (alarm_key(alarm), Vec::new())))?;
-    for name in [rows::AUTH, rows::AUTH_ROLES, rows::AUTH_USERS, rows::CLUSTER] {
-        bucket(&mut out, name, std::iter::empty())?;
+    let AuthRows { head, users, roles } = auth::of_state(state)?;
+    for (name, rows) in [(rows::AUTH, head), (rows::AUTH_ROLES, roles), (rows::AUTH_USERS, users)] {
+        bucket(&mut out, name, rows)?;
     }
+    bucket(&mut out, rows::CLUSTER, std::iter::empty())?;
     let mut keys = out.bucket(rows::KEY);
     write_keys(state, &mut keys, &mut guard)?;
     keys.finish()?;

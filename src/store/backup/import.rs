@@ -11,8 +11,8 @@ use bytes::Bytes;
 use prost::Message;
 use rocksdb::WriteBatch;
 
-use super::ImportError;
 use super::rows::{self, LeaseRow, Revision};
+use super::{ImportError, auth};
 use crate::bbolt::{Bucket, ReadAt, Reader};
 use crate::model::view::{Alarm, Lease};
 use crate::proto::etcdserverpb::AlarmMember;
@@ -76,6 +76,7 @@ pub fn import<F: ReadAt>(file: &mut Reader<F>, member: &Path, how: &Import) -> R
         compacted = revision;
     }
     let mut batch = WriteBatch::default();
+    auth::import(file, &find, &database, &mut batch)?;
     let mut put = |name: &[u8], value: &[u8]| batch.put_cf(database.family(keys::META), name, value);
     put(meta::PROGRESS, &Progress { applied: Some(how.applied), revision, live, superseded }.encode());
     if compacted >= 0 {

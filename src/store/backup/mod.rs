@@ -4,6 +4,7 @@
 //! ([`import`]): such a database, ours or etcd's, becomes the state of a member that does not exist yet. [`rows`] says how
 //! each row looks on either side.
 
+mod auth;
 mod export;
 mod import;
 mod rows;

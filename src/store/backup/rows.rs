@@ -37,6 +37,9 @@ pub const FINISHED: &[u8] = b"finishedCompactRev";
 pub const CONF_STATE: &[u8] = b"confState";
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";
+pub const AUTH_REVISION: &[u8] = b"authRevision";
+
 /// Version of the layout above, as etcd 3.6 names it.
 pub const LAYOUT: &str = "3.6.0";
 

@@ -257,6 +257,58 @@ fn rows_that_etcd_never_writes_are_refused_by_name() {
 }
 
 #[test]
+fn users_roles_and_the_switch_go_both_ways_and_wrong_rows_are_refused() {
+    use crate::proto::authpb;
+    let user = authpb::User {
+        name: "ann".into(),
+        password: "$2a$10$hash".into(),
+        roles: vec!["root".into()],
+        options: Some(authpb::UserAddOptions { no_password: false }),
+    };
+    let permission = authpb::Permission { perm_type: 2, key: "a".into(), range_end: "b".into() };
+    let role = authpb::Role { name: "root".into(), key_permission: vec![permission] };
+    let auth_database = |user_key: &str, enabled: &[u8]| {
+        let mut writer = Writer::new(std::io::Cursor::new(Vec::new())).expect("a buffer");
+        let mut fill = |name: &str, rows: &[(&[u8], Vec<u8>)]| {
+            let mut bucket = writer.bucket(name);
+            rows.iter().for_each(|(key, value)| bucket.put(key, value).expect("rows in order"));
+            bucket.finish().expect("a bucket");
+        };
+        fill(rows::KEY, &[]);
+        fill(rows::META, &[]);
+        fill(rows::AUTH, &[(rows::AUTH_ENABLED, enabled.to_vec()), (rows::AUTH_REVISION, 9u64.to_be_bytes().to_vec())]);
+        fill(rows::AUTH_USERS, &[(user_key.as_bytes(), user.encode_to_vec())]);
+        fill(rows::AUTH_ROLES, &[(b"root", role.encode_to_vec())]);
+        writer.finish().expect("a database").0.into_inner()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    import_bytes(&auth_database("ann", &[1]), &folder.path().join("a"), &how(None)).expect("etcd's rows");
+    let (store, _machine) = open(&folder.path().join("a"));
+    let exported = export(&store);
+    let mut reader = Reader::open(exported.clone(), exported.len() as u64).expect("our own file");
+    let mut found = BTreeMap::new();
+    for bucket in reader.buckets().expect("buckets") {
+        let name = String::from_utf8_lossy(&bucket.name).into_owned();
+        reader
+            .walk::<bbolt::Error>(&bucket, &mut |key, value| {
+                found.insert((name.clone(), key.to_vec()), value.to_vec());
+                Ok(())
+            })
+            .expect("rows");
+    }
+    let at = |bucket: &str, key: &[u8]| found.get(&(bucket.to_owned(), key.to_vec())).cloned();
+    assert_eq!(at(rows::AUTH, rows::AUTH_ENABLED), Some(vec![1]));
+    assert_eq!(at(rows::AUTH, rows::AUTH_REVISION), Some(9u64.to_be_bytes().to_vec()));
+    assert_eq!(at(rows::AUTH_USERS, b"ann"), Some(user.encode_to_vec()));
+    assert_eq!(at(rows::AUTH_ROLES, b"root"), Some(role.encode_to_vec()));
+    for (user, enabled) in [("bob", &[1][..]), ("ann", &[7]), ("ann", &[])] {
+        let wrong = import_bytes(&auth_database(user, enabled), &folder.path().join("b"), &how(None));
+        assert!(matches!(wrong, Err(ImportError::Contents(_))), "{user} {enabled:?}");
+        std::fs::remove_dir_all(folder.path().join("b")).expect("what it had begun");
+    }
+}
+
+#[test]
 fn a_database_of_something_else_is_refused() {
     let mut writer = Writer::new(std::io::Cursor::new(Vec::new())).expect("a buffer");
     writer.bucket("widgets").finish().expect("a bucket");
