@@ -2,8 +2,8 @@
 //!
 //! # Import law
 //!
-//! `model` is pure: std and plain data crates only. `store` sees `model`; `raft` sees both; `watch` sees `model` and the
-//! read side of `store`; `api` sees `raft`, `watch` and `model`; `node` sees all. The charm sees `settings`, `client` and
+//! `model` is pure: std and plain data crates only. `bbolt` knows a file format and nothing else. `store` sees these two;
+//! `raft` sees `store` and `model`; `watch` sees `model` and the read side of `store`; `api` sees `raft`, `watch` and `model`; `node` sees all. The charm sees `settings`, `client` and
 //! `pki`, and nothing else. Each foreign crate has one address: RocksDB in `store`, openraft in `raft` (and the two files
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
@@ -15,7 +15,9 @@ pub mod proto;
 pub mod settings;
 
 mod api;
+mod bbolt;
 mod clock;
+mod corruption;
 mod histogram;
 mod listen;
 mod logging;

@@ -1,4 +1,4 @@
-//! The daemon: settings in, a member running, an exit code out.
+//! The daemon: settings in, a member running, an exit code out. Also the two commands on snapshot files.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let (settings, notices) = match settings::from_process() {
         Ok(Invocation::Run { settings, notices }) => (settings, notices),
+        Ok(Invocation::Restore(asked)) => return ExitCode::from(node::restore(&asked)),
+        Ok(Invocation::SnapshotStatus(asked)) => {
+            return match node::snapshot_status(&asked) {
+                Ok(line) => {
+                    println!("{line}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("Error: {error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Ok(Invocation::Print(text)) => {
             println!("{text}");
             return ExitCode::SUCCESS;

@@ -33,10 +33,12 @@ const FOREIGN: &[(&str, &[&str])] = &[
 const ROOMS: &[(&str, &[&str])] = &[
     ("src/model/", &["model", "proto"]),
     ("src/proto/", &["proto"]),
-    ("src/store/", &["store", "model", "proto", "raft::types", "raft::codec"]),
+    ("src/bbolt/", &["bbolt"]),
+    ("src/store/", &["store", "model", "bbolt", "proto", "raft::types", "raft::codec"]),
     ("src/watch/", &["watch", "store", "model", "proto"]),
     ("src/raft/", &["raft", "store", "model", "proto", "tls", "settings", "histogram"]),
     ("src/histogram", &["histogram"]),
+    ("src/corruption/", &["corruption", "raft", "store", "model", "proto", "settings"]),
     ("src/pki", &["pki"]),
     ("src/client", &["client", "proto", "pki"]),
     ("src/settings", &["settings"]),

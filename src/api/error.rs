@@ -14,7 +14,7 @@ use crate::model::effects::Refusal;
 use crate::model::kv::RangeError;
 use crate::model::view::ViewError;
 use crate::raft::{LeaseError, MemberError, ProposeError, ReadError};
-use crate::store::{HashError, StoreError};
+use crate::store::{ExportError, HashError, StoreError};
 
 /// Everything a v3 request can be refused with. [`ApiError::row`] is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,6 +364,17 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %error, "failed to read the store for a client request");
         Self::Internal
+    }
+}
+
+impl From<ExportError> for ApiError {
+    fn from(error: ExportError) -> Self {
+        tracing::error!(error = %error, "failed to make a snapshot for a client");
+        match error {
+            ExportError::NoRoom { .. } => Self::NoSpace,
+            ExportError::Abandoned => Self::Stopped,
+            ExportError::Store(_) | ExportError::File(_) => Self::Internal,
+        }
     }
 }
 

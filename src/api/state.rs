@@ -20,6 +20,8 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 const BASE_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads on the blocking pool at once. More wait, so a flood of scans cannot take every disk queue and all memory.
 pub(super) const MAX_BIG_READS: usize = 8;
+/// Snapshot files for clients at once: a client that reads slowly leaves room for one that does not.
+const MAX_EXPORTS: usize = 2;
 
 /// Configured bounds of the client API, read once at the start.
 #[derive(Debug, Clone)]
@@ -76,6 +78,8 @@ pub struct State {
     pub stopping: CancellationToken,
     /// Permits for reads on the blocking pool.
     pub big_reads: Arc<Semaphore>,
+    /// Permits for snapshot files, which take as much disk as the state.
+    pub exports: Arc<Semaphore>,
 }
 
 impl State {
@@ -97,7 +101,8 @@ impl State {
         store.subscribe(sink);
         tokio::spawn(Arc::clone(&metrics.keys).follow(store.clone(), stopping.clone()));
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
-        Arc::new(Self { consensus, store, hub, limits, metrics, identities, leader_loss, stopping, big_reads })
+        let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
+        Arc::new(Self { consensus, store, hub, limits, metrics, identities, leader_loss, stopping, big_reads, exports })
     }
 
     /// The header of an answer that shows the state at `revision`.

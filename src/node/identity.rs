@@ -123,7 +123,14 @@ impl DataDir {
     /// # Errors
     /// It cannot be made, or another process has it.
     pub fn open(data_dir: &Path) -> Result<Self, IdentityError> {
-        let member = data_dir.join("member");
+        Self::at(data_dir.join("member"), data_dir)
+    }
+
+    /// The same for a directory that will be `<data-dir>/member` once it is complete.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn at(member: PathBuf, data_dir: &Path) -> Result<Self, IdentityError> {
         private_dir(&member)?;
         let path = member.join(LOCK);
         let file = OpenOptions::new()

@@ -9,12 +9,15 @@ mod birth;
 mod identity;
 mod parts;
 mod ready;
+mod restore;
+mod snapshot_file;
 mod stop;
 
 use crate::api::identity::jwt::KeyError;
+use crate::corruption::Inconsistent;
 use crate::listen::ListenError;
 use crate::raft::StartError;
-use crate::settings::Settings;
+use crate::settings::{Restore, Settings, SnapshotStatus};
 use crate::store::StoreError;
 use crate::store::log::LogError;
 use crate::tls::TlsError;
@@ -81,6 +84,9 @@ pub enum NodeError {
         /// The data directory.
         dir: String,
     },
+    /// Its keyspace is not the others'.
+    #[error(transparent)]
+    Corrupt(#[from] Inconsistent),
     /// The directory is another member's.
     #[error(
         "data directory {dir} belongs to member {id} ({listed}), but this start is for {given}; check --data-dir, --name \
@@ -120,6 +126,31 @@ pub fn run(settings: Settings, notices: &[String]) -> u8 {
     ended.map_or(1, Ended::exit)
 }
 
+/// Makes a data directory from a snapshot file and returns the exit code.
+pub fn restore(asked: &Restore) -> u8 {
+    match crate::logging::init(&asked.member.logging) {
+        Ok(_log) => match restore::restore(asked) {
+            Ok(_) => 0,
+            Err(error) => {
+                tracing::error!(%error, "nothing was restored");
+                1
+            }
+        },
+        Err(error) => {
+            crate::logging::print("fatal", "the log cannot be opened", &[("error", &error.to_string())]);
+            1
+        }
+    }
+}
+
+/// What `etcd snapshot status` prints, or why not.
+///
+/// # Errors
+/// The sentence for people.
+pub fn snapshot_status(asked: &SnapshotStatus) -> Result<String, String> {
+    snapshot_file::status(asked).map_err(|error| error.to_string())
+}
+
 fn run_logged(settings: Settings) -> Result<Ended, NodeError> {
     let system = |action| move |cause| NodeError::System { action, cause };
     let runtime =
@@ -140,10 +171,10 @@ async fn serve(settings: Settings, mut signals: stop::Signals) -> Result<Ended, 
     };
     let mut expelled = member.consensus.expelled();
     let ended = tokio::select! {
-        () = ready::make_ready(&member) => std::future::pending().await,
-        signal = signals.next() => Ended::Signal(signal),
-        _ = expelled.wait_for(|expelled| *expelled) => Ended::Removed,
+        Err(inconsistent) = ready::make_ready(&member) => Err(NodeError::Corrupt(inconsistent)),
+        signal = signals.next() => Ok(Ended::Signal(signal)),
+        _ = expelled.wait_for(|expelled| *expelled) => Ok(Ended::Removed),
     };
-    stop::stop(member, ended).await;
-    Ok(ended)
+    stop::stop(member, ended.as_ref().ok().copied()).await;
+    ended
 }

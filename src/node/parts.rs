@@ -17,6 +17,7 @@ use crate::api::service::{ClientService, MetricsService};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
 use crate::clock::SystemClock;
+use crate::corruption::{CheckTimes, Checker};
 use crate::listen::{self, Bound, Shutdown};
 use crate::raft::network::{PeerListener, PeerTls};
 use crate::raft::types::Member as Listed;
@@ -37,6 +38,8 @@ pub struct Member {
     pub(super) identities: Arc<Identities>,
     /// Cancelled once clients may be answered: what this member had served before a restart is applied again.
     pub(super) ready: CancellationToken,
+    /// Compares this member with the others.
+    pub(super) checker: Checker,
     /// Ends the client listeners.
     pub(super) shutdown: Shutdown,
     /// Ends watches and other streams.
@@ -85,14 +88,16 @@ impl Member {
             network::serve(socket, peer_tls.clone(), consensus.clone());
         }
         let streams = CancellationToken::new();
-        let timers = timers(&settings, &consensus, &store, lessor, clock, &streams);
+        let checker =
+            Checker { consensus: consensus.clone(), store: store.clone(), patience: settings.request_timeout() };
+        let mut listeners = timers(&settings, &consensus, &store, lessor, clock, &streams);
+        listeners.extend(checker.clone().start(check_times(&settings), &streams));
         let state = client_state(&settings, &consensus, &store, metrics, identities.clone(), streams.clone());
         let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
         let v2_hub = Arc::new(v2::Hub::default());
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub);
-        let mut listeners = timers;
         let bounds = sockets.clients.into_iter().chain(sockets.http);
         listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));
         let options = listen::Options::for_clients("metrics", &settings, client_tls);
@@ -106,6 +111,7 @@ impl Member {
             store,
             identities,
             ready,
+            checker,
             shutdown,
             streams,
             client_addresses,
@@ -272,6 +278,14 @@ fn timers(
         patience: settings.request_timeout(),
     };
     timers.start(stop)
+}
+
+fn check_times(settings: &Settings) -> CheckTimes {
+    let checks = &settings.checks;
+    CheckTimes {
+        every: checks.corrupt_check_time,
+        compaction: settings.feature_gates.enabled("CompactHashCheck").then_some(checks.compact_hash_check_time),
+    }
 }
 
 /// Writes the first membership of a new cluster, or checks that the directory still is what it was.

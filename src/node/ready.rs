@@ -1,10 +1,12 @@
 //! From started to ready: the member publishes itself through the log, then says so to people and to systemd.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::parts::Member;
+use crate::corruption::Inconsistent;
 use crate::model::command::{self, ClusterVersion, Command};
 use crate::model::view::View;
 use crate::raft::Consensus;
@@ -17,11 +19,17 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 
 /// Publishes the member and announces it; then keeps what the cluster must agree on at its start. Never returns before
 /// the member is told to stop.
-pub async fn make_ready(member: &Member) {
+///
+/// # Errors
+/// This member's data are not the others': it must not serve.
+pub async fn make_ready(member: &Member) -> Result<Infallible, Inconsistent> {
     publish(member).await;
     catch_up(member).await;
     // From here on whoever logs in is remembered; older logins are for the members that have served meanwhile.
     member.identities.open();
+    if member.settings.feature_gates.enabled("InitialCorruptCheck") {
+        member.checker.before_serving().await?;
+    }
     member.ready.cancel();
     for address in &member.client_addresses {
         tracing::info!(address, "ready to serve client requests");

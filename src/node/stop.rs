@@ -62,9 +62,9 @@ impl Signals {
     }
 }
 
-/// Stops the parts of a member in order.
-pub async fn stop(member: Member, ended: Ended) {
-    if ended == Ended::Removed {
+/// Stops the parts of a member in order; `ended` is `None` when it may not run.
+pub async fn stop(member: Member, ended: Option<Ended>) {
+    if ended == Some(Ended::Removed) {
         tracing::info!("this member has been permanently removed from the cluster; its data directory may be deleted");
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

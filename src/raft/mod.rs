@@ -9,6 +9,7 @@ pub mod codec;
 mod config;
 pub mod error;
 mod guard;
+mod hashes;
 mod leader;
 pub mod members;
 mod members_check;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{RaftOptions, Rules};
 pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
+pub use hashes::PeerHash;
 pub use leader::{LeaderDuties, LeaderState};
 pub use members::MemberInfo;
 
@@ -70,6 +72,8 @@ pub(crate) struct Inner {
     in_flight: Arc<Semaphore>,
     carried: mpsc::Sender<Carried>,
     changing: Mutex<()>,
+    /// One hash for other members at a time.
+    hashing: Arc<Semaphore>,
     stopping: CancellationToken,
 }
 
@@ -123,6 +127,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
         carried,
         changing: Mutex::new(()),
+        hashing: Arc::new(Semaphore::new(1)),
         stopping: CancellationToken::new(),
         rules,
     });

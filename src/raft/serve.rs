@@ -54,6 +54,7 @@ impl Inner {
                 Answer::Remaining(leads.then(|| self.lease_times(id)))
             }
             Request::Members(change) => Answer::Members(self.change_carried(&change).await),
+            Request::HashKv(revision) => Answer::HashKv(self.hash_for_peer(revision).await),
         }
     }
 }

@@ -10,6 +10,12 @@ Usage:
   etcd [flags]
     Start a member.
 
+  etcd restore <file> [flags]
+    Make a data directory from a snapshot file; see etcd restore --help.
+
+  etcd snapshot status <file>
+    Say what a snapshot file holds.
+
   etcd --version
     Print the versions.
 

@@ -29,6 +29,16 @@ pub fn cluster_id(member_ids: &[u64]) -> u64 {
     first_eight(hasher)
 }
 
+/// Id of a cluster that begins with a snapshot: of its own, so that nobody who still runs the cluster of before, and nobody
+/// who was restored from another file (`sum` is its SHA-256) or to another revision, is taken for one of its members.
+pub fn restored_cluster_id(member_ids: &[u64], sum: &[u8; 32], bump: i64) -> u64 {
+    let mut hasher = Sha1::new();
+    hasher.update(cluster_id(member_ids).to_be_bytes());
+    hasher.update(sum);
+    hasher.update(bump.to_be_bytes());
+    first_eight(hasher)
+}
+
 /// The textual form of an id used in logs, URLs and `etcdctl` output.
 pub fn hex(id: u64) -> String {
     format!("{id:x}")
@@ -67,6 +77,15 @@ mod tests {
     fn order_of_urls_and_of_members_does_not_matter() {
         assert_eq!(member_id(&["http://b:1", "http://a:1"], "t"), member_id(&["http://a:1", "http://b:1"], "t"));
         assert_eq!(cluster_id(&[3, 1, 2]), cluster_id(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn a_restored_cluster_is_told_from_the_old_one_and_from_other_restores() {
+        let id = |sum: u8, bump| restored_cluster_id(&[1, 2], &[sum; 32], bump);
+        assert_eq!(id(1, 0), id(1, 0));
+        let all = [cluster_id(&[1, 2]), id(1, 0), id(2, 0), id(1, 7), restored_cluster_id(&[1, 3], &[1; 32], 0)];
+        let different: std::collections::BTreeSet<u64> = all.into_iter().collect();
+        assert_eq!(different.len(), all.len());
     }
 
     #[test]

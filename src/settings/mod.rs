@@ -18,6 +18,7 @@ mod help;
 pub mod ids;
 mod model;
 mod render;
+mod snapshot;
 mod sources;
 mod urls;
 mod values;
@@ -34,6 +35,7 @@ pub use help::USAGE;
 pub use model::{
     AllowList, Authentication, Checks, Keepalive, Limits, LogOutput, Logging, Memory, Settings, TlsPolicy, TlsSettings,
 };
+pub use snapshot::{Restore, SnapshotStatus};
 pub use urls::{InitialCluster, Scheme, Url, UrlError, UrlList};
 pub use values::{
     AutoCompaction, CipherSuite, ClusterState, LogFormat, LogLevel, Quota, TlsVersion, format_duration, parse_duration,
@@ -61,6 +63,10 @@ pub enum Invocation {
         /// Sentences to log as warnings once logging works.
         notices: Vec<String>,
     },
+    /// Make a data directory from a snapshot file.
+    Restore(Box<Restore>),
+    /// Say what a snapshot file holds.
+    SnapshotStatus(SnapshotStatus),
     /// Print this text to standard output and exit with 0.
     Print(String),
 }
@@ -73,6 +79,9 @@ pub fn read(
     environment: &BTreeMap<String, String>,
     read_file: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Invocation, SettingsError> {
+    if let Some(invocation) = snapshot::read(words)? {
+        return Ok(invocation);
+    }
     let (mut values, config_file) = match sources::read_command_line(words)? {
         sources::CommandLine::Help => return Ok(Invocation::Print(help::full())),
         sources::CommandLine::Version => return Ok(Invocation::Print(help::version())),

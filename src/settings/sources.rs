@@ -123,7 +123,7 @@ pub fn read_command_line(words: &[String]) -> Result<CommandLine, SettingsError>
 }
 
 /// `--name=value` → (`name`, `value`); `None` for a word that is no flag.
-fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, SettingsError> {
+pub(super) fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, SettingsError> {
     let Some(body) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
         return Ok(None);
     };
@@ -139,7 +139,7 @@ fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, SettingsError>
     }))
 }
 
-fn boolean(name: &str, inline: Option<&str>) -> Result<bool, SettingsError> {
+pub(super) fn boolean(name: &str, inline: Option<&str>) -> Result<bool, SettingsError> {
     let text = inline.unwrap_or("true");
     super::values::parse_bool(text).map_err(|reason| SettingsError::BooleanValue {
         name: name.to_owned(),
@@ -148,7 +148,7 @@ fn boolean(name: &str, inline: Option<&str>) -> Result<bool, SettingsError> {
     })
 }
 
-fn argument<'a>(
+pub(super) fn argument<'a>(
     name: &str,
     inline: Option<&'a str>,
     words: &mut std::slice::Iter<'a, String>,

@@ -56,6 +56,20 @@ pub(super) struct Marks {
     pub allocated: AtomicU64,
 }
 
+/// What a database is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// To be this member's state, from nothing.
+    Create,
+    /// To be this member's state.
+    Own,
+    /// To be read while nobody writes.
+    Frozen,
+}
+
+/// Block cache for reading a checkpoint once, bytes.
+const FROZEN_CACHE: usize = 4 << 20;
+
 /// An open state. Shared by the apply thread, readers and the housekeeper.
 pub(super) struct Database {
     db: DB,
@@ -77,6 +91,17 @@ pub(super) struct Database {
 impl Database {
     /// Opens the RocksDB in `dir`. With `create`, an empty directory becomes an empty state.
     pub fn open(dir: &Path, options: &StoreOptions, create: bool) -> Result<Self, StoreError> {
+        Self::open_as(dir, options, if create { Access::Create } else { Access::Own })
+    }
+
+    /// Opens a checkpoint to read all of it once; nothing in `dir` changes.
+    pub fn open_frozen(dir: &Path) -> Result<Self, StoreError> {
+        let options = StoreOptions { block_cache: FROZEN_CACHE, write_buffers: 0, ..StoreOptions::default() };
+        Self::open_as(dir, &options, Access::Frozen)
+    }
+
+    fn open_as(dir: &Path, options: &StoreOptions, access: Access) -> Result<Self, StoreError> {
+        let create = access == Access::Create;
         // Write buffers are charged to the cache, so it must have room for both.
         let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
         let floor = Arc::new(AtomicI64::new(0));
@@ -84,8 +109,12 @@ impl Database {
         if !create {
             refuse_unknown_families(&settings, dir)?;
         }
-        let db = DB::open_cf_descriptors(&settings, dir, options::families(options, &cache, &floor))
-            .map_err(StoreError::engine("open the state"))?;
+        let families = options::families(options, &cache, &floor);
+        let db = match access {
+            Access::Frozen => DB::open_cf_descriptors_read_only(&settings, dir, families, false),
+            Access::Create | Access::Own => DB::open_cf_descriptors(&settings, dir, families),
+        }
+        .map_err(StoreError::engine("open the state"))?;
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
         let database = Self {

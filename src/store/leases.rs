@@ -31,16 +31,31 @@ pub(super) fn keys_of(database: &Database, id: i64) -> Result<Vec<Bytes>, StoreE
 /// Every granted lease.
 pub(super) fn all(database: &Database) -> Result<Vec<Lease>, StoreError> {
     let mut found = Vec::new();
-    let mut damaged = None;
+    each::<StoreError>(database, &mut |lease| {
+        found.push(lease);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Visits every granted lease, by ascending id as an unsigned number, until `visit` fails.
+pub(super) fn each<E: From<StoreError>>(
+    database: &Database,
+    visit: &mut dyn FnMut(Lease) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut failed = None;
     let rows = database.rows(keys::LEASES, keys::LEASE_PREFIX, keys::after_prefix(keys::LEASE_PREFIX).as_deref());
     walk(rows, &mut |row, value| {
-        match row.last_chunk().map(|id| decode(i64::from_be_bytes(*id), value)) {
-            Some(Ok(lease)) => found.push(lease),
-            _ => damaged = Some(Damaged("lease")),
+        let lease = row.last_chunk().ok_or(Damaged("lease")).and_then(|id| decode(i64::from_be_bytes(*id), value));
+        match lease.map_err(|damaged| E::from(damaged.into())).and_then(&mut *visit) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
         }
-        if damaged.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    damaged.map_or(Ok(found), |damaged| Err(damaged.into()))
+    failed.map_or(Ok(()), Err)
 }
 
 /// Adds a lease record to a batch.

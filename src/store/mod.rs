@@ -4,6 +4,7 @@
 //! of `model` decide what a command does; this module gives them a view, and writes what they answer.
 
 mod auth;
+mod backup;
 mod database;
 mod error;
 mod events;
@@ -30,9 +31,10 @@ mod versions;
 mod view;
 pub mod watermark;
 
+pub use backup::{EtcdFile, ExportError, Import, ImportError, Imported, file_status, import};
 pub use error::StoreError;
 pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Work};
-pub use hash::HashError;
+pub use hash::{HashError, HashKv};
 pub use machine::Machine;
 pub use open::open;
 pub use options::StoreOptions;

@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -59,6 +59,13 @@ pub fn open(member: &Path, options: StoreOptions, watermark: Watermark) -> Resul
     let housekeeper = Arc::new(Housekeeper::start(Arc::clone(&shared))?);
     let store = Store { housekeeper, shared };
     Ok((store.clone(), Machine::new(store, watermark)))
+}
+
+/// Makes room for the first state of a member that has none, and returns its directory.
+pub(super) fn first_generation(member: &Path) -> Result<PathBuf, StoreError> {
+    let state_dir = member.join(STATE);
+    files::private_dir(&state_dir)?;
+    Ok(state_dir.join(active_generation(&state_dir)?))
 }
 
 /// The name of generation `number`.

@@ -242,6 +242,11 @@ impl Snapshots {
         self.staging(RECEIVING)
     }
 
+    /// A fresh name for a directory in which a file for clients is made.
+    pub fn exporting(&self) -> PathBuf {
+        self.staging(BUILDING)
+    }
+
     fn staging(&self, prefix: &str) -> PathBuf {
         self.dir.join(format!("{prefix}{}", self.next.fetch_add(1, Ordering::Relaxed)))
     }

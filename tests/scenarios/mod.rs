@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod bad_tls;
+mod corruption;
 mod crash;
 mod etcdctl;
 mod membership;
 mod partition;
 mod power;
 mod register;
+mod snapshot;
 mod writers;

@@ -1,4 +1,4 @@
-//! The Maintenance service: how this member is, alarms, hashes, leader transfer.
+//! The Maintenance service: how this member is, alarms, hashes, leader transfer. Snapshots are in `snapshot`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -211,7 +211,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
         let call = Call::of(&self.0, &request, Audience::Anyone)?;
         access::root(&self.0, &call).await?;
-        Err(ApiError::NotImplemented.into())
+        Ok(Reply::new(super::snapshot::stream(&self.0)))
     }
 
     async fn move_leader(

@@ -14,4 +14,5 @@ pub mod lock;
 pub mod maintenance;
 mod queue;
 pub mod reads;
+pub mod snapshot;
 pub mod watch;

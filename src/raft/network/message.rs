@@ -19,6 +19,7 @@ use crate::raft::error::MemberError;
 use crate::raft::members::{MemberChange, MemberInfo, Membered};
 use crate::raft::propose::Proposed;
 use crate::raft::types::{NodeId, TypeConfig};
+use crate::store::HashKv;
 
 /// Kinds of frames outside [`Request`] and [`Answer`].
 pub mod kind {
@@ -59,6 +60,8 @@ pub enum Request {
     Remaining(i64),
     /// As the leader: change the member list.
     Members(MemberChange),
+    /// What is your HashKV at this revision?
+    HashKv(i64),
 }
 
 /// An answer to a [`Request`].
@@ -82,6 +85,8 @@ pub enum Answer {
     Remaining(Option<Option<(i64, i64)>>),
     /// The member list after the change.
     Members(Result<Membered, MemberError>),
+    /// The hash, or why there is none.
+    HashKv(Result<HashKv, String>),
     /// The asked member cannot answer, for a reason people may read.
     Failed(String),
 }
@@ -97,6 +102,7 @@ const RENEW: u8 = 8;
 const REMAINING: u8 = 9;
 const MEMBERS: u8 = 10;
 const FAILED: u8 = 11;
+const HASH_KV: u8 = 12;
 
 impl Request {
     /// The frame kind of this request.
@@ -112,6 +118,7 @@ impl Request {
             Self::Renew(_) => RENEW,
             Self::Remaining(_) => REMAINING,
             Self::Members(_) => MEMBERS,
+            Self::HashKv(_) => HASH_KV,
         }
     }
 
@@ -136,7 +143,7 @@ impl Request {
                     put_bytes(out, command);
                 }
             }
-            Self::Renew(lease) | Self::Remaining(lease) => out.put_i64_le(*lease),
+            Self::Renew(number) | Self::Remaining(number) | Self::HashKv(number) => out.put_i64_le(*number),
             Self::Members(change) => put_change(out, change),
         }
     }
@@ -162,6 +169,7 @@ impl Request {
             RENEW => Self::Renew(r.i64("lease")?),
             REMAINING => Self::Remaining(r.i64("lease")?),
             MEMBERS => Self::Members(change(&mut r)?),
+            HASH_KV => Self::HashKv(r.i64("revision of a hash")?),
             tag => return Err(CodecError::Unknown { what: "a request of a peer", tag }),
         })
     }
@@ -180,6 +188,7 @@ impl Answer {
             Self::Renewed(_) => RENEW,
             Self::Remaining(_) => REMAINING,
             Self::Members(_) => MEMBERS,
+            Self::HashKv(_) => HASH_KV,
             Self::Failed(_) => FAILED,
         }
     }
@@ -217,6 +226,14 @@ impl Answer {
                 out.put_u8(1);
                 put_member_error(out, error);
             }
+            Self::HashKv(Ok(hash)) => {
+                out.put_u8(0);
+                put_hash(out, hash);
+            }
+            Self::HashKv(Err(reason)) => {
+                out.put_u8(1);
+                put_text(out, reason);
+            }
             Self::Failed(reason) => put_text(out, reason),
         }
     }
@@ -245,6 +262,10 @@ impl Answer {
             MEMBERS => Self::Members(match r.u8("outcome of a member change")? {
                 0 => Ok(membered(&mut r)?),
                 _ => Err(member_error(&mut r)?),
+            }),
+            HASH_KV => Self::HashKv(match r.u8("outcome of a hash")? {
+                0 => Ok(hash(&mut r)?),
+                _ => Err(r.string("a reason")?),
             }),
             FAILED => Self::Failed(r.string("a reason")?),
             tag => return Err(CodecError::Unknown { what: "an answer of a peer", tag }),
@@ -335,6 +356,20 @@ fn transfer(r: &mut Reader) -> Result<TransferLeaderResponse<TypeConfig>, CodecE
         }),
         tag => return Err(CodecError::Unknown { what: WHAT, tag }),
     })
+}
+
+fn put_hash(out: &mut BytesMut, hash: &HashKv) {
+    out.put_u32_le(hash.hash);
+    for revision in [hash.compact_revision, hash.hash_revision, hash.current] {
+        out.put_i64_le(revision);
+    }
+}
+
+fn hash(r: &mut Reader) -> Result<HashKv, CodecError> {
+    const WHAT: &str = "a hash";
+    let hash = r.u32(WHAT)?;
+    let (compact_revision, hash_revision, current) = (r.i64(WHAT)?, r.i64(WHAT)?, r.i64(WHAT)?);
+    Ok(HashKv { hash, compact_revision, hash_revision, current })
 }
 
 fn put_urls(out: &mut BytesMut, urls: &[String]) {
@@ -461,6 +496,7 @@ mod tests {
             Request::Members(MemberChange::Update { id: 7, peer_urls: vec![] }),
             Request::Members(MemberChange::Promote(7)),
             Request::Members(change),
+            Request::HashKv(70),
         ];
         for request in requests {
             assert_eq!(format!("{:?}", through(&request)), format!("{request:?}"));
@@ -492,6 +528,8 @@ mod tests {
             Answer::Remaining(None),
             Answer::Members(Ok(Membered { index: 4, affected: 9, members: vec![info] })),
             Answer::Members(Err(MemberError::Unhealthy)),
+            Answer::HashKv(Ok(HashKv { hash: 7, compact_revision: -1, hash_revision: 8, current: 9 })),
+            Answer::HashKv(Err("compacted".into())),
             Answer::Failed("why".into()),
         ];
         for answer in answers {

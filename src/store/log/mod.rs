@@ -27,8 +27,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::storage::RaftLogStorage;
+
 pub use self::storage::LogStore;
 use super::watermark::Watermark;
+use crate::raft::types::{LogId, NodeId, Vote};
 
 /// Told how long each sync of the log took, on the log's thread.
 pub type SyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -175,6 +178,24 @@ pub fn open(dir: &Path, options: LogOptions) -> Result<(LogStore, Watermark), Lo
     let watermark = Watermark::new(durable);
     let wal = wal::Wal::start(dir, options, recovered, mark, watermark.clone())?;
     Ok((LogStore::new(wal), watermark))
+}
+
+/// Makes a log in `dir` that begins behind `entry` (term, index), in which this member has voted for `voted_for`. For a
+/// state that came from elsewhere.
+///
+/// # Errors
+/// The directory cannot be used, or has a log.
+pub fn create_after(dir: &Path, entry: (u64, u64), voted_for: NodeId) -> Result<(), LogError> {
+    let (mut log, _) = open(dir, LogOptions::default())?;
+    if log.bounds() != (None, None) {
+        return Err(LogError::io("create", dir, io::ErrorKind::AlreadyExists.into()));
+    }
+    let (term, index) = entry;
+    let written = futures::executor::block_on(async {
+        log.save_vote(&Vote::new(term, voted_for)).await?;
+        log.purge(LogId::new(term.into(), index)).await
+    });
+    written.map_err(|source| LogError::io("write", dir, source))
 }
 
 #[cfg(test)]

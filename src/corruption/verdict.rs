@@ -1,0 +1,156 @@
+//! What hashes say about members. Pure.
+//!
+//! Hashes compare only when they cover the same: the same revision, under the same compaction. Members fall into groups
+//! of equal hashes. If one group is a majority of all members, the others are damaged; if none is, nobody can say who.
+
+use std::collections::BTreeMap;
+
+use crate::settings::ids::hex;
+
+/// A member's keyspace as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Whose.
+    pub member: u64,
+    /// HashKV.
+    pub hash: u32,
+    /// Compaction revision that the hash was taken under.
+    pub compacted: i64,
+    /// Last revision in the hash.
+    pub hash_revision: i64,
+    /// The member's revision when it answered.
+    pub current: i64,
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All that could be compared are equal.
+    Equal {
+        /// Others that were compared.
+        compared: usize,
+        /// Others that did not answer, or are at another compaction.
+        missing: usize,
+    },
+    /// They are not.
+    Differ {
+        /// The damaged members; 0 when nobody can say.
+        named: Vec<u64>,
+        /// Every hash and the members that have it, for the log.
+        by_hash: Vec<(u32, String)>,
+    },
+}
+
+/// The others that can be compared with `own`.
+fn comparable<'a>(own: &'a Reading, others: &'a [Option<Reading>]) -> impl Iterator<Item = &'a Reading> {
+    let same = |other: &&Reading| other.compacted == own.compacted && other.hash_revision == own.hash_revision;
+    others.iter().flatten().filter(same)
+}
+
+fn majority(others: &[Option<Reading>]) -> usize {
+    (others.len() + 1) / 2 + 1
+}
+
+/// Compares `own` with what the others said. `others` has a place for every other member.
+pub fn judge(own: &Reading, others: &[Option<Reading>]) -> Verdict {
+    let mut groups: BTreeMap<u32, Vec<u64>> = BTreeMap::from([(own.hash, vec![own.member])]);
+    let mut compared = 0;
+    for other in comparable(own, others) {
+        groups.entry(other.hash).or_default().push(other.member);
+        compared += 1;
+    }
+    if groups.len() == 1 {
+        return Verdict::Equal { compared, missing: others.len() - compared };
+    }
+    let names = |members: &Vec<u64>| members.iter().map(|id| hex(*id)).collect::<Vec<_>>().join(", ");
+    let by_hash = groups.iter().map(|(hash, members)| (*hash, names(members))).collect();
+    let named = match groups.iter().find(|(_, members)| members.len() >= majority(others)) {
+        Some((right, _)) => {
+            groups.iter().filter(|(hash, _)| *hash != right).flat_map(|(_, members)| members.clone()).collect()
+        }
+        None => vec![0],
+    };
+    Verdict::Differ { named, by_hash }
+}
+
+/// The members whose hash differs from `own`, unless a majority of all members agrees with `own`.
+pub fn stands_alone(own: &Reading, others: &[Option<Reading>]) -> Vec<u64> {
+    let (equal, different): (Vec<&Reading>, Vec<&Reading>) =
+        comparable(own, others).partition(|other| other.hash == own.hash);
+    if equal.len() + 1 >= majority(others) {
+        return Vec::new();
+    }
+    different.into_iter().map(|other| other.member).collect()
+}
+
+/// Members with a revision or a compaction above the leader's, taken after it had applied all that they can have: they
+/// changed something that the log does not say. If most are, it is the leader that lost something.
+pub fn ahead(leader: u64, revision: i64, compacted: i64, others: &[Option<Reading>]) -> Vec<u64> {
+    let ahead = |other: &&Reading| other.current > revision || other.compacted > compacted;
+    let ahead: Vec<u64> = others.iter().flatten().filter(ahead).map(|other| other.member).collect();
+    if ahead.len() >= majority(others) { vec![leader] } else { ahead }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(member: u64, hash: u32) -> Reading {
+        Reading { member, hash, compacted: 5, hash_revision: 9, current: 9 }
+    }
+
+    fn named(verdict: Verdict) -> Vec<u64> {
+        match verdict {
+            Verdict::Differ { named, .. } => named,
+            Verdict::Equal { .. } => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_minority_is_named_whoever_it_is() {
+        let judged =
+            |own: u32, second: u32, third: u32| named(judge(&at(1, own), &[Some(at(2, second)), Some(at(3, third))]));
+        assert_eq!(judged(7, 7, 7), [0u64; 0]);
+        assert_eq!(judged(7, 7, 8), [3]);
+        assert_eq!(judged(7, 8, 7), [2]);
+        assert_eq!(judged(8, 7, 7), [1], "the leader itself");
+        assert_eq!(judged(7, 8, 9), [0], "three opinions");
+        let five = [Some(at(2, 7)), Some(at(3, 8)), Some(at(4, 9)), Some(at(5, 7))];
+        assert_eq!(named(judge(&at(1, 7), &five)), [3, 4]);
+    }
+
+    #[test]
+    fn without_a_majority_nobody_is_named() {
+        assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 8))])), [0], "one against one");
+        assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 8)), None])), [0], "the third does not answer");
+        assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 7)), None])), [0u64; 0]);
+    }
+
+    #[test]
+    fn only_equal_revisions_and_compactions_compare() {
+        let elsewhere = Reading { compacted: 6, ..at(2, 8) };
+        let verdict = judge(&at(1, 7), &[Some(elsewhere), Some(at(3, 7)), None]);
+        assert_eq!(verdict, Verdict::Equal { compared: 1, missing: 2 });
+        let earlier = Reading { hash_revision: 8, ..at(2, 8) };
+        assert_eq!(judge(&at(1, 7), &[Some(earlier)]), Verdict::Equal { compared: 0, missing: 1 });
+    }
+
+    #[test]
+    fn a_member_starts_when_a_majority_agrees_with_it_or_nobody_differs() {
+        let alone = |others: &[Option<Reading>]| stands_alone(&at(1, 7), others);
+        assert_eq!(alone(&[Some(at(2, 7)), Some(at(3, 8))]), [0u64; 0]);
+        assert_eq!(alone(&[Some(at(2, 8)), Some(at(3, 8))]), [2, 3]);
+        assert_eq!(alone(&[Some(at(2, 8)), None]), [2]);
+        assert_eq!(alone(&[None, None]), [0u64; 0]);
+        assert_eq!(alone(&[]), [0u64; 0]);
+    }
+
+    #[test]
+    fn who_is_ahead_of_the_log_is_named_and_the_leader_when_most_are() {
+        let ahead_by = |revision| Reading { current: revision, ..at(2, 7) };
+        assert_eq!(ahead(1, 9, 5, &[Some(ahead_by(9)), None]), [0u64; 0]);
+        assert_eq!(ahead(1, 9, 5, &[Some(ahead_by(10)), None]), [2]);
+        assert_eq!(ahead(1, 9, 4, &[Some(ahead_by(9)), None]), [2], "a compaction ahead");
+        assert_eq!(ahead(1, 9, 5, &[Some(ahead_by(10)), Some(Reading { member: 3, ..ahead_by(11) })]), [1]);
+    }
+}
