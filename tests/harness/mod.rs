@@ -8,4 +8,5 @@ pub mod history;
 pub mod member;
 pub mod net;
 pub mod pem;
+pub mod raw;
 pub mod wait;

@@ -8,4 +8,6 @@ mod membership;
 mod partition;
 mod power;
 mod register;
+mod v2_lifetimes;
+mod v2_waiting;
 mod writers;
