@@ -13,6 +13,7 @@ use super::key_count::KeyCount;
 use super::methods::METHODS;
 use crate::histogram::{Bounds, DISK, Histogram, doubling};
 use crate::model::effects::LeaseChange;
+use super::v2::HubStats;
 use crate::store::{Batch, EventKind, EventSink, Work};
 
 /// gRPC has seventeen codes, numbered from 0.
@@ -122,6 +123,8 @@ pub struct Metrics {
     pub backend_snapshot: Histogram,
     /// How long each defragmentation took.
     pub backend_defrag: Histogram,
+    /// Clients of v2 that wait for events.
+    pub v2: Arc<HubStats>,
 }
 
 /// etcd's bounds for checkpoints: 10 ms to 655 s.
@@ -165,6 +168,7 @@ impl Metrics {
             backend_commit: Histogram::new(DISK),
             backend_snapshot: Histogram::new(SNAPSHOT_BOUNDS),
             backend_defrag: Histogram::new(DEFRAG_BOUNDS),
+            v2: Arc::default(),
         }
     }
 

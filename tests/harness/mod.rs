@@ -9,4 +9,5 @@ pub mod member;
 pub mod net;
 pub mod pem;
 pub mod snapshot;
+pub mod raw;
 pub mod wait;

@@ -10,4 +10,6 @@ mod partition;
 mod power;
 mod register;
 mod snapshot;
+mod v2_lifetimes;
+mod v2_waiting;
 mod writers;
