@@ -207,17 +207,17 @@ fn concerns_removed(event: &Event, request: &KeyRequest) -> bool {
     event.removed.contains(&request.path) || concerns(event, &request.path, request.recursive)
 }
 
-fn refused(refusal: &Error) -> Response<Body> {
+pub(super) fn refused(refusal: &Error) -> Response<Body> {
     let mut response = json(render::status(refusal.code), render::error(refusal));
     set_number(&mut response, "x-etcd-index", refusal.index);
     response
 }
 
-fn raft_error(cause: &str) -> Error {
+pub(super) fn raft_error(cause: &str) -> Error {
     Error { code: 300, cause: cause.to_owned().into(), index: 0 }
 }
 
-fn broken(error: &ViewError) -> Response<Body> {
+pub(super) fn broken(error: &ViewError) -> Response<Body> {
     tracing::error!(%error, "cannot read the v2 tree");
     refused(&raft_error("etcdserver: the state cannot be read"))
 }
@@ -233,7 +233,7 @@ fn propose_cause(error: &ProposeError) -> &'static str {
     }
 }
 
-fn read_cause(error: &ReadError) -> &'static str {
+pub(super) fn read_cause(error: &ReadError) -> &'static str {
     match error {
         ReadError::TimeoutLeaderFail => "etcdserver: request timed out, possibly due to previous leader failure",
         ReadError::TimeoutConnectionLost => "etcdserver: request timed out, possibly due to connection lost",
@@ -244,7 +244,7 @@ fn read_cause(error: &ReadError) -> &'static str {
     }
 }
 
-fn with_raft(v2: &V2, index: u64, mut response: Response<Body>) -> Response<Body> {
+pub(super) fn with_raft(v2: &V2, index: u64, mut response: Response<Body>) -> Response<Body> {
     let status = v2.state.consensus.status();
     set_number(&mut response, "x-etcd-index", index);
     set_number(&mut response, "x-raft-index", status.committed);

@@ -1,12 +1,13 @@
 //! etcd's v2 HTTP API, served from the v2 tree beside v3 in the same replicated state.
 //!
-//! One file per endpoint family: [`keys`], [`members`], [`stats`]. [`request`] turns a query and a form into one checked
+//! One file per endpoint family: [`keys`], [`members`], [`stats`]; [`export`] is our own addition. [`request`] turns a query and a form into one checked
 //! request in etcd's order of checks, [`render`] writes nodes, events and errors as etcd spells them, [`hub`] wakes the
 //! clients that wait for an event.
 //!
 //! Invariants: every mutation is one command through the log; a plain read is local, a quorum read passes a read
 //! barrier; a waiting client holds no thread and at most one bounded queue.
 
+mod export;
 mod hub;
 mod keys;
 mod members;
@@ -81,6 +82,7 @@ async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Respon
         "/v2/stats/leader" => stats::leader(&v2, request.method()),
         "/v2/stats/store" => stats::store(&v2, request.method()),
         _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
+        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, &request).await,
         _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
         _ => not_found(),
     }

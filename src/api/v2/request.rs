@@ -227,7 +227,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// Decodes the path and resolves empty, `.` and `..` parts, as a path cleaner would.
-fn clean(path: &str) -> Result<Bytes, BadRequest> {
+pub(super) fn clean(path: &str) -> Result<Bytes, BadRequest> {
     let decoded = unescape(path.as_bytes(), false)?;
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in decoded.split(|&byte| byte == b'/') {

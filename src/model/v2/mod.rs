@@ -19,7 +19,7 @@ use types::{Command, Error, Event, Outcome};
 
 #[cfg(test)]
 pub use read::Cleared;
-pub use read::{event_since, get, index, next_expiry};
+pub use read::{event_since, get, index, next_expiry, walk};
 
 /// How many events the window keeps, over the whole keyspace; etcd's own number.
 pub const WINDOW: u64 = 1000;
