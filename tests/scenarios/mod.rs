@@ -8,4 +8,6 @@ mod membership;
 mod partition;
 mod power;
 mod register;
+mod v2_data;
+mod v2_health;
 mod writers;
