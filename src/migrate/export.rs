@@ -64,7 +64,7 @@ pub async fn run(options: &Export) -> Result<(), MigrateError> {
 }
 
 /// Writes the tree of a server to `out`.
-pub async fn export(access: &Access, tree: &Tree, out: &mut dyn Write) -> Result<Exported, MigrateError> {
+pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write) -> Result<Exported, MigrateError> {
     let prefix = super::access::clean("--prefix", &tree.prefix)?;
     let hidden = hidden_paths(&prefix, &tree.hidden)?;
     let mut connection = access.open_any().await?;

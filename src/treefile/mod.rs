@@ -13,7 +13,7 @@ pub mod order;
 mod reader;
 mod writer;
 
-pub use line::{FORMAT, Header, Node, VERSION, parse_time, show_time};
+pub use line::{Header, Node, parse_time};
 pub use reader::{FileError, Lines, MAX_LINE_BYTES, Part, Totals};
 pub use writer::{WriteError, Writer};
 

@@ -33,13 +33,13 @@ const CHUNKS: usize = 4;
 const READER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers with the whole tree below the path.
-pub(super) async fn answer(v2: &Arc<V2>, request: &Request<Body>) -> Response<Body> {
+pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
     const GET: &[Method] = &[Method::GET];
     if request.method() != Method::GET {
         return not_allowed(GET);
     }
-    let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
-    let response = match clean(path) {
+    let path = clean(request.uri().path().strip_prefix(PATH).unwrap_or_default());
+    let response = match path {
         Ok(path) => start(v2, path).await,
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };

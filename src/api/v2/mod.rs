@@ -82,7 +82,7 @@ async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Respon
         "/v2/stats/leader" => stats::leader(&v2, request.method()),
         "/v2/stats/store" => stats::store(&v2, request.method()),
         _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
-        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, &request).await,
+        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, request).await,
         _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
         _ => not_found(),
     }

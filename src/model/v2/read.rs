@@ -63,7 +63,7 @@ pub fn walk(
         return Ok(Ok(()));
     }
     if stored.dir {
-        descend(view, &path, visit)?;
+        let _ended = descend(view, &path, visit)?;
     }
     Ok(Ok(()))
 }
