@@ -18,6 +18,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("openraft::", &["src/raft/", "src/store/"]),
     ("tonic::", &["src/api/", "src/proto/", "src/client", "src/raft/network"]),
     ("axum::", &["src/api/"]),
+    ("bcrypt::", &["src/api/v2/auth/passwords"]),
     ("loona_hpack::", &["src/listen/authority"]),
     ("rcgen::", &["src/pki", "src/tls"]),
     ("x509_parser::", &["src/pki", "src/tls"]),

@@ -8,6 +8,7 @@ use super::methods::METHODS;
 use super::metrics::Metrics;
 use super::process;
 use super::state::State;
+use super::v2;
 use crate::model::view::View;
 use crate::raft::network::Peer;
 use crate::settings::SERVER_VERSION;
@@ -40,6 +41,7 @@ pub fn render(state: &State) -> String {
     server(&mut page, state);
     store(&mut page, state);
     watches(&mut page, state.hub.stats());
+    v2_watches(&mut page, &state.metrics.v2);
     network(&mut page, &state.metrics);
     peers(&mut page, state);
     calls(&mut page, &state.metrics);
@@ -112,6 +114,22 @@ fn watches(page: &mut Page, stats: &HubStats) {
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", stats.watchers.load(Relaxed));
     page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers catching up.", stats.slow_watchers.load(Relaxed));
     page.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", stats.events.load(Relaxed));
+}
+
+fn v2_watches(page: &mut Page, stats: &v2::HubStats) {
+    page.gauge("etcd_debugging_store_watchers", "Clients that wait for v2 events.", stats.waiting.load(Relaxed));
+    page.counter("etcd_debugging_store_watch_requests_total", "Waits for v2 events begun.", stats.begun.load(Relaxed));
+    page.counter("etcd_debugging_store_expires_total", "v2 nodes that expired.", stats.expired.load(Relaxed));
+    page.counter(
+        "etcd_charm_v2_events_delivered_total",
+        "Events put before clients that wait for v2 events; each wakes one client.",
+        stats.woken.load(Relaxed),
+    );
+    page.counter(
+        "etcd_charm_v2_slow_watchers_ended_total",
+        "Clients whose wait ended because they had fallen behind the window of v2 events.",
+        stats.dropped.load(Relaxed),
+    );
 }
 
 fn network(page: &mut Page, metrics: &Metrics) {

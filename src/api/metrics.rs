@@ -11,6 +11,7 @@ use tonic::Code;
 
 use super::histogram::Histogram;
 use super::methods::METHODS;
+use super::v2::HubStats;
 use crate::store::{Batch, EventKind, EventSink};
 
 /// gRPC has seventeen codes, numbered from 0.
@@ -53,6 +54,8 @@ pub struct Metrics {
     pub txns: AtomicU64,
     /// How long each sync of the log took. Filled by the log, through [`Metrics::sync_observer`].
     pub wal_fsync: Histogram,
+    /// Clients of v2 that wait for events.
+    pub v2: Arc<HubStats>,
 }
 
 impl Default for Metrics {
@@ -71,6 +74,7 @@ impl Default for Metrics {
             deletes: AtomicU64::new(0),
             txns: AtomicU64::new(0),
             wal_fsync: Histogram::default(),
+            v2: Arc::default(),
         }
     }
 }

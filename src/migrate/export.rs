@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-use super::access::{Access, LISTING_LIMIT, cluster, encode, index, judge, unexpected};
+use super::access::{Access, LISTING_LIMIT, Said, cluster, encode, index, judge, unexpected};
 use super::error::MigrateError;
 use super::listing::Listing;
 use super::options::{Export, Tree};
@@ -74,7 +74,8 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
         return take_the_file(connection.endpoint(), response, out).await;
     }
     match judge(response).await? {
-        super::access::Said::Other(StatusCode::NOT_FOUND) => {}
+        // Another product; or access control lets this user read keys, perhaps, and not everything.
+        Said::Other(StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED) => {}
         said => return Err(unexpected(said, connection.endpoint(), &format!("an export of {prefix}"))),
     }
     let (headers, listing) = list(&mut connection, prefix.as_bytes()).await?;

@@ -86,9 +86,9 @@ impl Member {
         let state = client_state(&settings, &consensus, &store, metrics, streams.clone());
         let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
         let client_addresses = sockets.clients.iter().map(Bound::address).collect();
-        let v2_hub = Arc::new(v2::Hub::default());
+        let v2_hub = Arc::new(v2::Hub::new(state.metrics.v2.clone()));
         store.subscribe(v2_hub.clone());
-        let v2 = v2::V2::new(state.clone(), v2_hub);
+        let v2 = v2::V2::new(state.clone(), v2_hub, settings.client_tls.client_cert_auth);
         let mut listeners = timers;
         let bounds = sockets.clients.into_iter().chain(sockets.http);
         listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));

@@ -94,6 +94,8 @@ pub struct Status {
     pub is_leader: bool,
     /// Whether it has no vote yet.
     pub is_learner: bool,
+    /// Whether it stands for election.
+    pub is_candidate: bool,
 }
 
 /// Starts consensus on this member. The peer listener is [`network::serve`]'s matter.
@@ -226,6 +228,7 @@ impl Inner {
             last_log: metrics.last_log_index.unwrap_or(0),
             is_leader: leader == Some(self.id),
             is_learner: metrics.state.is_learner(),
+            is_candidate: metrics.state.is_candidate(),
         }
     }
 }

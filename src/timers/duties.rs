@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use prost::Message;
+use tokio::sync::Notify;
 
 use super::compaction::Compactor;
 use super::deadlines::REVOKES_PER_SECOND;
@@ -109,8 +110,20 @@ impl<R: Fn() -> i64 + Send + 'static> DueCommands for AutoCompact<R> {
     }
 }
 
-/// Proposes the sweep of v2 nodes whose time is over. `next` tells when the next one expires.
-pub struct V2Expiry<N>(pub N);
+/// Proposes the sweep of v2 nodes whose time is over. `next` tells when the next one expires. A sweep takes a bounded
+/// number of nodes; while more are due the next one follows at once, so that nothing outlives its time by more than one
+/// look, the commits it takes and, after a failure, an election.
+pub struct V2Expiry<N> {
+    next: N,
+    more: Arc<Notify>,
+}
+
+impl<N: Fn() -> Option<UnixNanos> + Send + 'static> V2Expiry<N> {
+    /// Asks `next`.
+    pub fn new(next: N) -> Self {
+        Self { next, more: Arc::default() }
+    }
+}
 
 impl<N: Fn() -> Option<UnixNanos> + Send + 'static> DueCommands for V2Expiry<N> {
     fn name(&self) -> &'static str {
@@ -123,11 +136,24 @@ impl<N: Fn() -> Option<UnixNanos> + Send + 'static> DueCommands for V2Expiry<N> 
 
     fn due(&mut self, at: Moment) -> Vec<Due> {
         let now = at.unix.as_nanos() as UnixNanos;
-        if !at.leading || (self.0)().is_none_or(|next| next > now) {
+        if !at.leading || (self.next)().is_none_or(|next| next > now) {
             return Vec::new();
         }
         let sweep = V2Command { verb: Verb::Expire as i32, now, ..V2Command::default() };
         vec![Due::Propose(Command::V2(sweep.encode_to_vec().into()))]
+    }
+
+    fn done(&mut self, due: &Due, outcome: &Outcome, _now: Duration) {
+        let (Due::Propose(Command::V2(sweep)), Outcome::Done) = (due, outcome) else { return };
+        let cutoff = V2Command::decode(sweep.clone()).map_or(0, |sweep| sweep.now);
+        if (self.next)().is_some_and(|next| next <= cutoff) {
+            self.more.notify_one();
+        }
+    }
+
+    fn urgent(&self) -> BoxFuture<'static, ()> {
+        let more = self.more.clone();
+        Box::pin(async move { more.notified().await })
     }
 }
 
@@ -221,13 +247,28 @@ mod tests {
     #[test]
     fn v2_nodes_are_swept_only_when_one_is_due() {
         let due = at(10).unix.as_nanos() as UnixNanos;
-        let mut duty = V2Expiry(move || Some(due));
+        let mut duty = V2Expiry::new(move || Some(due));
         assert!(duty.due(at(9)).is_empty());
         assert!(duty.due(Moment { leading: false, ..at(11) }).is_empty());
         let [Due::Propose(Command::V2(bytes))] = &duty.due(at(10))[..] else { panic!("nothing due") };
         let sweep = V2Command::decode(bytes.clone()).expect("decodes");
         assert_eq!((sweep.verb(), sweep.now), (Verb::Expire, due));
-        assert!(V2Expiry(|| None).due(at(10)).is_empty());
+        assert!(V2Expiry::new(|| None).due(at(10)).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_that_leaves_something_due_is_followed_by_another_at_once() {
+        let next = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let told = next.clone();
+        let mut duty = V2Expiry::new(move || Some(told.load(std::sync::atomic::Ordering::Relaxed)));
+        let due = duty.due(at(10));
+        duty.done(&due[0], &Outcome::Failed("no leader".into()), at(10).now);
+        assert!(futures::poll!(duty.urgent()).is_pending(), "what failed waits for its turn");
+        duty.done(&due[0], &Outcome::Done, at(10).now);
+        assert!(futures::poll!(duty.urgent()).is_ready());
+        next.store(UnixNanos::MAX, std::sync::atomic::Ordering::Relaxed);
+        duty.done(&due[0], &Outcome::Done, at(10).now);
+        assert!(futures::poll!(duty.urgent()).is_pending());
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Timers {
             vec![Box::new(LeaseExpiry(self.lessor.clone())), Box::new(LeaseCheckpoint(self.lessor))];
         let store = self.store.clone();
         // A failed read has been reported by the store, and ends the process there.
-        duties.push(Box::new(V2Expiry(move || v2::next_expiry(&store.view()).ok().flatten())));
+        duties.push(Box::new(V2Expiry::new(move || v2::next_expiry(&store.view()).ok().flatten())));
         if let Some(compactor) = Compactor::new(self.auto_compaction, self.clock.monotonic()) {
             let store = self.store;
             duties.push(Box::new(AutoCompact { compactor, revision: move || store.revision() }));

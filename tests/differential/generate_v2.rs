@@ -20,18 +20,25 @@ impl Call {
         Self { method, path: path.to_owned(), query: Vec::new(), form: None }
     }
 
+    /// A sorted look at everything below a path.
+    pub fn whole(path: &str) -> Self {
+        let query = vec![("recursive", "true".to_owned()), ("sorted", "true".to_owned())];
+        Self { query, ..Self::new(Method::GET, path) }
+    }
+
     pub fn target(&self) -> String {
         let query: Vec<String> = self.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mark = if query.is_empty() { "" } else { "?" };
         format!("/v2/keys{}{mark}{}", self.path, query.join("&"))
     }
 
-    fn has(&self, name: &str, value: &str) -> bool {
-        self.query.iter().any(|(other, given)| *other == name && given == value)
+    /// Where it may have written.
+    pub fn written_path(&self) -> Option<&str> {
+        matches!(self.method, Method::PUT | Method::POST).then_some(self.path.as_str())
     }
 
-    pub fn is_watch(&self) -> bool {
-        self.method == Method::GET && self.has("wait", "true")
+    fn has(&self, name: &str, value: &str) -> bool {
+        self.query.iter().any(|(other, given)| *other == name && given == value)
     }
 
     /// Whether the answer's order is certain.
@@ -45,20 +52,40 @@ pub struct Generator {
     pub random: SmallRng,
     /// The newest index seen.
     pub index: u64,
+    /// Nodes get this time to live now and then, seconds; `None` = only times that do not pass during the test.
+    pub short_ttl: Option<u64>,
+}
+
+/// A client that waits for one event.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    pub path: String,
+    pub recursive: bool,
+    /// 0 = the next event.
+    pub from: u64,
+}
+
+impl Watch {
+    pub fn target(&self) -> String {
+        let Self { path, recursive, from } = self;
+        let from = if *from == 0 { String::new() } else { format!("&waitIndex={from}") };
+        format!("/v2/keys{path}?wait=true&recursive={recursive}{from}")
+    }
 }
 
 /// No name is the beginning of another: etcd's history takes `/yfoo` for a part of `/y`.
 const NAMES: [&str; 7] = ["a", "b", "c", "_hidden", "sp%20ace", "%C3%BC%3C%26", "d+e"];
+/// Below this nothing is ever hidden: etcd's history shows what etcd's watchers do not.
+const OPEN: &str = "b";
 
 impl Generator {
     pub fn next(&mut self) -> Call {
         let mut call = match self.random.random_range(0..100) {
             0..28 => self.get(),
             28..30 => Call { method: Method::HEAD, ..self.get() },
-            30..72 => self.put(),
-            72..80 => self.post(),
-            80..98 => self.delete(),
-            _ => self.watch(),
+            30..73 => self.put(),
+            73..81 => self.post(),
+            _ => self.delete(),
         };
         if self.chance(40) {
             self.spoil(&mut call);
@@ -76,7 +103,14 @@ impl Generator {
 
     fn path(&mut self) -> String {
         let depth = self.pick(&[0, 1, 1, 1, 1, 2, 2, 3]);
-        let mut path: String = (0..depth).map(|_| format!("/{}", self.pick(&NAMES))).collect();
+        let mut path = String::new();
+        for _ in 0..depth {
+            let mut name = self.pick(&NAMES);
+            if path.starts_with(&format!("/{OPEN}")) && name.starts_with('_') {
+                name = OPEN;
+            }
+            path += &format!("/{name}");
+        }
         if self.chance(12) {
             path.push('/');
         }
@@ -122,6 +156,10 @@ impl Generator {
         }
         if self.chance(if refresh { 2 } else { 6 }) {
             form.push(("ttl", self.pick(&["100000", "500000", ""]).to_owned()));
+        } else if let Some(seconds) = self.short_ttl
+            && self.chance(4)
+        {
+            form.push(("ttl", seconds.to_string()));
         }
         self.conditions(&mut form);
         if self.chance(5) {
@@ -161,7 +199,7 @@ impl Generator {
         let mut call = Call::new(Method::POST, &self.path());
         let mut form = vec![("value", self.value().to_owned())];
         if self.chance(5) {
-            form.push(("ttl", "100000".to_owned()));
+            form.push(("ttl", self.short_ttl.unwrap_or(100_000).to_string()));
         }
         self.flag(&mut call, "dir", 6);
         self.give(&mut call, form);
@@ -178,20 +216,30 @@ impl Generator {
         call
     }
 
-    /// From the past, so that it mostly answers at once; of one name that is not hidden, since etcd's history shows what
-    /// etcd's watchers do not.
-    fn watch(&mut self) -> Call {
-        let mut call = Call::new(Method::GET, &format!("/{}", self.pick(&["a", "b", "c"])));
-        let from = self.random.random_range(self.index.saturating_sub(60)..=self.index);
-        call.query = vec![("wait", "true".to_owned()), ("waitIndex", from.to_string())];
-        call
+    /// From beyond the window to the future. What etcd's history shows and etcd's watchers do not is left out: a
+    /// recursive look at the past is taken only where nothing is hidden.
+    pub fn watch(&mut self) -> Watch {
+        let from = match self.random.random_range(0..10) {
+            0 => 0,
+            1..4 => self.index + self.random.random_range(1..200),
+            _ => self.random.random_range(self.index.saturating_sub(1100).max(1)..=self.index),
+        };
+        let live = from == 0 || from > self.index;
+        let recursive = self.chance(2);
+        let mut path = self.path().trim_end_matches('/').to_owned();
+        if recursive && !live {
+            let below: String = path
+                .split('/')
+                .skip(2)
+                .filter(|name| !name.starts_with('_'))
+                .fold(String::new(), |below, name| below + "/" + name);
+            path = format!("/{OPEN}{below}");
+        }
+        Watch { path, recursive, from }
     }
 
     /// Makes it a request that must be refused, or that means something odd.
     fn spoil(&mut self, call: &mut Call) {
-        if call.is_watch() {
-            return;
-        }
         let bad = [
             ("ttl", "abc"),
             ("ttl", "-1"),

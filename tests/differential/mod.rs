@@ -4,4 +4,7 @@ mod generate;
 mod generate_v2;
 mod mask;
 mod v2;
+mod v2_defects;
+mod v2_requests;
+mod v2_session;
 mod v3;

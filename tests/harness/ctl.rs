@@ -37,12 +37,16 @@ impl Ctl {
         Self { api: "2", endpoints: endpoints.into(), tls: Vec::new() }
     }
 
-    /// With a client certificate out of `pem::Authority::leaf` (v3 only).
+    /// With a client certificate out of `pem::Authority::leaf`, under the names of the API version.
     pub fn with_tls(mut self, authority: &Path, leaf: Option<&super::pem::Leaf>) -> Self {
-        self.tls.push(("ETCDCTL_CACERT", authority.display().to_string()));
+        let names = match self.api {
+            "2" => ["ETCDCTL_CA_FILE", "ETCDCTL_CERT_FILE", "ETCDCTL_KEY_FILE"],
+            _ => ["ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY"],
+        };
+        self.tls.push((names[0], authority.display().to_string()));
         if let Some(leaf) = leaf {
-            self.tls.push(("ETCDCTL_CERT", leaf.certificate.display().to_string()));
-            self.tls.push(("ETCDCTL_KEY", leaf.key.display().to_string()));
+            self.tls.push((names[1], leaf.certificate.display().to_string()));
+            self.tls.push((names[2], leaf.key.display().to_string()));
         }
         self
     }

@@ -9,5 +9,6 @@ pub mod http;
 pub mod member;
 pub mod net;
 pub mod pem;
+pub mod raw;
 pub mod tool;
 pub mod wait;

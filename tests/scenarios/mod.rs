@@ -10,4 +10,6 @@ mod power;
 mod register;
 mod v2_data;
 mod v2_health;
+mod v2_lifetimes;
+mod v2_waiting;
 mod writers;

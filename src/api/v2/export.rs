@@ -15,8 +15,10 @@ use http::{Method, Request, Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::keys::{broken, raft_error, read_cause, refused, with_raft};
-use super::request::clean;
+use super::auth::{asker, root_only};
+use super::keys::{broken, raft_error, refused, with_raft};
+use super::propose::Failure;
+use super::request::{clean, unescape};
 use super::{V2, not_allowed, respond, unix_now, with_cluster_id};
 use crate::model::v2::types::{Error, Stored, UnixNanos};
 use crate::model::v2::{self};
@@ -38,7 +40,11 @@ pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Bod
     if request.method() != Method::GET {
         return not_allowed(GET);
     }
-    let path = clean(request.uri().path().strip_prefix(PATH).unwrap_or_default());
+    let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
+    let path = unescape(path.as_bytes(), false).and_then(|path| clean(&path));
+    if let Err(refused) = root_only(v2, asker(v2, &request)).await {
+        return *refused;
+    }
     let response = match path {
         Ok(path) => start(v2, path).await,
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
@@ -51,15 +57,17 @@ async fn start(v2: &Arc<V2>, path: Bytes) -> Response<Body> {
         return refused(&Error { code: 210, cause: "the path to export is not UTF-8".into(), index: 0 });
     };
     if let Err(error) = v2.state.consensus.read_barrier(v2.deadline()).await {
-        return refused(&raft_error(read_cause(&error)));
+        return refused(&raft_error(&Failure::from(error).to_string()));
     }
     let permit = tokio::time::timeout_at(v2.deadline(), Arc::clone(&v2.state.big_reads).acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else { return refused(&raft_error("etcdserver: too many requests")) };
+    let Ok(Ok(permit)) = permit else { return refused(&raft_error(&Failure::TooManyRequests.to_string())) };
     let view = v2.state.store.view();
     let now = unix_now();
-    let index = match v2::get(&view, &path, false, now) {
-        Ok(Ok(found)) => found.index,
-        Ok(Err(refusal)) => return refused(&refusal),
+    // A look at the node itself costs nothing and refuses what is not there while a status can still be sent.
+    let found = v2::walk(&view, &path, &mut |_, _| ControlFlow::Break(()));
+    let index = match found.and_then(|found| Ok((found, v2::index(&view)?))) {
+        Ok((Ok(()), index)) => index,
+        Ok((Err(refusal), _)) => return refused(&refusal),
         Err(error) => return broken(&error),
     };
     let cluster = format!("{:x}", v2.state.consensus.status().cluster_id);

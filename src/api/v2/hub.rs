@@ -1,98 +1,292 @@
 //! Clients that wait for a v2 event, found by path without looking at every one of them.
 //!
-//! A waiter costs an entry in a map and one bounded queue; no task and no thread. A reader that falls a whole queue
-//! behind is dropped, which ends its response: silence would look like "nothing happened".
+//! A waiter is an entry in a map and a list of indexes it has still to read, empty nearly always; no task, no thread and
+//! no copy of any event. Events are read from the window when the client's connection can take them, each written as
+//! JSON once however many wait for it. A client further behind than the window reaches is let go: its response ends,
+//! because silence would look like "nothing happened".
+//!
+//! Invariant: a waiter is woken only for an event that it is then given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::mpsc;
 
+use super::render;
+use crate::model::v2;
 use crate::model::v2::types::Event;
+use crate::model::v2::watch::{Brief, ancestors};
+use crate::model::view::{View, ViewError};
 use crate::store::{Batch, EventSink};
 
-/// Events a waiting client may be behind; etcd's own number.
-const QUEUE: usize = 100;
+/// Written events kept for those who were just woken, at most.
+const LINES: usize = 64;
+/// Their bytes, at most; the newest stays whatever its size.
+const LINE_BYTES: usize = 4 << 20;
 
 type WaiterId = u64;
+
+/// What metrics and `/v2/stats/store` tell of waiting clients.
+#[derive(Debug, Default)]
+pub struct HubStats {
+    /// Clients that wait at the moment.
+    pub waiting: AtomicU64,
+    /// Waits begun.
+    pub begun: AtomicU64,
+    /// Events put before a waiting client.
+    pub woken: AtomicU64,
+    /// Clients let go because they had fallen behind the window.
+    pub dropped: AtomicU64,
+    /// Nodes that expired since this member started.
+    pub expired: AtomicU64,
+}
 
 /// Fans v2 events out to waiting clients.
 #[derive(Default)]
 pub struct Hub {
-    waiters: Mutex<HashMap<Bytes, Vec<Entry>>>,
-    next: AtomicU64,
-    count: AtomicU64,
-    expired: AtomicU64,
+    inner: Mutex<Inner>,
+    stats: Arc<HubStats>,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiters: HashMap<Bytes, Vec<Entry>>,
+    next: WaiterId,
+    /// The window, read from the state when somebody first waits; `None` before, and after a snapshot.
+    past: Option<VecDeque<Brief>>,
+    lines: VecDeque<(u64, Bytes)>,
+    line_bytes: usize,
+    closed: bool,
 }
 
 struct Entry {
     id: WaiterId,
     recursive: bool,
-    events: mpsc::Sender<Arc<Event>>,
+    stream: bool,
+    /// Events before this are not wanted.
+    since: u64,
+    place: Arc<Place>,
 }
 
-/// A place in the hub; dropping it gives it back.
+/// What a waiting client has still to read.
+#[derive(Default)]
+struct Place(Mutex<Pending>);
+
+#[derive(Default)]
+struct Pending {
+    indexes: VecDeque<u64>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl Place {
+    /// Puts an event before the client; `false` when it is too far behind to take it.
+    fn offer(&self, index: u64) -> bool {
+        let mut pending = self.0.lock();
+        if pending.indexes.front().is_some_and(|&oldest| oldest < v2::oldest_event(index)) {
+            drop(pending);
+            self.end();
+            return false;
+        }
+        pending.indexes.push_back(index);
+        let waker = pending.waker.take();
+        drop(pending);
+        waker.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// Nothing more will come.
+    fn end(&self) {
+        let mut pending = self.0.lock();
+        pending.ended = true;
+        let waker = pending.waker.take();
+        drop(pending);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// What a client waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    /// Clean and absolute.
+    pub(super) path: Bytes,
+    /// Everything below it too.
+    pub(super) recursive: bool,
+    /// One event after another.
+    pub(super) stream: bool,
+    /// The first index that counts.
+    pub(super) since: u64,
+}
+
+/// A client that waits; dropping it gives its place back.
 pub(super) struct Waiter {
     hub: Arc<Hub>,
     id: WaiterId,
     path: Bytes,
-    pub(super) events: mpsc::Receiver<Arc<Event>>,
+    place: Arc<Place>,
 }
 
-impl Hub {
-    /// Begins to collect events of `path`, or of everything below it too.
-    pub(super) fn wait(self: &Arc<Self>, path: Bytes, recursive: bool) -> Waiter {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, events) = mpsc::channel(QUEUE);
-        self.waiters.lock().entry(path.clone()).or_default().push(Entry { id, recursive, events: sender });
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Waiter { hub: self.clone(), id, path, events }
-    }
-
-    /// Clients that wait at the moment.
-    pub fn waiting(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// Nodes that expired since this member started.
-    pub fn expired(&self) -> u64 {
-        self.expired.load(Ordering::Relaxed)
-    }
-
-    fn tell(&self, event: &Arc<Event>) {
-        if event.action == "expire" {
-            self.expired.fetch_add(1, Ordering::Relaxed);
+impl Waiter {
+    /// The index of the next event for this client; `None` at the end.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        let mut pending = self.place.0.lock();
+        if let Some(index) = pending.indexes.pop_front() {
+            return Poll::Ready(Some(index));
         }
-        let Some(node) = &event.node else { return };
-        if event.refresh {
-            return;
+        if pending.ended {
+            return Poll::Ready(None);
         }
-        let mut waiters = self.waiters.lock();
-        for path in ancestors(&node.key).chain(event.removed.iter().map(AsRef::as_ref)) {
-            if let Some(entries) = waiters.get_mut(path) {
-                // A full queue or a gone reader: drop our end, the reader sees the end of its response.
-                entries.retain(|entry| {
-                    !concerns(event, path, entry.recursive) || entry.events.try_send(event.clone()).is_ok()
-                });
-            }
-        }
+        // What one burst of events needed is not kept for ever.
+        pending.indexes.shrink_to_fit();
+        pending.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut waiters = self.hub.waiters.lock();
-        if let Some(entries) = waiters.get_mut(&self.path) {
+        let mut inner = self.hub.inner.lock();
+        if let Some(entries) = inner.waiters.get_mut(&self.path) {
             entries.retain(|entry| entry.id != self.id);
             if entries.is_empty() {
-                waiters.remove(&self.path);
+                inner.waiters.remove(&self.path);
             }
         }
-        self.hub.count.fetch_sub(1, Ordering::Relaxed);
+        drop(inner);
+        self.hub.stats.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// A hub that counts in `stats`.
+    pub fn new(stats: Arc<HubStats>) -> Self {
+        Self { inner: Mutex::default(), stats }
+    }
+
+    /// Begins to wait. What the window holds of the wish comes first, what happens from now on after it, nothing twice.
+    ///
+    /// `view` takes a view of the state.
+    ///
+    /// # Errors
+    /// The window cannot be read.
+    pub(super) fn wait<V: View>(self: &Arc<Self>, wish: &Wish, view: impl FnOnce() -> V) -> Result<Waiter, ViewError> {
+        let mut inner = self.inner.lock();
+        let past = match &mut inner.past {
+            Some(past) => past,
+            // Taken under the lock, so that whatever was published before is in it.
+            empty => empty.insert(v2::window(&view())?.into()),
+        };
+        let start = past.partition_point(|brief| brief.index < wish.since);
+        let wanted = past.range(start..).filter(|brief| brief.concerns(&wish.path, wish.recursive));
+        let limit = if wish.stream { usize::MAX } else { 1 };
+        let indexes: VecDeque<u64> = wanted.map(|brief| brief.index).take(limit).collect();
+        let newest = past.back().map_or(0, |brief| brief.index);
+        let done = !wish.stream && !indexes.is_empty() || inner.closed;
+        let pending = Pending { indexes, ended: done, waker: None };
+        let place = Arc::new(Place(Mutex::new(pending)));
+        inner.next += 1;
+        let id = inner.next;
+        if !done {
+            inner.waiters.entry(wish.path.clone()).or_default().push(Entry {
+                id,
+                recursive: wish.recursive,
+                stream: wish.stream,
+                since: wish.since.max(newest + 1),
+                place: place.clone(),
+            });
+        }
+        drop(inner);
+        self.stats.begun.fetch_add(1, Ordering::Relaxed);
+        self.stats.waiting.fetch_add(1, Ordering::Relaxed);
+        Ok(Waiter { hub: self.clone(), id, path: wish.path.clone(), place })
+    }
+
+    /// Ends all responses, now and from now on: this member stops.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.let_all_go();
+    }
+
+    /// The event of this index as a line of JSON; `None` when it has left the window.
+    pub(super) fn line(&self, index: u64, view: impl FnOnce() -> Option<Event>) -> Option<Bytes> {
+        let mut inner = self.inner.lock();
+        if let Ok(at) = inner.lines.binary_search_by_key(&index, |(index, _)| *index) {
+            return Some(inner.lines[at].1.clone());
+        }
+        drop(inner);
+        let line = Bytes::from(render::event(&view()?, false));
+        inner = self.inner.lock();
+        inner.keep(index, line.clone());
+        Some(line)
+    }
+
+    /// What metrics tell.
+    pub fn stats(&self) -> &HubStats {
+        &self.stats
+    }
+
+    fn tell(&self, event: &Event) {
+        if event.action == "expire" {
+            self.stats.expired.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(brief) = Brief::of(event) else { return };
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let mut woken = 0;
+        if !inner.waiters.is_empty() {
+            let removed = event.removed.iter().map(|path| (path.as_ref(), true));
+            for (path, existed) in ancestors(&brief.key).map(|path| (path, false)).chain(removed) {
+                let Some(entries) = inner.waiters.get_mut(path) else { continue };
+                entries.retain(|entry| {
+                    let wanted = entry.since <= brief.index && (existed || brief.concerns(path, entry.recursive));
+                    if !wanted {
+                        return true;
+                    }
+                    let taken = entry.place.offer(brief.index);
+                    woken += u64::from(taken);
+                    self.stats.dropped.fetch_add(u64::from(!taken), Ordering::Relaxed);
+                    taken && entry.stream
+                });
+                if entries.is_empty() {
+                    inner.waiters.remove(path);
+                }
+            }
+        }
+        self.stats.woken.fetch_add(woken, Ordering::Relaxed);
+        if woken > 0 {
+            inner.keep(brief.index, render::event(event, false).into());
+        }
+        if let Some(past) = &mut inner.past
+            && past.back().is_none_or(|last| last.index < brief.index)
+        {
+            let oldest = v2::oldest_event(brief.index);
+            past.push_back(brief);
+            let gone = past.partition_point(|brief| brief.index < oldest);
+            past.drain(..gone);
+        }
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, index: u64, line: Bytes) {
+        let Err(place) = self.lines.binary_search_by_key(&index, |(index, _)| *index) else { return };
+        self.line_bytes += line.len();
+        self.lines.insert(place, (index, line));
+        while self.lines.len() > LINES || (self.line_bytes > LINE_BYTES && self.lines.len() > 1) {
+            let oldest = self.lines.pop_front();
+            self.line_bytes -= oldest.map_or(0, |(_, line)| line.len());
+        }
+    }
+
+    fn let_all_go(&mut self) {
+        for entry in self.waiters.drain().flat_map(|(_, entries)| entries) {
+            entry.place.end();
+        }
     }
 }
 
@@ -100,7 +294,7 @@ impl EventSink for Hub {
     fn publish(&self, batch: Arc<Batch>) {
         for bytes in &batch.v2_events {
             match Event::decode(bytes.as_ref().clone()) {
-                Ok(event) => self.tell(&Arc::new(event)),
+                Ok(event) => self.tell(&event),
                 Err(error) => tracing::error!(%error, "a v2 event of this member does not decode"),
             }
         }
@@ -108,114 +302,14 @@ impl EventSink for Hub {
 
     fn reset(&self, _revision: i64, _compacted: i64) {
         // What happened in between is in the window of the new state: ended responses make clients ask again.
-        self.waiters.lock().values_mut().for_each(Vec::clear);
+        let mut inner = self.inner.lock();
+        inner.past = None;
+        inner.lines.clear();
+        inner.line_bytes = 0;
+        inner.let_all_go();
     }
-}
-
-/// Whether a client that watches `watched` is to see the event (reference: etcd-v2 §5).
-pub(super) fn concerns(event: &Event, watched: &[u8], recursive: bool) -> bool {
-    let Some(node) = &event.node else { return false };
-    if node.key == watched {
-        return true;
-    }
-    if let Some(below) = below(&node.key, watched) {
-        return recursive && !below.split(|&byte| byte == b'/').any(|part| part.starts_with(b"_"));
-    }
-    // Something above the watched path went away, and the watched path with it.
-    matches!(event.action.as_str(), "delete" | "expire") && node.dir && below(watched, &node.key).is_some()
-}
-
-/// `path` relative to `parent` when it is below it.
-fn below<'p>(path: &'p [u8], parent: &[u8]) -> Option<&'p [u8]> {
-    if parent == b"/" {
-        return path.strip_prefix(b"/").filter(|rest| !rest.is_empty());
-    }
-    path.strip_prefix(parent)?.strip_prefix(b"/")
-}
-
-/// The path and every directory above it.
-fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let ends = path.iter().enumerate().filter(|&(at, &byte)| byte == b'/' && at > 0).map(|(at, _)| at);
-    let parents = ends.map(move |end| &path[..end]);
-    let own = (path != b"/").then_some(path);
-    std::iter::once(&b"/"[..]).chain(parents).chain(own)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::v2::types::Node;
-
-    fn event(action: &str, key: &str, dir: bool) -> Event {
-        Event {
-            action: action.to_owned(),
-            node: Some(Node { key: key.to_owned().into(), dir, modified: 9, ..Default::default() }),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_plain_watch_sees_its_own_path_only() {
-        assert!(concerns(&event("set", "/a/b", false), b"/a/b", false));
-        assert!(!concerns(&event("set", "/a/b/c", false), b"/a/b", false));
-        assert!(!concerns(&event("set", "/a/bc", false), b"/a/b", true));
-        assert!(concerns(&event("set", "/a/b/c", false), b"/a", true));
-        assert!(concerns(&event("set", "/a", false), b"/", true));
-    }
-
-    #[test]
-    fn hidden_parts_below_the_watched_path_stay_hidden() {
-        assert!(!concerns(&event("set", "/a/_h/c", false), b"/a", true));
-        assert!(concerns(&event("set", "/a/_h/c", false), b"/a/_h", true));
-        assert!(concerns(&event("set", "/a/_h", false), b"/a/_h", false));
-    }
-
-    #[test]
-    fn the_end_of_a_directory_reaches_watchers_below_it_by_path_component() {
-        assert!(concerns(&event("delete", "/y", true), b"/y/deep/er", false));
-        assert!(!concerns(&event("delete", "/y", true), b"/yfoo", false));
-        assert!(!concerns(&event("set", "/y", true), b"/y/z", false));
-    }
-
-    #[test]
-    fn a_waiter_gets_matching_events_and_leaves_nothing_behind() {
-        let hub = Arc::new(Hub::default());
-        let mut waiter = hub.wait("/a".into(), true);
-        let mut other = hub.wait("/b".into(), true);
-        hub.tell(&Arc::new(event("set", "/a/x", false)));
-        assert_eq!(
-            waiter.events.try_recv().expect("an event").node.as_ref().map(|node| node.key.clone()),
-            Some("/a/x".into())
-        );
-        assert!(other.events.try_recv().is_err());
-        assert_eq!(hub.waiting(), 2);
-        drop((waiter, other));
-        assert_eq!(hub.waiting(), 0);
-        assert!(hub.waiters.lock().is_empty());
-    }
-
-    #[test]
-    fn a_reader_too_far_behind_sees_the_end_and_not_a_gap() {
-        let hub = Arc::new(Hub::default());
-        let mut waiter = hub.wait("/a".into(), false);
-        for _ in 0..=QUEUE {
-            hub.tell(&Arc::new(event("set", "/a", false)));
-        }
-        let mut got = 0;
-        while waiter.events.try_recv().is_ok() {
-            got += 1;
-        }
-        assert_eq!(got, QUEUE);
-        assert!(waiter.events.is_closed());
-    }
-
-    #[test]
-    fn a_deleted_directory_wakes_watchers_of_what_it_held() {
-        let hub = Arc::new(Hub::default());
-        let mut held = hub.wait("/d/x".into(), false);
-        let mut never = hub.wait("/d/never".into(), false);
-        hub.tell(&Arc::new(Event { removed: vec!["/d/x".into()], ..event("delete", "/d", true) }));
-        assert!(held.events.try_recv().is_ok());
-        assert!(never.events.try_recv().is_err());
-    }
-}
+#[path = "hub_test.rs"]
+mod tests;

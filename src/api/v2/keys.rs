@@ -1,26 +1,24 @@
 //! `/v2/keys`: reads, mutations and waiting.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use prost::Message;
-use tokio::sync::mpsc;
 
-use super::hub::{Waiter, concerns};
-use super::render;
+use super::auth::{self, Asker};
+use super::propose::{Failure, propose};
 use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
-use super::{V2, json, not_allowed, unix_now, with_cluster_id};
-use crate::model::command::{self, Command as Replicated};
-use crate::model::effects::Response as Applied;
-use crate::model::v2::types::{Command, Error, Event, Outcome, code};
-use crate::model::v2::{self};
+use super::{V2, json, not_allowed, render, unix_now, wait, with_cluster_id};
+use crate::model::v2::auth::Want;
+use crate::model::v2::types::{Error, Outcome, code};
+use crate::model::v2::{self, Budget};
 use crate::model::view::ViewError;
-use crate::raft::{ProposeError, ReadError};
+use crate::store::Store;
+
+/// Nodes that a read on the serving thread may look at; larger ones are begun again on the blocking pool.
+const INLINE_NODES: usize = 256;
 
 const METHODS: &[Method] = &[Method::HEAD, Method::GET, Method::PUT, Method::POST, Method::DELETE];
 
@@ -29,11 +27,30 @@ pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Bod
     if !METHODS.contains(request.method()) {
         return not_allowed(METHODS);
     }
+    let asker = auth::asker(v2, &request);
     let response = match parse(request).await {
-        Ok(request) => run(v2, request).await,
+        // Errors of the request come before those of the caller, as in etcd.
+        Ok(request) => match permitted(v2, asker, &request).await {
+            Ok(()) => run(v2, request).await,
+            Err(response) => *response,
+        },
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };
     with_cluster_id(v2, response)
+}
+
+async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(), Box<Response<Body>>> {
+    let path = request.asked_path();
+    let write = !matches!(request.method, Method::GET | Method::HEAD);
+    let want = Want { path: &path, recursive: request.recursive, write };
+    match asker.may_touch(v2, want).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let cause = "Insufficient credentials".into();
+            Err(Box::new(refused(&Error { code: code::UNAUTHORIZED, cause, index: 0 })))
+        }
+        Err(error) => Err(Box::new(refused(&raft_error(&error.to_string())))),
+    }
 }
 
 async fn parse(request: Request<Body>) -> Result<KeyRequest, BadRequest> {
@@ -60,7 +77,7 @@ async fn read_body(body: Body) -> Result<Bytes, BadRequest> {
 
 async fn run(v2: &Arc<V2>, request: KeyRequest) -> Response<Body> {
     match request.method {
-        Method::GET if request.wait && !request.quorum => wait(v2, &request),
+        Method::GET if request.wait && !request.quorum => wait::answer(v2, &request),
         Method::GET | Method::HEAD => read(v2, &request).await,
         _ => write(v2, &request).await,
     }
@@ -70,13 +87,21 @@ async fn read(v2: &V2, request: &KeyRequest) -> Response<Body> {
     if request.quorum
         && let Err(error) = v2.state.consensus.read_barrier(v2.deadline()).await
     {
-        return refused(&raft_error(read_cause(&error)));
+        return refused(&raft_error(&Failure::from(error).to_string()));
     }
-    match v2::get(&v2.state.store.view(), &request.path, request.recursive, unix_now()) {
-        Ok(Ok(found)) => {
+    let mut found = read_here(v2, request);
+    if let Ok(Ok(None)) = found {
+        found = match read_large(v2, request).await {
+            Some(found) => found,
+            None => return refused(&raft_error(&Failure::Timeout.to_string())),
+        };
+    }
+    match found {
+        Ok(Ok(Some((body, index)))) => {
             v2.counters.gets.count(true);
-            with_raft(v2, found.index, json(StatusCode::OK, render::found(&found.node)))
+            with_raft(v2, index, json(StatusCode::OK, body))
         }
+        Ok(Ok(None)) => refused(&raft_error(&Failure::TooManyRequests.to_string())),
         Ok(Err(refusal)) => {
             v2.counters.gets.count(false);
             refused(&refusal)
@@ -85,12 +110,36 @@ async fn read(v2: &V2, request: &KeyRequest) -> Response<Body> {
     }
 }
 
+/// The body of an answer and the index it was read at; `None` when it takes more than the budget.
+type Read = Result<Result<Option<(String, u64)>, Error>, ViewError>;
+
+fn read_within(store: &Store, path: &[u8], recursive: bool, budget: Budget) -> Read {
+    let found = v2::get(&store.view(), path, recursive, unix_now(), budget)?;
+    Ok(found.map(|found| found.map(|found| (render::found(&found.node), found.index))))
+}
+
+fn read_here(v2: &V2, request: &KeyRequest) -> Read {
+    read_within(&v2.state.store, &request.path, request.recursive, Budget(INLINE_NODES))
+}
+
+/// Reads and writes out on the blocking pool, so that nobody waits for a large tree but who asked for it. `None` when no
+/// place there came free in time.
+async fn read_large(v2: &V2, request: &KeyRequest) -> Option<Read> {
+    let permit = tokio::time::timeout_at(v2.deadline(), v2.state.big_reads.clone().acquire_owned()).await.ok()?.ok()?;
+    let (store, path, recursive) = (v2.state.store.clone(), request.path.clone(), request.recursive);
+    let reading = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        read_within(&store, &path, recursive, Budget::NONE)
+    });
+    reading.await.ok()
+}
+
 async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
     let mutation = request.command(unix_now());
     let verb = mutation.verb();
     let outcome = match propose(v2, &mutation).await {
         Ok(outcome) => outcome,
-        Err(response) => return *response,
+        Err(failure) => return refused(&raft_error(&failure.to_string())),
     };
     v2.counters.mutation(verb, outcome.error.is_none());
     match outcome {
@@ -102,109 +151,6 @@ async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
         }
         Outcome { event: None, .. } => refused(&raft_error("etcdserver: the mutation has no answer")),
     }
-}
-
-/// Takes a mutation through the log.
-async fn propose(v2: &V2, mutation: &Command) -> Result<Outcome, Box<Response<Body>>> {
-    let bytes = command::encode(Replicated::V2(mutation.encode_to_vec().into()));
-    let failed = |cause: &str| Box::new(refused(&raft_error(cause)));
-    let applied =
-        v2.state.consensus.propose(bytes, v2.deadline()).await.map_err(|error| failed(propose_cause(&error)))?;
-    match applied.outcome {
-        Ok(Applied::V2(bytes)) => Outcome::decode(bytes).map_err(|error| {
-            tracing::error!(%error, "the outcome of a v2 mutation does not decode");
-            failed("etcdserver: internal error")
-        }),
-        Ok(_) => Err(failed("etcdserver: internal error")),
-        Err(refusal) => Err(failed(&format!("etcdserver: {refusal}"))),
-    }
-}
-
-/// Waits for an event, from the window when it has happened already. The head of the answer is sent at once.
-fn wait(v2: &Arc<V2>, request: &KeyRequest) -> Response<Body> {
-    // First the place among the waiting, then the look at the window: an event between the two is seen twice, never missed.
-    let waiter = v2.hub.wait(request.path.clone(), request.recursive);
-    let view = v2.state.store.view();
-    let now = match v2::index(&view) {
-        Ok(index) => index,
-        Err(error) => return broken(&error),
-    };
-    let since = if request.wait_index == 0 { now + 1 } else { request.wait_index };
-    let wanted = |event: &Event| concerns(event, &request.path, request.recursive);
-    let past = match v2::event_since(&view, since, wanted) {
-        Ok(Ok(past)) => past,
-        Ok(Err(cleared)) => {
-            let cause = format!("the requested history has been cleared [{}/{}]", cleared.oldest, since);
-            let refusal = Error { code: code::EVENT_INDEX_CLEARED, cause: cause.into(), index: cleared.current };
-            return refused(&refusal);
-        }
-        Err(error) => return broken(&error),
-    };
-    let body = follow(v2.clone(), waiter, request.clone(), since, past);
-    with_raft(v2, now, json(StatusCode::OK, body))
-}
-
-/// Where a waiting client's response is.
-struct Follower {
-    v2: Arc<V2>,
-    waiter: Waiter,
-    request: KeyRequest,
-    /// Events below this were sent or are not wanted.
-    next: u64,
-    past: Option<Event>,
-    done: bool,
-}
-
-/// The body of a waiting response: one event, or with `stream=true` one after another for as long as the client reads.
-fn follow(v2: Arc<V2>, waiter: Waiter, request: KeyRequest, since: u64, past: Option<Event>) -> Body {
-    let follower = Follower { v2, waiter, request, next: since, past, done: false };
-    Body::from_stream(stream::unfold(follower, |mut follower| async move {
-        if follower.done {
-            return None;
-        }
-        let line = follower.next_line().await?;
-        follower.done = !follower.request.stream;
-        Some((Ok::<_, Infallible>(line), follower))
-    }))
-}
-
-impl Follower {
-    async fn next_line(&mut self) -> Option<Bytes> {
-        if let Some(event) = self.past.take() {
-            self.next = event.index() + 1;
-            self.past = self.replay();
-            return Some(render::event(&event, false).into());
-        }
-        let stopping = self.v2.state.stopping.clone();
-        loop {
-            let event = tokio::select! {
-                event = receive(&mut self.waiter.events) => event?,
-                () = stopping.cancelled() => return None,
-            };
-            if event.index() >= self.next && concerns_removed(&event, &self.request) {
-                self.next = event.index() + 1;
-                return Some(render::event(&event, false).into());
-            }
-        }
-    }
-
-    /// The next event of the window for a stream that began in the past: it replays first and follows afterwards.
-    fn replay(&self) -> Option<Event> {
-        if !self.request.stream {
-            return None;
-        }
-        let wanted = |event: &Event| concerns(event, &self.request.path, self.request.recursive);
-        v2::event_since(&self.v2.state.store.view(), self.next, wanted).ok()?.ok()?
-    }
-}
-
-async fn receive(events: &mut mpsc::Receiver<Arc<Event>>) -> Option<Arc<Event>> {
-    events.recv().await
-}
-
-/// The hub matched the event already; this repeats the check for what the window may have delivered as well.
-fn concerns_removed(event: &Event, request: &KeyRequest) -> bool {
-    event.removed.contains(&request.path) || concerns(event, &request.path, request.recursive)
 }
 
 pub(super) fn refused(refusal: &Error) -> Response<Body> {
@@ -220,28 +166,6 @@ pub(super) fn raft_error(cause: &str) -> Error {
 pub(super) fn broken(error: &ViewError) -> Response<Body> {
     tracing::error!(%error, "cannot read the v2 tree");
     refused(&raft_error("etcdserver: the state cannot be read"))
-}
-
-fn propose_cause(error: &ProposeError) -> &'static str {
-    match error {
-        ProposeError::TimeoutLeaderFail => "etcdserver: request timed out, possibly due to previous leader failure",
-        ProposeError::TimeoutConnectionLost => "etcdserver: request timed out, possibly due to connection lost",
-        ProposeError::TooManyRequests => "etcdserver: too many requests",
-        ProposeError::Stopped => "etcdserver: server stopped",
-        ProposeError::LeaderChanged => "etcdserver: leader changed",
-        ProposeError::NoLeader | ProposeError::Timeout | ProposeError::Fatal(_) => "etcdserver: request timed out",
-    }
-}
-
-pub(super) fn read_cause(error: &ReadError) -> &'static str {
-    match error {
-        ReadError::TimeoutLeaderFail => "etcdserver: request timed out, possibly due to previous leader failure",
-        ReadError::TimeoutConnectionLost => "etcdserver: request timed out, possibly due to connection lost",
-        ReadError::TooManyRequests => "etcdserver: too many requests",
-        ReadError::Stopped => "etcdserver: server stopped",
-        ReadError::LeaderChanged => "etcdserver: leader changed",
-        ReadError::NoLeader | ReadError::Timeout | ReadError::Fatal(_) => "etcdserver: request timed out",
-    }
 }
 
 pub(super) fn with_raft(v2: &V2, index: u64, mut response: Response<Body>) -> Response<Body> {

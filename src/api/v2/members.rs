@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::{V2, json, message, not_allowed, only, render, respond, with_cluster_id};
+use super::{V2, auth, json, message, not_allowed, only, render, respond, with_cluster_id};
 use crate::raft::{MemberError, MemberInfo};
 
 const GET: &[Method] = &[Method::GET];
@@ -37,6 +37,11 @@ pub(super) fn machines(v2: &V2, method: &Method) -> Response<Body> {
 
 /// `/v2/members`: the list, or a new member.
 pub(super) async fn collection(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+    if changes(request.method())
+        && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
+    {
+        return *refused;
+    }
     let response = match *request.method() {
         Method::GET => {
             let mut out = String::from("{\"members\":[");
@@ -77,6 +82,11 @@ pub(super) async fn leader(v2: &Arc<V2>, method: &Method) -> Response<Body> {
 
 /// `/v2/members/ID`: other URLs, or removal.
 pub(super) async fn one(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+    if changes(request.method())
+        && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
+    {
+        return *refused;
+    }
     let text = request.uri().path().trim_start_matches("/v2/members/").to_owned();
     let response = match *request.method() {
         Method::POST => add(v2, request).await,
@@ -86,6 +96,11 @@ pub(super) async fn one(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> 
         _ => not_allowed(COLLECTION),
     };
     with_cluster_id(v2, response)
+}
+
+/// What only root may do while authentication is on.
+fn changes(method: &Method) -> bool {
+    COLLECTION.contains(method) && *method != Method::GET
 }
 
 async fn add(v2: &V2, request: Request<Body>) -> Response<Body> {

@@ -1,19 +1,23 @@
 //! etcd's v2 HTTP API, served from the v2 tree beside v3 in the same replicated state.
 //!
-//! One file per endpoint family: [`keys`], [`members`], [`stats`]; [`export`] is our own addition. [`request`] turns a query and a form into one checked
-//! request in etcd's order of checks, [`render`] writes nodes, events and errors as etcd spells them, [`hub`] wakes the
-//! clients that wait for an event.
+//! One file per endpoint family: [`keys`], [`members`], [`stats`], [`auth`], and
+//! [`export`], which is not etcd's. [`request`] turns a query and a form into
+//! one checked request in etcd's order of checks, [`render`] writes nodes, events and errors as etcd spells them, [`hub`]
+//! wakes the clients that wait for an event and [`wait`] answers them.
 //!
 //! Invariants: every mutation is one command through the log; a plain read is local, a quorum read passes a read
-//! barrier; a waiting client holds no thread and at most one bounded queue.
+//! barrier; a waiting client holds no thread and no event; passwords are hashed and checked off the serving thread.
 
+mod auth;
 mod export;
 mod hub;
 mod keys;
 mod members;
+mod propose;
 mod render;
 mod request;
 mod stats;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -28,7 +32,9 @@ use tokio::time::Instant;
 use super::state::State;
 use crate::model::v2::types::UnixNanos;
 
-pub use hub::Hub;
+use auth::Passwords;
+
+pub use hub::{Hub, HubStats};
 pub use stats::Counters;
 
 /// What v2 handlers share.
@@ -36,17 +42,34 @@ pub struct V2 {
     state: Arc<State>,
     hub: Arc<Hub>,
     counters: Counters,
+    rates: stats::Rates,
+    passwords: Passwords,
+    /// `--client-cert-auth`: the common name of a client's certificate is a user's name.
+    client_cert_auth: bool,
     started: UnixNanos,
     led_since: AtomicI64,
 }
 
 impl V2 {
     /// Serves `state`. The caller subscribes `hub` to the store. Must be called inside the serving runtime.
-    pub fn new(state: Arc<State>, hub: Arc<Hub>) -> Arc<Self> {
+    pub fn new(state: Arc<State>, hub: Arc<Hub>, client_cert_auth: bool) -> Arc<Self> {
         let now = unix_now();
         let mut leaders = state.consensus.leader_watch();
-        let v2 =
-            Arc::new(Self { state, hub, counters: Counters::default(), started: now, led_since: AtomicI64::new(now) });
+        let (stopping, ending) = (state.stopping.clone(), hub.clone());
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            ending.close();
+        });
+        let v2 = Arc::new(Self {
+            state,
+            hub,
+            counters: Counters::default(),
+            rates: stats::Rates::new(),
+            passwords: Passwords::new(),
+            client_cert_auth,
+            started: now,
+            led_since: AtomicI64::new(now),
+        });
         let follower = Arc::downgrade(&v2);
         tokio::spawn(async move {
             while leaders.changed().await.is_ok() {
@@ -84,6 +107,7 @@ async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Respon
         _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
         _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, request).await,
         _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
+        _ if path.starts_with("/v2/auth/") => auth::answer(&v2, request).await.unwrap_or_else(not_found),
         _ => not_found(),
     }
 }

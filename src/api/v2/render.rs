@@ -51,7 +51,7 @@ pub(super) fn status(error_code: u32) -> StatusCode {
     match error_code {
         code::KEY_NOT_FOUND => StatusCode::NOT_FOUND,
         code::NOT_FILE | code::DIR_NOT_EMPTY => StatusCode::FORBIDDEN,
-        110 => StatusCode::UNAUTHORIZED,
+        code::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
         code::TEST_FAILED | code::NODE_EXIST => StatusCode::PRECONDITION_FAILED,
         300 | 301 => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
@@ -67,7 +67,7 @@ fn sentence(error_code: u32) -> &'static str {
         code::NODE_EXIST => "Key already exists",
         code::ROOT_READ_ONLY => "Root is read only",
         code::DIR_NOT_EMPTY => "Directory not empty",
-        110 => "The request requires user authentication",
+        code::UNAUTHORIZED => "The request requires user authentication",
         201 => "PrevValue is Required in POST form",
         202 => "The given TTL in POST form is not a number",
         203 => "The given index in POST form is not a number",

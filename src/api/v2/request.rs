@@ -1,5 +1,7 @@
 //! A key request, checked in etcd's order: the first thing wrong answers (reference: etcd-v2 §1.1, §6).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::Method;
 
@@ -25,6 +27,8 @@ pub(super) struct KeyRequest {
     pub(super) method: Method,
     /// Clean and absolute.
     pub(super) path: Bytes,
+    /// Whether the path that was asked for ended in a slash: etcd's permissions see it.
+    slashed: bool,
     pub(super) recursive: bool,
     pub(super) wait: bool,
     pub(super) stream: bool,
@@ -70,9 +74,11 @@ impl KeyRequest {
         if refresh && ttl.is_none() {
             return Err(bad(212, "No TTL value set"));
         }
+        let decoded = unescape(path.as_bytes(), false)?;
         Ok(Self {
             method: method.clone(),
-            path: clean(path)?,
+            path: clean(&decoded)?,
+            slashed: decoded.ends_with(b"/"),
             recursive,
             wait,
             stream,
@@ -87,6 +93,17 @@ impl KeyRequest {
             refresh,
             ttl,
         })
+    }
+
+    /// The path as etcd compares it with permissions: clean, with the trailing slash that it was asked for with. The bare
+    /// root is empty.
+    pub(super) fn asked_path(&self) -> Cow<'_, str> {
+        let path = String::from_utf8_lossy(&self.path);
+        match (self.path.as_ref(), self.slashed) {
+            (b"/", false) => Cow::Borrowed(""),
+            (b"/", true) | (_, false) => path,
+            (_, true) => Cow::Owned(format!("{path}/")),
+        }
     }
 
     /// The mutation that a PUT, POST or DELETE means.
@@ -112,6 +129,7 @@ impl KeyRequest {
             prev_index: self.prev_index,
             recursive: self.recursive,
             now,
+            auth: None,
         }
     }
 }
@@ -196,8 +214,14 @@ fn read_form(text: &[u8], fields: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Ba
     Ok(())
 }
 
+/// A part of a path as text. What does not decode stands as it is.
+pub(super) fn decoded(part: &str) -> String {
+    let plain = unescape(part.as_bytes(), false).unwrap_or_else(|_| part.as_bytes().to_vec());
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
 /// Undoes percent encoding; in forms `+` is a space.
-fn unescape(text: &[u8], form: bool) -> Result<Vec<u8>, BadRequest> {
+pub(super) fn unescape(text: &[u8], form: bool) -> Result<Vec<u8>, BadRequest> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -226,9 +250,8 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Decodes the path and resolves empty, `.` and `..` parts, as a path cleaner would.
-pub(super) fn clean(path: &str) -> Result<Bytes, BadRequest> {
-    let decoded = unescape(path.as_bytes(), false)?;
+/// Resolves empty, `.` and `..` parts, as a path cleaner would.
+pub(super) fn clean(decoded: &[u8]) -> Result<Bytes, BadRequest> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in decoded.split(|&byte| byte == b'/') {
         match part {
@@ -302,12 +325,16 @@ mod tests {
 
     #[test]
     fn paths_are_decoded_and_cleaned() {
-        let path = |text: &str| clean(text).expect("valid");
+        let get = |text: &str| KeyRequest::parse(&Method::GET, text, "", None);
+        let path = |text: &str| get(text).expect("valid").path;
         assert_eq!(path(""), "/");
         assert_eq!(path("/a//b/"), "/a/b");
         assert_eq!(path("/a%2Fb/./c/../d+e%20f"), "/a/b/d+e f");
         assert_eq!(path("/../.."), "/");
-        assert!(clean(&"/x".repeat(300)).is_err());
+        assert!(get(&"/x".repeat(300)).is_err());
+        let asked = |text: &str| get(text).expect("valid").asked_path().into_owned();
+        assert_eq!((asked("").as_str(), asked("/").as_str(), asked("/a/").as_str()), ("", "/", "/a/"));
+        assert_eq!(asked("/a/../b%2F"), "/b/", "permissions see where a path leads, not how it is written");
     }
 
     #[test]

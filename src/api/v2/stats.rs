@@ -5,9 +5,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::{Method, Response, StatusCode};
+use parking_lot::Mutex;
 
 use super::{V2, json, message, only, render, unix_now};
 use crate::model::v2::types::{UnixNanos, Verb};
@@ -50,7 +52,7 @@ impl Counters {
             Verb::CompareAndSwap => self.swaps.count(success),
             Verb::Delete => self.deletes.count(success),
             Verb::CompareAndDelete => self.conditional_deletes.count(success),
-            Verb::Sync | Verb::Expire => {}
+            Verb::Sync | Verb::Expire | Verb::Auth => {}
         }
     }
 }
@@ -73,10 +75,61 @@ pub(super) fn store(v2: &Arc<V2>, method: &Method) -> Response<Body> {
             let (success, fail) = (pair.success.load(Ordering::Relaxed), pair.fail.load(Ordering::Relaxed));
             let _ = write!(out, "\"{name}Success\":{success},\"{name}Fail\":{fail},");
         }
-        let expired = v2.hub.expired();
-        let _ = write!(out, "\"expireCount\":{expired},\"watchers\":{}}}", v2.hub.waiting());
+        let hub = v2.hub.stats();
+        let (expired, waiting) = (hub.expired.load(Ordering::Relaxed), hub.waiting.load(Ordering::Relaxed));
+        let _ = write!(out, "\"expireCount\":{expired},\"watchers\":{waiting}}}");
         json(StatusCode::OK, out)
     })
+}
+
+/// Counts of appends when `/v2/stats/self` was last asked for: what its rates are counted from.
+#[derive(Debug)]
+pub(super) struct Rates(Mutex<Sample>);
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    sent: [u64; 2],
+    received: [u64; 2],
+}
+
+/// Shortest time over which a rate is counted.
+const RATE_OVER: Duration = Duration::from_secs(1);
+
+impl Rates {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Sample { at: Instant::now(), sent: [0; 2], received: [0; 2] }))
+    }
+
+    /// The counts as JSON fields of etcd's: requests, and where they are not zero requests and bytes per second since
+    /// the last look that is at least a second old.
+    fn fields(&self, now: Sample) -> String {
+        let mut last = self.0.lock();
+        let seconds = now.at.duration_since(last.at).as_secs_f64();
+        let mut out = String::new();
+        for (name, counts, before) in [("recv", now.received, last.received), ("send", now.sent, last.sent)] {
+            let _ = write!(out, ",\"{name}AppendRequestCnt\":{}", counts[0]);
+            let grown = [counts[0] - before[0], counts[1] - before[1]];
+            if grown[0] > 0 && seconds > 0.0 {
+                let (requests, bytes) = (grown[0] as f64 / seconds, grown[1] as f64 / seconds);
+                let _ = write!(out, ",\"{name}PkgRate\":{requests:.6},\"{name}BandwidthRate\":{bytes:.6}");
+            }
+        }
+        if now.at.duration_since(last.at) >= RATE_OVER {
+            *last = now;
+        }
+        out
+    }
+}
+
+fn appends(v2: &V2) -> Sample {
+    let appends = v2.state.consensus.peers().appends();
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    Sample {
+        at: Instant::now(),
+        sent: [read(&appends.sent), read(&appends.sent_bytes)],
+        received: [read(&appends.received), read(&appends.received_bytes)],
+    }
 }
 
 /// `/v2/stats/self`.
@@ -88,15 +141,20 @@ pub(super) fn own(v2: &Arc<V2>, method: &Method) -> Response<Body> {
         let since = v2.led_since();
         let mut out = String::from("{\"name\":");
         render::text(&mut out, &name.unwrap_or_default());
-        let state = if status.is_leader { "StateLeader" } else { "StateFollower" };
+        let state = match (status.is_leader, status.is_candidate) {
+            (true, _) => "StateLeader",
+            (false, true) => "StateCandidate",
+            (false, false) => "StateFollower",
+        };
         let leader = status.leader.map(|id| format!("{id:x}")).unwrap_or_default();
         let _ = write!(
             out,
-            ",\"id\":\"{:x}\",\"state\":\"{state}\",\"startTime\":\"{}\",\"leaderInfo\":{{\"leader\":\"{leader}\",\"uptime\":\"{}\",\"startTime\":\"{}\"}},\"recvAppendRequestCnt\":0,\"sendAppendRequestCnt\":0}}",
+            ",\"id\":\"{:x}\",\"state\":\"{state}\",\"startTime\":\"{}\",\"leaderInfo\":{{\"leader\":\"{leader}\",\"uptime\":\"{}\",\"startTime\":\"{}\"}}{}}}",
             status.id,
             render::rfc3339(v2.started),
             go_duration(unix_now().saturating_sub(since)),
             render::rfc3339(since),
+            v2.rates.fields(appends(v2)),
         );
         json(StatusCode::OK, out)
     })
@@ -148,6 +206,23 @@ fn go_duration(nanos: UnixNanos) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_counted_since_the_last_look_and_left_out_while_zero() {
+        let rates = Rates::new();
+        let start = rates.0.lock().at;
+        let at = |seconds: u64, sent: u64| Sample {
+            at: start + Duration::from_secs(seconds),
+            sent: [sent, sent * 100],
+            received: [0; 2],
+        };
+        let none = ",\"recvAppendRequestCnt\":0,\"sendAppendRequestCnt\":0";
+        assert_eq!(rates.fields(at(0, 0)), none);
+        let some = ",\"recvAppendRequestCnt\":0,\"sendAppendRequestCnt\":20,\"sendPkgRate\":2.000000,\"sendBandwidthRate\":200.000000";
+        assert_eq!(rates.fields(at(10, 20)), some);
+        assert!(rates.fields(at(12, 30)).contains("\"sendPkgRate\":5.0"));
+        assert!(!rates.fields(at(20, 30)).contains("sendPkgRate"));
+    }
 
     #[test]
     fn durations_read_as_go_prints_them() {

@@ -6,6 +6,8 @@
 //! | `n` parent `00 01` name | a node; the children of a directory are neighbours, in name order |
 //! | `t` expiration `00 01`-free path | empty; nodes with a TTL in the order they expire |
 //! | `e` index | an event of the window |
+//! | `au` name, `ar` name | a user, a role |
+//! | `as` | the switch of authentication: `0` or `1`; absent until anything about it is stored |
 //!
 //! Zero bytes inside paths are written `00 ff`, so that the separator is never part of a name.
 
@@ -16,6 +18,10 @@ use super::types::UnixNanos;
 pub(super) const INDEX: &[u8] = b"i";
 pub(super) const TTLS: &[u8] = b"t";
 pub(super) const EVENTS: &[u8] = b"e";
+
+pub(super) const AUTH_SWITCH: &[u8] = b"as";
+pub(super) const AUTH_USERS: &[u8] = b"au";
+pub(super) const AUTH_ROLES: &[u8] = b"ar";
 
 const NODES: u8 = b'n';
 const SEPARATOR: [u8; 2] = [0, 1];
@@ -96,6 +102,16 @@ pub(super) fn event(index: u64) -> Bytes {
     key.put_slice(EVENTS);
     key.put_u64(index);
     key.freeze()
+}
+
+/// Key of a user.
+pub(super) fn auth_user(name: &str) -> Bytes {
+    [AUTH_USERS, name.as_bytes()].concat().into()
+}
+
+/// Key of a role.
+pub(super) fn auth_role(name: &str) -> Bytes {
+    [AUTH_ROLES, name.as_bytes()].concat().into()
 }
 
 fn escape(path: &[u8], key: &mut BytesMut) {

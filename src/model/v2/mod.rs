@@ -3,11 +3,13 @@
 //! Pure, like the rest of `model`. The tree lives in the v2 part of the view, laid out by [`layout`]; its index and the
 //! v3 revision never mix. Times are part of a command: the proposer reads the clock, apply never does.
 
+pub mod auth;
 mod layout;
 mod operations;
 mod read;
 mod tree;
 pub mod types;
+pub mod watch;
 
 use bytes::Bytes;
 use prost::Message;
@@ -17,9 +19,7 @@ use super::view::{View, ViewError};
 use tree::Tree;
 use types::{Command, Error, Event, Outcome};
 
-#[cfg(test)]
-pub use read::Cleared;
-pub use read::{event_since, get, index, next_expiry, walk};
+pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, walk, window};
 
 /// How many events the window keeps, over the whole keyspace; etcd's own number.
 pub const WINDOW: u64 = 1000;
@@ -35,20 +35,29 @@ pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects,
     let command = Command::decode(command.clone())
         .map_err(|error| ViewError { what: "a v2 command", cause: format!("{error} at log index {}", at.index) })?;
     let mut tree = Tree::open(view)?;
+    if let Some(change) = &command.auth {
+        let auth = Some(auth::run(&mut tree, change)?);
+        let answer = Outcome { index: tree.index(), auth, ..Outcome::default() };
+        return Ok(effects(view, tree, &answer));
+    }
     let outcome = operations::run(&mut tree, &command)?;
     let answer = match outcome {
-        Ok(event) => Outcome { event, error: None, index: tree.index() },
+        Ok(event) => Outcome { event, index: tree.index(), ..Outcome::default() },
         Err(refusal) => {
             // A refused operation leaves no trace, not even the parents it would have needed.
             tree.forget();
-            Outcome { event: None, error: Some(Error { index: tree.index(), ..refusal }), index: tree.index() }
+            Outcome { error: Some(Error { index: tree.index(), ..refusal }), index: tree.index(), ..Outcome::default() }
         }
     };
+    Ok(effects(view, tree, &answer))
+}
+
+fn effects<V: View>(view: &V, tree: Tree<'_, V>, answer: &Outcome) -> Effects {
     let (writes, events) = tree.into_changes();
     let mut effects = Effects::nothing(view.revision(), Ok(Response::V2(answer.encode_to_vec().into())));
     effects.v2 = writes;
     effects.v2_events = events.iter().map(|event: &Event| std::sync::Arc::new(event.encode_to_vec().into())).collect();
-    Ok(effects)
+    effects
 }
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ macro_rules! accepted {
 
 pub(super) fn run<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Done {
     match command.verb() {
-        Verb::Sync => Ok(Ok(None)),
+        // A change of authentication is no mutation of the tree, and comes elsewhere.
+        Verb::Sync | Verb::Auth => Ok(Ok(None)),
         Verb::Set => set(tree, command),
         Verb::Create => create(tree, command, command.path.clone(), "create"),
         Verb::CreateInOrder => {

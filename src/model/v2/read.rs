@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::tree::{self, Tree};
 use super::types::{Error, Event, Node, Stored, UnixNanos};
+use super::watch::Brief;
 use super::{WINDOW, layout};
 use crate::model::view::{View, ViewError};
 
@@ -19,26 +20,42 @@ pub struct Found {
     pub index: u64,
 }
 
-/// The wanted event is no longer in the window.
+/// How many nodes a read may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cleared {
-    /// Oldest index that can still be asked for.
-    pub oldest: u64,
-    /// Index of the keyspace.
-    pub current: u64,
+pub struct Budget(pub usize);
+
+impl Budget {
+    /// No limit.
+    pub const NONE: Self = Self(usize::MAX);
+
+    fn spend(&mut self) -> bool {
+        let left = self.0.checked_sub(1);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
 }
 
 /// Reads the node at the clean, absolute `path` as of `now`. A directory shows its children that are not hidden: one
-/// level, or all with `recursive`; always sorted by name, which etcd does only on request and else leaves open.
+/// level, or all with `recursive`; always sorted by name, which etcd does only on request and else leaves open. `None`
+/// when there is more than the budget allows.
 ///
 /// # Errors
 /// The outer one when the state cannot be read; the inner one is the client's, with its index.
-pub fn get(view: &impl View, path: &[u8], recursive: bool, now: UnixNanos) -> Result<Result<Found, Error>, ViewError> {
+pub fn get(
+    view: &impl View,
+    path: &[u8],
+    recursive: bool,
+    now: UnixNanos,
+    mut budget: Budget,
+) -> Result<Result<Option<Found>, Error>, ViewError> {
     let tree = Tree::open(view)?;
     let index = tree.index();
-    let path = Bytes::copy_from_slice(path);
-    match tree.get(&path)? {
-        Ok(stored) => Ok(Ok(Found { node: list(&tree, &path, &stored, recursive, now)?, index })),
+    match tree.get(path)? {
+        Ok(stored) => {
+            let node = tree::show(&Bytes::copy_from_slice(path), &stored, now);
+            let node = list(view, node, recursive, now, &mut budget)?;
+            Ok(Ok(node.map(|node| Found { node, index })))
+        }
         Err(refusal) => Ok(Err(Error { index, ..refusal })),
     }
 }
@@ -109,52 +126,55 @@ pub fn oldest_event(current: u64) -> u64 {
     (current + 1).saturating_sub(WINDOW).max(1)
 }
 
-/// The oldest event at or after `since` that `wanted` accepts; `None` when it has not happened yet.
-///
-/// # Errors
-/// The outer one when the state cannot be read; the inner one when the window no longer reaches back to `since`.
-pub fn event_since(
-    view: &impl View,
-    since: u64,
-    mut wanted: impl FnMut(&Event) -> bool,
-) -> Result<Result<Option<Event>, Cleared>, ViewError> {
-    let current = index(view)?;
-    let oldest = oldest_event(current);
-    if since < oldest {
-        return Ok(Err(Cleared { oldest, current }));
-    }
-    for index in since..=current {
-        let Some(bytes) = view.v2_get(&layout::event(index))? else { continue };
-        let event = Event::decode(bytes).map_err(|error| ViewError { what: "a v2 event", cause: error.to_string() })?;
-        if !event.refresh && wanted(&event) {
-            return Ok(Ok(Some(event)));
-        }
-    }
-    Ok(Ok(None))
+/// The event of this index; `None` when it is not in the window, or shown to nobody.
+pub fn event_at(view: &impl View, index: u64) -> Result<Option<Event>, ViewError> {
+    let event = view.v2_get(&layout::event(index))?.map(decode_event).transpose()?;
+    Ok(event.filter(|event| !event.refresh))
 }
 
-fn list<V: View>(
-    tree: &Tree<'_, V>,
-    path: &Bytes,
-    stored: &Stored,
+/// Every event of the window that is shown, oldest first.
+pub fn window(view: &impl View) -> Result<Vec<Brief>, ViewError> {
+    let mut rows = Vec::new();
+    view.v2_scan(layout::EVENTS, &mut |_, value| {
+        rows.push(decode_event(Bytes::copy_from_slice(value)).map(|event| Brief::of(&event)));
+        ControlFlow::Continue(())
+    })?;
+    rows.into_iter().filter_map(Result::transpose).collect()
+}
+
+fn decode_event(bytes: Bytes) -> Result<Event, ViewError> {
+    Event::decode(bytes).map_err(|error| ViewError { what: "a v2 event", cause: error.to_string() })
+}
+
+/// The directory with its children, or `None` when they are too many.
+fn list(
+    view: &impl View,
+    mut node: Node,
     recursive: bool,
     now: UnixNanos,
-) -> Result<Node, ViewError> {
-    let mut node = tree::show(path, stored, now);
-    if stored.dir {
-        for (path, stored) in tree.children(path)?.into_iter().filter(|(path, _)| !is_hidden(path)) {
-            let child = if recursive && stored.dir {
-                list(tree, &path, &stored, true, now)?
-            } else {
-                tree::show(&path, &stored, now)
-            };
-            node.nodes.push(child);
-        }
+    budget: &mut Budget,
+) -> Result<Option<Node>, ViewError> {
+    if !node.dir {
+        return Ok(Some(node));
     }
-    Ok(node)
-}
-
-/// Whether the last part of the path begins with an underscore.
-fn is_hidden(path: &[u8]) -> bool {
-    layout::split(path).1.starts_with(b"_")
+    let prefix = layout::children(&node.key);
+    let (mut rows, mut fits) = (Vec::new(), true);
+    view.v2_scan(&prefix, &mut |key, value| {
+        fits = budget.spend();
+        let name = layout::child_name(&prefix, key);
+        if fits && !name.starts_with(b"_") {
+            rows.push((layout::join(&node.key, &name), Bytes::copy_from_slice(value)));
+        }
+        if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    if !fits {
+        return Ok(None);
+    }
+    for (path, row) in rows {
+        let child = tree::show(&path, &tree::decode(&row)?, now);
+        let child = if recursive { list(view, child, true, now, budget)? } else { Some(child) };
+        let Some(child) = child else { return Ok(None) };
+        node.nodes.push(child);
+    }
+    Ok(Some(node))
 }

@@ -18,7 +18,7 @@ const SECOND: i64 = 1_000_000_000;
 
 /// The v2 part of a store; the v3 part is empty.
 #[derive(Default)]
-struct Space(BTreeMap<Bytes, Bytes>);
+pub(super) struct Space(pub(super) BTreeMap<Bytes, Bytes>);
 
 impl View for Space {
     fn revision(&self) -> i64 {
@@ -70,7 +70,7 @@ impl View for Space {
 }
 
 impl Space {
-    fn run(&mut self, command: Command) -> Outcome {
+    pub(super) fn run(&mut self, command: Command) -> Outcome {
         let effects = apply(self, &command.encode_to_vec().into(), Position { term: 1, index: 1 }).expect("readable");
         for (key, value) in effects.v2 {
             match value {
@@ -99,11 +99,16 @@ impl Space {
     }
 
     fn value(&self, path: &str) -> Option<Bytes> {
-        get(self, path.as_bytes(), false, NOW).expect("readable").ok().and_then(|found| found.node.value)
+        get(self, path.as_bytes(), false, NOW, Budget::NONE)
+            .expect("readable")
+            .ok()
+            .flatten()
+            .and_then(|found| found.node.value)
     }
 
     fn names(&self, path: &str) -> Vec<String> {
-        let found = get(self, path.as_bytes(), true, NOW).expect("readable").expect("found");
+        let found =
+            get(self, path.as_bytes(), true, NOW, Budget::NONE).expect("readable").expect("found").expect("small");
         found.node.nodes.iter().map(|node| String::from_utf8_lossy(&node.key).into_owned()).collect()
     }
 }
@@ -128,7 +133,8 @@ fn the_golden_sequence_of_a_fresh_server_holds() {
     let node = second.node.clone().expect("a node");
     assert_eq!((node.created, node.modified, second.is_created()), (5, 5, false));
     assert_eq!(second.prev_node.expect("the old node").value, Some("bar".into()));
-    let refusal = get(&space, b"/foo/x", false, NOW).expect("readable").expect_err("a file is in the way");
+    let refusal =
+        get(&space, b"/foo/x", false, NOW, Budget::NONE).expect("readable").expect_err("a file is in the way");
     assert_eq!((refusal.code, refusal.cause.as_ref(), refusal.index), (code::NOT_DIR, &b"/foo"[..], 5));
     let job = space.event(command(Verb::CreateInOrder, "/q", "job"));
     assert_eq!(job.node.expect("a node").key, "/q/00000000000000000006");
@@ -137,7 +143,8 @@ fn the_golden_sequence_of_a_fresh_server_holds() {
 #[test]
 fn a_missing_key_is_reported_by_its_first_missing_part() {
     let space = Space::default();
-    let refusal = get(&space, b"/no/such/deep", false, NOW).expect("readable").expect_err("nothing there");
+    let refusal =
+        get(&space, b"/no/such/deep", false, NOW, Budget::NONE).expect("readable").expect_err("nothing there");
     assert_eq!((refusal.code, refusal.cause.as_ref()), (code::KEY_NOT_FOUND, &b"/no"[..]));
 }
 
@@ -145,7 +152,7 @@ fn a_missing_key_is_reported_by_its_first_missing_part() {
 fn missing_parents_appear_with_the_index_of_the_write_that_needed_them() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/a/b/c", "1"));
-    let found = get(&space, b"/a/b", false, NOW).expect("readable").expect("found");
+    let found = get(&space, b"/a/b", false, NOW, Budget::NONE).expect("readable").expect("found").expect("small");
     assert!(found.node.dir);
     assert_eq!((found.node.created, found.node.modified), (4, 4));
 }
@@ -199,7 +206,7 @@ fn an_updated_directory_reports_a_new_index_and_keeps_the_old_one() {
     let event = space.event(Command { expiration: Some(NOW + 50 * SECOND), ..command(Verb::Update, "/d", "") });
     let node = event.node.expect("a node");
     assert_eq!((node.modified, node.created, node.ttl, node.dir), (5, 4, 50, true));
-    let found = get(&space, b"/d", false, NOW).expect("readable").expect("found");
+    let found = get(&space, b"/d", false, NOW, Budget::NONE).expect("readable").expect("found").expect("small");
     assert_eq!(found.node.modified, 4);
 }
 
@@ -242,7 +249,7 @@ fn refresh_keeps_the_value_moves_the_index_and_stays_out_of_the_window() {
     let event = space.event(refresh.clone());
     assert_eq!(event.node.expect("a node").value, Some("kept".into()));
     assert_eq!(index(&space).expect("readable"), 5);
-    assert_eq!(event_since(&space, 5, |_| true).expect("readable"), Ok(None));
+    assert_eq!(event_at(&space, 5).expect("readable"), None);
     let missing = Command { path: "/none".into(), ..refresh };
     assert_eq!(space.refusal(missing).0, code::KEY_NOT_FOUND);
 }
@@ -268,22 +275,35 @@ fn a_sweep_deletes_what_is_due_in_order_of_expiry_each_with_its_own_index() {
     assert_eq!(next_expiry(&space).expect("readable"), Some(NOW + SECOND));
     space.run(Command { now: NOW + 3 * SECOND, ..command(Verb::Expire, "", "") });
     assert_eq!(space.names("/"), ["/stays"]);
-    let mut seen = Vec::new();
-    event_since(&space, 9, |event| {
-        seen.push((event.action.clone(), event.node.clone().expect("a node").key, event.index()));
-        false
-    })
-    .expect("readable")
-    .expect("in the window");
+    let seen: Vec<_> = (9..=11)
+        .map(|index| event_at(&space, index).expect("readable").expect("in the window"))
+        .map(|event| (event.action.clone(), event.node.clone().expect("a node").key, event.index()))
+        .collect();
     let expire = |key: &'static str, index| ("expire".to_owned(), Bytes::from_static(key.as_bytes()), index);
     assert_eq!(seen, [expire("/early", 9), expire("/dir", 10), expire("/late", 11)]);
+}
+
+#[test]
+fn a_read_that_would_look_at_too_much_says_so_instead() {
+    let mut space = Space::default();
+    for path in ["/d/a", "/d/b", "/d/_c", "/d/e/f"] {
+        space.event(command(Verb::Set, path, ""));
+    }
+    let nodes = |recursive: bool, budget: usize| {
+        let found = get(&space, b"/d", recursive, NOW, Budget(budget)).expect("readable").expect("found");
+        found.map(|found| found.node.nodes.len())
+    };
+    assert_eq!((nodes(false, 4), nodes(false, 3)), (Some(3), None), "hidden nodes cost as much as others");
+    assert_eq!((nodes(true, 5), nodes(true, 4)), (Some(3), None));
 }
 
 #[test]
 fn remaining_seconds_are_rounded_up_and_zero_is_not_negative() {
     let mut space = Space::default();
     space.event(Command { expiration: Some(NOW + 5 * SECOND), ..command(Verb::Set, "/k", "") });
-    let ttl = |now: i64| get(&space, b"/k", false, now).expect("readable").expect("found").node.ttl;
+    let ttl = |now: i64| {
+        get(&space, b"/k", false, now, Budget::NONE).expect("readable").expect("found").expect("small").node.ttl
+    };
     assert_eq!((ttl(NOW), ttl(NOW + 1), ttl(NOW + SECOND), ttl(NOW + 5 * SECOND)), (5, 5, 4, 0));
 }
 
@@ -294,10 +314,11 @@ fn the_window_holds_the_last_thousand_events() {
         space.event(command(Verb::Set, "/k", &n.to_string()));
     }
     let current = index(&space).expect("readable");
-    let found = event_since(&space, current - 999, |_| true).expect("readable").expect("in the window");
-    assert_eq!(found.expect("an event").index(), current - 999);
-    let cleared = event_since(&space, current - 1000, |_| true).expect("readable");
-    assert_eq!(cleared, Err(Cleared { oldest: current - 999, current }));
+    assert_eq!(oldest_event(current), current - 999);
+    assert_eq!(event_at(&space, current - 999).expect("readable").expect("in the window").index(), current - 999);
+    assert_eq!(event_at(&space, current - 1000).expect("readable"), None);
+    let window = window(&space).expect("readable");
+    assert_eq!((window.len(), window[0].index, window[999].index), (1000, current - 999, current));
     assert_eq!(space.0.keys().filter(|key| key.starts_with(layout::EVENTS)).count(), 1000);
 }
 
@@ -336,7 +357,10 @@ fn read_plain(space: &Space) -> Plain {
         }
     }
     let mut plain = Plain::default();
-    walk(&get(space, b"/", true, NOW).expect("readable").expect("the root").node, &mut plain);
+    walk(
+        &get(space, b"/", true, NOW, Budget::NONE).expect("readable").expect("the root").expect("small").node,
+        &mut plain,
+    );
     plain
 }
 

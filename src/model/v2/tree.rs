@@ -28,6 +28,21 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(Self { view, writes: BTreeMap::new(), events: Vec::new(), index: stored_index(view)? })
     }
 
+    /// The stored state, without this command's own writes.
+    pub(super) fn view(&self) -> &'v V {
+        self.view
+    }
+
+    /// Whether this row exists once the command is done.
+    pub(super) fn has_row(&self, key: &[u8]) -> Result<bool, ViewError> {
+        Ok(self.read(key)?.is_some())
+    }
+
+    /// Writes a row that is no node; `None` deletes it.
+    pub(super) fn put_row(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.writes.insert(key, value);
+    }
+
     /// Current index, with this command's steps counted.
     pub(super) fn index(&self) -> u64 {
         self.index
@@ -159,11 +174,21 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(due)
     }
 
-    /// Takes the next index. Every successful mutation takes exactly one per event.
+    /// Takes the next index, and lets the oldest event of the window go.
     pub(super) fn step(&mut self) -> u64 {
         self.index += 1;
+        if self.index > WINDOW {
+            self.writes.insert(layout::event(self.index - WINDOW), None);
+        }
         self.writes.insert(Bytes::from_static(layout::INDEX), Some(Bytes::copy_from_slice(&self.index.to_be_bytes())));
         self.index
+    }
+
+    /// Takes the next index for what is shown to nobody but has its place in the window all the same.
+    pub(super) fn step_unseen(&mut self) {
+        let index = self.step();
+        let node = Node { modified: index, ..Node::default() };
+        self.tell(Event { node: Some(node), refresh: true, ..Event::default() });
     }
 
     /// Adds an event to the window and for live watchers.
@@ -171,9 +196,6 @@ impl<'v, V: View> Tree<'v, V> {
         let index = event.index();
         let kept = Event { removed: Vec::new(), ..event.clone() };
         self.writes.insert(layout::event(index), Some(kept.encode_to_vec().into()));
-        if index > WINDOW {
-            self.writes.insert(layout::event(index - WINDOW), None);
-        }
         self.events.push(event);
     }
 
@@ -183,7 +205,7 @@ impl<'v, V: View> Tree<'v, V> {
         }
     }
 
-    fn read(&self, key: &Bytes) -> Result<Option<Bytes>, ViewError> {
+    fn read(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
         match self.writes.get(key) {
             Some(written) => Ok(written.clone()),
             None => self.view.v2_get(key),

@@ -36,6 +36,9 @@ pub struct Command {
     /// The proposer's clock: what remaining seconds are counted from, and for [`Verb::Expire`] the cutoff.
     #[prost(int64, tag = "10")]
     pub now: UnixNanos,
+    /// The change of [`Verb::Auth`].
+    #[prost(message, optional, tag = "11")]
+    pub auth: Option<super::auth::types::Command>,
 }
 
 /// The mutations, named as the events they cause.
@@ -60,6 +63,8 @@ pub enum Verb {
     CompareAndDelete = 7,
     /// The leader's sweep: deletes what expired up to `now`.
     Expire = 8,
+    /// A change of users, roles or the switch of authentication.
+    Auth = 9,
 }
 
 /// A stored file or directory. Its path is its key.
@@ -173,6 +178,8 @@ pub mod code {
     pub const ROOT_READ_ONLY: u32 = 107;
     /// Directory not empty.
     pub const DIR_NOT_EMPTY: u32 = 108;
+    /// The request requires user authentication.
+    pub const UNAUTHORIZED: u32 = 110;
     /// The event in requested index is outdated and cleared.
     pub const EVENT_INDEX_CLEARED: u32 = 401;
 }
@@ -180,7 +187,7 @@ pub mod code {
 /// What a mutation answers to its proposer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Outcome {
-    /// Absent on a refusal, and for [`Verb::Sync`] and [`Verb::Expire`].
+    /// Absent on a refusal, and for [`Verb::Sync`], [`Verb::Expire`] and [`Verb::Auth`].
     #[prost(message, optional, tag = "1")]
     pub event: Option<Event>,
     /// Why nothing changed.
@@ -189,4 +196,7 @@ pub struct Outcome {
     /// Index of the keyspace afterwards.
     #[prost(uint64, tag = "3")]
     pub index: u64,
+    /// The answer of [`Verb::Auth`].
+    #[prost(message, optional, tag = "4")]
+    pub auth: Option<super::auth::types::Outcome>,
 }

@@ -5,6 +5,7 @@
 //! number of its own; answers to an abandoned session are skipped.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::message::{append_result, kind, put_append};
+use super::peers::Appends;
 use super::stream::Stream;
 use super::wire::{WireError, put_frame, take_frame};
 use crate::raft::codec::Reader;
@@ -36,12 +38,13 @@ pub struct Connection {
     out: BytesMut,
     needs_flush: bool,
     session: u32,
+    appends: Arc<Appends>,
 }
 
 impl Connection {
-    /// Takes a connection whose handshake is done.
-    pub fn new(io: Stream) -> Self {
-        Self { io, input: BytesMut::new(), out: BytesMut::new(), needs_flush: false, session: 0 }
+    /// Takes a connection whose handshake is done. What is sent on it counts in `appends`.
+    pub fn new(io: Stream, appends: Arc<Appends>) -> Self {
+        Self { io, input: BytesMut::new(), out: BytesMut::new(), needs_flush: false, session: 0, appends }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
@@ -113,7 +116,9 @@ where
                         self.silence.as_mut().reset(Instant::now() + self.patience);
                     }
                     let id = u64::from(self.session) << 32 | u64::from(self.sent);
+                    let unsent = connection.out.len();
                     put_frame(&mut connection.out, kind::ENTRIES, id, |out| put_append(out, &batch));
+                    connection.appends.sent(connection.out.len() - unsent);
                     self.sent += 1;
                 }
                 Poll::Ready(None) => self.exhausted = true,

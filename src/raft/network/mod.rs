@@ -152,7 +152,7 @@ impl PeerNetwork {
         let opened = timeout(self.patience, self.peer.address.open(Channel::Append)).await;
         match opened.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into()))) {
             Ok(stream) => {
-                self.connection = Some(Connection::new(stream));
+                self.connection = Some(Connection::new(stream, self.peers.appends().clone()));
                 Ok(())
             }
             Err(error) => {

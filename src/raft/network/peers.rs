@@ -34,6 +34,31 @@ pub struct Traffic {
     trips: Mutex<Trips>,
 }
 
+/// Appends of entries between this member and the others since it started, for the statistics of v2.
+#[derive(Debug, Default)]
+pub struct Appends {
+    /// Sent, whether answered or not.
+    pub sent: AtomicU64,
+    /// Bytes of them.
+    pub sent_bytes: AtomicU64,
+    /// Received.
+    pub received: AtomicU64,
+    /// Bytes of them.
+    pub received_bytes: AtomicU64,
+}
+
+impl Appends {
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// Round trips to one member since this process first spoke to it.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Trips {
@@ -156,12 +181,19 @@ pub struct Peers {
     tls: PeerTls,
     known: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     expelled: watch::Sender<bool>,
+    appends: Arc<Appends>,
 }
 
 impl Peers {
     /// Nobody known yet.
     pub fn new(me: NodeId, cluster: u64, tls: PeerTls) -> Arc<Self> {
-        Arc::new(Self { me, cluster, tls, known: Mutex::default(), expelled: watch::Sender::new(false) })
+        let expelled = watch::Sender::new(false);
+        Arc::new(Self { me, cluster, tls, known: Mutex::default(), expelled, appends: Arc::default() })
+    }
+
+    /// Counts of appends.
+    pub fn appends(&self) -> &Arc<Appends> {
+        &self.appends
     }
 
     /// Turns true when another member says that this one has been removed.

@@ -225,6 +225,7 @@ async fn entries(inner: &Arc<Inner>, stream: Stream) -> Result<(), WireError> {
             if found != kind::ENTRIES {
                 continue;
             }
+            inner.peers.appends().received(body.len());
             let number = (id >> 32) as u32;
             if session.as_ref().is_none_or(|(current, ..)| *current != number) {
                 let (batches, queue) = mpsc::channel(APPEND_QUEUE);
