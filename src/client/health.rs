@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::http::{Connection, body};
 use super::{ClientError, Member, TlsPem};
 
-/// How long one URL may take to answer, connecting included.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one URL may take to answer, connecting included: a member that waits for a quorum in vain says so after 7 s.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(8);
 /// Largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 

@@ -172,6 +172,15 @@ pub fn encode(key: &[u8]) -> String {
     path
 }
 
+/// Path of a directory in a request. Access control of v2 knows `/app/*`, which the path `/app` does not match.
+pub fn encode_directory(key: &[u8]) -> String {
+    let mut path = encode(key);
+    if !path.ends_with('/') {
+        path.push('/');
+    }
+    path
+}
+
 /// A form with one value, which may have 10 MiB: only what a form cannot hold is escaped, because servers limit the form.
 pub fn form(value: &[u8], ttl: Option<i64>) -> Bytes {
     let mut form = Vec::with_capacity(value.len() + 32);

@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-use super::access::{Access, LISTING_LIMIT, Said, cluster, encode, index, judge, unexpected};
+use super::access::{Access, LISTING_LIMIT, Said, cluster, encode, encode_directory, index, judge, unexpected};
 use super::error::MigrateError;
 use super::listing::Listing;
 use super::options::{Export, Tree};
@@ -155,7 +155,7 @@ pub async fn piece(body: &mut Incoming) -> io::Result<Option<Bytes>> {
 }
 
 async fn list(connection: &mut Connection, path: &[u8]) -> Result<(HeaderMap, Listing<Answer>), MigrateError> {
-    let target = format!("/v2/keys{}?recursive=true&sorted=true&quorum=true", encode(path));
+    let target = format!("/v2/keys{}?recursive=true&sorted=true&quorum=true", encode_directory(path));
     let response = connection.call(Method::GET, &target, None, LISTING_LIMIT).await?;
     if response.status() != StatusCode::OK {
         let what = format!("a listing of {}", String::from_utf8_lossy(path));

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use http::Method;
 use tokio::sync::Semaphore;
 
-use super::access::{Access, CALL_LIMIT, Said, ask, clean, encode, index, judge, unexpected};
+use super::access::{Access, CALL_LIMIT, Said, ask, clean, encode, encode_directory, index, judge, unexpected};
 use super::error::MigrateError;
 use super::export::{gives_the_file, now, piece};
 use super::options::Import;
@@ -97,10 +97,11 @@ async fn say(access: &Access, spool: &Spool, to: &str, tally: &Tally, progress: 
         tally.present,
         tally.expired
     );
-    let mut connection = access.open_any().await?;
-    let said = ask(&mut connection, Method::GET, "/v2/keys?quorum=true", None).await?;
-    let Said::Done(headers, _) = said else { return Err(unexpected(said, connection.endpoint(), "a read of /")) };
-    let reached = index(&headers).unwrap_or(0);
+    let target = format!("/v2/keys{}?quorum=true", encode_directory(to.as_bytes()));
+    let said = ask(&mut access.open_any().await?, Method::GET, &target, None).await?;
+    // A user who may write and not read is told less.
+    let Said::Done(headers, _) = said else { return Ok(()) };
+    let reached = index(&headers).unwrap_or(u64::MAX);
     if reached < spool.header.index {
         eprintln!(
             "note: the index of the target is {reached}, that of the source was {}: clients that keep an index must start over, and names made by POST from now on sort before those imported until the target has caught up",
@@ -139,7 +140,8 @@ async fn look(connection: &mut Connection, to: &str) -> Result<(), MigrateError>
         return Err(answer(lines.cut().to_string()));
     }
     judge(response).await?;
-    let said = ask(connection, Method::GET, &format!("/v2/keys{}?quorum=true", encode(to.as_bytes())), None).await?;
+    let said =
+        ask(connection, Method::GET, &format!("/v2/keys{}?quorum=true", encode_directory(to.as_bytes())), None).await?;
     match said {
         Said::Refused(refusal) if refusal.code == 100 => Ok(()),
         Said::Done(_, bytes) => {
