@@ -10,6 +10,7 @@ use std::time::Duration;
 use side::cluster::{Cluster, Product};
 use side::load::{Load, Operation};
 use side::report::{Report, Round};
+use side::v2;
 
 struct Workload {
     name: &'static str,
@@ -23,6 +24,21 @@ const WORKLOADS: &[Workload] = &[
     Workload { name: "put, 512 clients", operation: Operation::Put, clients: 512 },
     Workload { name: "linearizable get, 512 clients", operation: Operation::LinearizableGet, clients: 512 },
     Workload { name: "serializable get, 512 clients", operation: Operation::SerializableGet, clients: 512 },
+];
+
+/// A workload of the v2 API: each connection sends one request after another.
+struct V2Workload {
+    name: &'static str,
+    operation: v2::Operation,
+    connections: usize,
+}
+
+const V2_WORKLOADS: &[V2Workload] = &[
+    V2Workload { name: "v2 set, 64 connections", operation: v2::Operation::Set, connections: 64 },
+    V2Workload { name: "v2 set, 512 connections", operation: v2::Operation::Set, connections: 512 },
+    V2Workload { name: "v2 get, 64 connections", operation: v2::Operation::Get, connections: 64 },
+    V2Workload { name: "v2 get, 512 connections", operation: v2::Operation::Get, connections: 512 },
+    V2Workload { name: "v2 quorum get, 512 connections", operation: v2::Operation::QuorumGet, connections: 512 },
 ];
 
 fn main() {
@@ -70,6 +86,7 @@ async fn compare(tls: bool) -> Result<(), String> {
         }
         report.print();
     }
+    compare_v2(&etcd, &ours, rounds, length, &only).await?;
     for cluster in [&etcd, &ours] {
         println!("{}", side::syncs::count(cluster).await?);
     }
@@ -80,6 +97,28 @@ async fn compare(tls: bool) -> Result<(), String> {
             cluster.peak_mib(),
             cluster.disk_mib()
         );
+    }
+    Ok(())
+}
+
+async fn compare_v2(etcd: &Cluster, ours: &Cluster, rounds: u64, length: Duration, only: &str) -> Result<(), String> {
+    let workloads: Vec<_> = V2_WORKLOADS.iter().filter(|workload| workload.name.contains(only)).collect();
+    if workloads.is_empty() {
+        return Ok(());
+    }
+    for cluster in [etcd, ours] {
+        v2::fill(cluster).await.map_err(|error| format!("{}: {error}", cluster.product().name()))?;
+    }
+    for workload in workloads {
+        let mut report = Report::new(workload.name);
+        for round in 0..rounds {
+            let order = if round % 2 == 0 { [etcd, ours] } else { [ours, etcd] };
+            for cluster in order {
+                let load = v2::Load { operation: workload.operation, connections: workload.connections, length };
+                report.add(cluster.product(), Round::measure_v2(cluster, &load).await?);
+            }
+        }
+        report.print();
     }
     Ok(())
 }

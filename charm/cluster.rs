@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use etcd_charm::client::health::{self, Checkup};
 use etcd_charm::client::{Client, ClientError, Code, TlsPem};
 use futures::future::join_all;
 
@@ -129,18 +130,10 @@ impl Asker {
         })
     }
 
-    /// What each endpoint answers to a health check: nothing when all is well.
+    /// The check of `etcdctl cluster-health` for each member.
     #[must_use]
-    pub fn check_all(&self, endpoints: &[String]) -> Vec<Result<(), String>> {
-        self.runtime.block_on(join_all(endpoints.iter().map(|endpoint| async {
-            let endpoint = [endpoint.clone()];
-            let client = Client::connect(&endpoint, self.tls.as_ref()).await.map_err(|e| e.to_string())?;
-            match client.health().await {
-                Ok(alarms) if alarms.is_empty() => Ok(()),
-                Ok(alarms) => Err(format!("alarm {}", alarms.join(", "))),
-                Err(error) => Err(error.to_string()),
-            }
-        })))
+    pub fn check_all(&self, members: &[etcd_charm::client::Member]) -> Vec<Checkup> {
+        self.runtime.block_on(join_all(members.iter().map(|member| health::check(member, self.tls.as_ref()))))
     }
 
     /// The member list as etcd gives it.
@@ -194,26 +187,29 @@ fn is_passing(error: &ClientError) -> bool {
 async fn look(tls: &TlsPem, own: Option<&str>, endpoints: &[String]) -> Result<Cluster, ClientError> {
     let client = Client::connect(endpoints, Some(tls)).await?;
     let listed = client.member_list(true).await?;
-    let asked = join_all(
-        listed.iter().map(|member| async { Client::connect(&member.client_urls, Some(tls)).await?.status().await }),
-    );
+    // Two questions to each: who it is and whom it follows, and what `cluster-health` asks, which decides the status.
+    let asked = join_all(listed.iter().map(|member| async {
+        let who = async { Client::connect(&member.client_urls, Some(tls)).await?.status().await };
+        futures::future::join(who, health::check(member, Some(tls))).await
+    }));
     let own_healthy = async {
         let Some(own) = own else { return false };
-        let check = async { Client::connect(&[own.to_owned()], Some(tls)).await?.health().await };
-        matches!(check.await, Ok(alarms) if alarms.is_empty())
+        health::check_urls(0, &[own.to_owned()], Some(tls)).await.is_healthy()
     };
-    let (answers, own_healthy) = futures::future::join(asked, own_healthy).await;
+    let (asked, own_healthy) = futures::future::join(asked, own_healthy).await;
+    let (answers, checkups): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
     let statuses: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().ok()).collect();
     Ok(Cluster {
         members: listed
             .iter()
-            .zip(&answers)
-            .map(|(member, answer)| Member {
+            .zip(answers.iter().zip(&checkups))
+            .map(|(member, (answer, checkup))| Member {
                 id: member.id,
                 name: member.name.clone(),
                 peer_url: member.peer_urls.first().cloned().unwrap_or_default(),
                 learner: member.is_learner,
                 reachable: matches!(answer, Ok(status) if status.member_id == member.id),
+                healthy: checkup.is_healthy(),
             })
             .collect(),
         leader: statuses.iter().map(|status| status.leader).find(|leader| *leader != 0).unwrap_or(0),

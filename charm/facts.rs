@@ -258,7 +258,7 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// The raft leader's id; 0 when none is known.
     pub leader: u64,
-    /// This unit's own member serves linearizable reads and no alarm is raised.
+    /// `GET /health` of this unit's own daemon says that all is well.
     pub own_healthy: bool,
     /// The version the members report.
     pub version: Option<String>,
@@ -275,8 +275,10 @@ pub struct Member {
     pub peer_url: String,
     /// True while it has no vote.
     pub learner: bool,
-    /// It answered when asked.
+    /// It answered when asked who it is.
     pub reachable: bool,
+    /// It passed the check of `etcdctl cluster-health`: `GET /health` on its published client URLs.
+    pub healthy: bool,
 }
 
 /// What this very hook has already done; a hook may look and act several times.

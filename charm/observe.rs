@@ -9,7 +9,9 @@ use etcd_charm::pki;
 use crate::act::CharmError;
 use crate::bags::{AppBag, Bag, UnitBag};
 use crate::cluster::Asker;
-use crate::facts::{Authorities, Done, Facts, Host as HostFacts, Life, Network, Peer, Service, Store, Trust, Unit};
+use crate::facts::{
+    Authorities, Done, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Store, Trust, Unit,
+};
 use crate::host::{Host, fingerprint};
 use crate::juju::{Addresses, Juju};
 
@@ -78,11 +80,12 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
     Ok(Sight { facts, relation, asker })
 }
 
-/// True when every wanted member answers: no reason to look again.
+/// True when every wanted member answers and is well: no reason to look again.
 fn all_well(facts: &Facts) -> bool {
     let Store::Reachable(cluster) = &facts.store else { return false };
     let wanted: BTreeSet<String> = facts.planned().iter().map(Unit::member_name).collect();
-    cluster.own_healthy && cluster.members.iter().all(|member| member.reachable || !wanted.contains(&member.name))
+    let well = |member: &Member| member.reachable && member.healthy;
+    cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&member.name))
 }
 
 fn read_peer(juju: &Juju, relation: &str) -> Result<Peer, CharmError> {

@@ -420,6 +420,7 @@ impl World {
                 peer_url: m.url.clone(),
                 learner: m.learner,
                 reachable: self.is_up(m, cluster),
+                healthy: self.is_up(m, cluster),
             })
             .collect();
         let leader = members.iter().find(|m| !m.learner && m.reachable).map_or(0, |m| m.id);

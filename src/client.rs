@@ -6,6 +6,10 @@
 //! [`CALL_TIMEOUT`]. TLS is rustls through our own connector; the three PEM texts are held in
 //! memory only.
 
+pub mod copy;
+pub mod health;
+pub mod http;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +133,8 @@ pub struct Status {
 pub struct Client {
     channel: Channel,
     endpoint: String,
+    /// Sent with calls once logged in.
+    token: Option<tonic::metadata::MetadataValue<tonic::metadata::Ascii>>,
 }
 
 impl Client {
@@ -138,11 +144,21 @@ impl Client {
     /// [`ClientError::Unreachable`] with every endpoint's reason; [`ClientError::Tls`] and
     /// [`ClientError::Endpoint`] for bad input.
     pub async fn connect(endpoints: &[String], tls: Option<&TlsPem>) -> Result<Client, ClientError> {
-        let config = tls.map(tls_config).transpose()?;
+        Self::connect_with(endpoints, tls.map(tls_config).transpose()?).await
+    }
+
+    /// The same with a TLS configuration of the caller's own; it must offer `h2`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(
+        endpoints: &[String],
+        config: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Client, ClientError> {
         let mut reasons = Vec::new();
         for endpoint in endpoints.iter().take(MAX_ENDPOINTS) {
             match tokio::time::timeout(CONNECT_TIMEOUT, open(endpoint, config.clone())).await {
-                Ok(Ok(channel)) => return Ok(Client { channel, endpoint: endpoint.clone() }),
+                Ok(Ok(channel)) => return Ok(Client { channel, endpoint: endpoint.clone(), token: None }),
                 Ok(Err(error @ ClientError::Endpoint { .. })) => return Err(error),
                 Ok(Err(error)) => reasons.push(format!("{endpoint}: {error}")),
                 Err(_) => reasons.push(format!("{endpoint}: no answer in {CONNECT_TIMEOUT:?}")),
@@ -308,36 +324,75 @@ fn timed<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// Where an endpoint is.
+#[derive(Debug, Clone)]
+struct Target {
+    text: String,
+    secure: bool,
+    /// Without brackets.
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+}
+
+impl Target {
+    fn parse(endpoint: &str) -> Result<Target, ClientError> {
+        let bad = |cause: &dyn std::fmt::Display| ClientError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            cause: cause.to_string(),
+        };
+        let url = url::Url::parse(endpoint).map_err(|e| bad(&e))?;
+        let secure = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(bad(&"the scheme is neither http nor https")),
+        };
+        let host = url.host_str().ok_or_else(|| bad(&"it has no host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| bad(&"it has no port"))?;
+        let name = ServerName::try_from(host.clone()).map_err(|e| bad(&e))?;
+        Ok(Target { text: endpoint.to_owned(), secure, host, port, name })
+    }
+
+    /// The TLS configuration this endpoint needs: `https` must have one, `http` has none.
+    fn choose(
+        &self,
+        config: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Option<Arc<rustls::ClientConfig>>, ClientError> {
+        match (self.secure, config) {
+            (true, None) => Err(ClientError::Endpoint {
+                endpoint: self.text.clone(),
+                cause: "https needs the three PEM texts".to_owned(),
+            }),
+            (true, config) => Ok(config),
+            (false, _) => Ok(None),
+        }
+    }
+
+    async fn dial(&self, config: Option<Arc<rustls::ClientConfig>>) -> std::io::Result<Stream> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(match config {
+            None => Stream::Plain(stream),
+            Some(config) => {
+                let tls = tokio_rustls::TlsConnector::from(config);
+                Stream::Tls(Box::new(tls.connect(self.name.clone(), stream).await?))
+            }
+        })
+    }
+}
+
 /// Opens one channel. `https` needs `config`; `http` must not have it.
 async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Result<Channel, ClientError> {
     let bad = |cause: &dyn std::fmt::Display| ClientError::Endpoint {
         endpoint: endpoint.to_owned(),
         cause: cause.to_string(),
     };
-    let url = url::Url::parse(endpoint).map_err(|e| bad(&e))?;
-    let host = url.host_str().ok_or_else(|| bad(&"it has no host"))?.to_owned();
-    let port = url.port_or_known_default().ok_or_else(|| bad(&"it has no port"))?;
-    let config = match (url.scheme(), config) {
-        ("https", Some(config)) => Some(config),
-        ("http", _) => None,
-        ("https", None) => return Err(bad(&"https needs the three PEM texts")),
-        _ => return Err(bad(&"the scheme is neither http nor https")),
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(bare.clone()).map_err(|e| bad(&e))?;
+    let target = Target::parse(endpoint)?;
+    let config = target.choose(config)?;
     let connector = tower::service_fn(move |_: Uri| {
-        let (config, bare, name) = (config.clone(), bare.clone(), name.clone());
-        async move {
-            let stream = TcpStream::connect((bare.as_str(), port)).await?;
-            stream.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(TokioIo::new(match config {
-                None => Stream::Plain(stream),
-                Some(config) => {
-                    let tls = tokio_rustls::TlsConnector::from(config);
-                    Stream::Tls(Box::new(tls.connect(name, stream).await?))
-                }
-            }))
-        }
+        let (config, target) = (config.clone(), target.clone());
+        async move { Ok::<_, std::io::Error>(TokioIo::new(target.dial(config).await?)) }
     });
     Endpoint::from_shared(endpoint.to_owned())
         .map_err(|e| bad(&e))?

@@ -6,9 +6,12 @@
 //! `raft` sees `store` and `model`; `watch` sees `model` and the read side of `store`; `api` sees `raft`, `watch` and `model`; `node` sees all. The charm sees `settings`, `client` and
 //! `pki`, and nothing else. Each foreign crate has one address: RocksDB in `store`, openraft in `raft` (and the two files
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
+//! `treefile` is a pure format that `api` writes and `migrate` reads; `migrate` holds the tools of `etcd v2`, which are
+//! clients: they see `client`, `treefile` and `tls`, and nothing of a running member.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod client;
+pub mod migrate;
 pub mod node;
 pub mod pki;
 pub mod proto;
@@ -26,4 +29,5 @@ mod raft;
 mod store;
 mod timers;
 mod tls;
+mod treefile;
 mod watch;

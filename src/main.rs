@@ -1,7 +1,9 @@
-//! The daemon: settings in, a member running, an exit code out. Also the two commands on snapshot files.
+//! The daemon: settings in, a member running, an exit code out. Also the two commands on snapshot files, and `etcd v2 …`,
+//! tools that run no member.
 
 use std::process::ExitCode;
 
+use etcd_charm::migrate;
 use etcd_charm::node;
 use etcd_charm::settings::{self, Invocation};
 
@@ -9,6 +11,10 @@ use etcd_charm::settings::{self, Invocation};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "v2") {
+        return ExitCode::from(migrate::run(words));
+    }
     let (settings, notices) = match settings::from_process() {
         Ok(Invocation::Run { settings, notices }) => (settings, notices),
         Ok(Invocation::Restore(asked)) => return ExitCode::from(node::restore(&asked)),

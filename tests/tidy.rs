@@ -26,7 +26,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("rcgen::", &["src/pki", "src/tls"]),
     ("x509_parser::", &["src/pki", "src/tls"]),
     ("serde_yaml::", &["src/settings", "charm/pack", "charm/rules", "charm/contract", "tests/lab/"]),
-    ("clap::", &["src/settings", "src/main.rs", "charm/pack", "tests/lab/"]),
+    ("clap::", &["src/settings", "src/migrate/options", "src/main.rs", "charm/pack", "tests/lab/"]),
+    ("json_event_parser::", &["src/migrate/listing"]),
 ];
 
 /// (room, rooms of this crate it may name)
@@ -41,6 +42,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/corruption/", &["corruption", "raft", "store", "model", "proto", "settings"]),
     ("src/pki", &["pki"]),
     ("src/client", &["client", "proto", "pki"]),
+    ("src/treefile/", &["treefile"]),
+    ("src/migrate/", &["migrate", "client", "tls", "treefile"]),
     ("src/settings", &["settings"]),
 ];
 

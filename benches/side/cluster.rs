@@ -72,6 +72,7 @@ impl Cluster {
             command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
             command.args(["--listen-peer-urls", &peers[n], "--initial-advertise-peer-urls", &peers[n]]);
             command.args(["--initial-cluster-token", product.name(), "--log-level", "warn"]);
+            command.arg("--enable-v2=true");
             command.arg("--data-dir").arg(cluster.data_dir(n));
             if let Some(files) = &files {
                 files.flags(&mut command);
@@ -101,6 +102,16 @@ impl Cluster {
             connections.push(Connection::open(self.addresses[self.leader], &self.tls).await?);
         }
         Ok(connections)
+    }
+
+    /// Where the leader serves clients.
+    pub fn leader_address(&self) -> SocketAddr {
+        self.addresses[self.leader]
+    }
+
+    /// TLS of the clients, if any.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// Highest resident size of each member so far, MiB.

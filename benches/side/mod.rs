@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod load;
 pub mod report;
 pub mod syncs;
+pub mod v2;
 pub mod wire;

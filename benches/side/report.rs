@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::cluster::{Cluster, Product};
-use super::load::Load;
+use super::load::{Load, Seen};
+use super::v2;
 
 /// Share of stolen time above which a round does not count, percent.
 const STEAL_LIMIT: f64 = 2.0;
@@ -66,10 +67,20 @@ fn written(pid: u32) -> u64 {
 
 impl Round {
     pub async fn measure(cluster: &Cluster, load: &Load) -> Result<Self, String> {
-        const TICK_US: f64 = 10_000.0;
         let connections = cluster.connect(load.connections()).await?;
         let mut before = None;
         let seen = load.run(&connections, || before = Some(Reading::take(cluster))).await?;
+        Self::of(cluster, &seen, before)
+    }
+
+    pub async fn measure_v2(cluster: &Cluster, load: &v2::Load) -> Result<Self, String> {
+        let mut before = None;
+        let seen = load.run(cluster, || before = Some(Reading::take(cluster))).await?;
+        Self::of(cluster, &seen, before)
+    }
+
+    fn of(cluster: &Cluster, seen: &Seen, before: Option<Reading>) -> Result<Self, String> {
+        const TICK_US: f64 = 10_000.0;
         let (before, after) = (before.ok_or("the measured part never began")?, Reading::take(cluster));
         if seen.operations == 0 {
             return Err(format!("{} completed no operation ({} errors)", cluster.product().name(), seen.errors));

@@ -1,4 +1,9 @@
-//! `health`: every member is asked, and the answer reads like `etcdctl cluster-health`.
+//! `health`: every member is asked as `etcdctl cluster-health` asks, and the answer reads like it.
+//!
+//! The check is `GET /health` of each member of the list on its client URLs ([`etcd_charm::client::health`]). The status
+//! comes from the same check of the same members, so the two cannot disagree for longer than a hook is old.
+
+use etcd_charm::client::health::{Checkup, summary};
 
 use crate::act::CharmError;
 use crate::facts::Done;
@@ -12,31 +17,61 @@ use crate::observe::observe;
 /// [`CharmError`] when the cluster cannot be asked or is not healthy.
 pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     let sight = observe(juju, host, Done::default())?;
-    let members = sight.asker.members()?;
-    let urls: Vec<String> =
-        members.iter().map(|member| member.client_urls.first().cloned().unwrap_or_default()).collect();
-    let checks = sight.asker.check_all(&urls);
-    let mut lines = Vec::new();
-    let mut ill = 0;
-    for ((member, url), check) in members.iter().zip(&urls).zip(&checks) {
-        lines.push(match check {
-            Ok(()) => format!("member {:x} is healthy: got healthy result from {url}", member.id),
-            Err(_) if member.name.is_empty() => format!("member {:x} has not started yet", member.id),
-            Err(why) => format!("member {:x} is unhealthy: {url}: {why}", member.id),
-        });
-        ill += usize::from(check.is_err());
+    let checkups = sight.asker.check_all(&sight.asker.members()?);
+    let report = Report::of(&checkups);
+    juju.result("members", &checkups.len().to_string())?;
+    juju.result("result", report.verdict)?;
+    juju.result("message", &report.message)?;
+    match report.failure {
+        Some(failure) => Err(CharmError::Parameter(failure)),
+        None => Ok(()),
     }
-    let verdict = match ill {
-        0 => "cluster is healthy",
-        _ if ill < members.len() => "cluster is degraded",
-        _ => "cluster is unavailable",
-    };
-    lines.push(verdict.to_owned());
-    juju.result("members", &members.len().to_string())?;
-    juju.result("result", verdict)?;
-    juju.result("message", &lines.join("\n"))?;
-    if ill > 0 {
-        return Err(CharmError::Parameter(format!("{verdict}: {ill} of {} members not healthy", members.len())));
+}
+
+/// What an operator reads.
+#[derive(Debug, PartialEq, Eq)]
+struct Report {
+    verdict: &'static str,
+    message: String,
+    failure: Option<String>,
+}
+
+impl Report {
+    fn of(checkups: &[Checkup]) -> Self {
+        let verdict = summary(checkups);
+        let ill = checkups.iter().filter(|checkup| !checkup.is_healthy()).count();
+        let lines: Vec<String> = checkups.iter().flat_map(Checkup::lines).chain([verdict.to_owned()]).collect();
+        let failure = format!("{verdict}: {ill} of {} members not healthy", checkups.len());
+        // A list without members is no health either.
+        let failed = ill > 0 || checkups.is_empty();
+        Report { verdict, message: lines.join("\n"), failure: failed.then_some(failure) }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_charm::client::health::Verdict;
+
+    use super::*;
+
+    fn checkup(id: u64, verdict: Verdict) -> Checkup {
+        Checkup { id, failed: Vec::new(), verdict }
+    }
+
+    #[test]
+    fn a_healthy_cluster_reads_as_cluster_health_prints_it() {
+        let url = "https://10.0.0.1:2379".to_owned();
+        let report = Report::of(&[checkup(0x1f, Verdict::Healthy(url))]);
+        let message = "member 1f is healthy: got healthy result from https://10.0.0.1:2379\ncluster is healthy";
+        assert_eq!(report, Report { verdict: "cluster is healthy", message: message.to_owned(), failure: None });
+    }
+
+    #[test]
+    fn one_member_that_is_not_well_fails_the_action_and_is_named() {
+        let well = checkup(1, Verdict::Healthy("https://10.0.0.1:2379".to_owned()));
+        let report = Report::of(&[well, checkup(2, Verdict::Unpublished)]);
+        assert_eq!(report.failure.as_deref(), Some("cluster is degraded: 1 of 2 members not healthy"));
+        assert!(report.message.contains("member 2 is unreachable: no available published client urls\n"));
+        assert_eq!(Report::of(&[checkup(2, Verdict::Unpublished)]).verdict, "cluster is unavailable");
+    }
 }

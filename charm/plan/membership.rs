@@ -140,7 +140,7 @@ fn hand_on_turn(facts: &Facts, cluster: &Cluster, actions: &mut Vec<Action>) {
     {
         return;
     }
-    let settled = cluster.members.iter().all(|member| !member.learner && member.reachable);
+    let settled = cluster.members.iter().all(|member| !member.learner && member.reachable && member.healthy);
     let next = planned.iter().find_map(|unit| Some((unit.clone(), wants(unit)?)));
     let next = if settled { next } else { None };
     if next != peer.app.turn {

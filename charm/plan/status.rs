@@ -214,8 +214,9 @@ fn catching_up(facts: &Facts) -> bool {
     facts.host.service != Service::Stopped && facts.own_member().is_some_and(|member| member.learner)
 }
 
-/// This unit's member votes and serves, and so does every member of a wanted unit. A member of a
-/// unit that is leaving does not count: it may be gone at any moment.
+/// This unit's member votes and is healthy, and so is every voter of a wanted unit, by the check that
+/// `etcdctl cluster-health` makes. A member of a unit that is leaving does not count: it may be gone
+/// at any moment. Nor does a learner, which is on its way.
 fn is_healthy(facts: &Facts) -> bool {
     let Store::Reachable(cluster) = &facts.store else { return false };
     let leaving: Vec<String> = facts
@@ -232,5 +233,5 @@ fn is_healthy(facts: &Facts) -> bool {
             .members
             .iter()
             .filter(|member| !member.learner)
-            .all(|member| member.reachable || leaving.contains(&member.name) || gone(&member.name))
+            .all(|member| member.healthy || leaving.contains(&member.name) || gone(&member.name))
 }

@@ -65,6 +65,7 @@ fn member(number: u32) -> Member {
         peer_url: peer_url(number),
         learner: false,
         reachable: true,
+        healthy: true,
     }
 }
 
@@ -168,7 +169,8 @@ fn a_failing_member_is_blocked_with_the_documented_sentence() {
         let mut facts = healthy(&[1, 2, 3]);
         match ill {
             0 => cluster(&mut facts).own_healthy = false,
-            1 => cluster(&mut facts).members[2].reachable = false,
+            // It answers, as a member without a quorum does, and fails the check of cluster-health.
+            1 => cluster(&mut facts).members[2].healthy = false,
             _ => facts.store = Store::Unreachable,
         }
         facts.done.started = true;
@@ -269,7 +271,7 @@ fn units_are_added_one_at_a_time_lowest_first_and_only_when_certified() {
     assert_eq!(adds(&facts), [unit(2)]);
     peer(&mut facts).app.certificates.remove(&(unit(2), Side::Peer));
     assert_eq!(adds(&facts), [unit(3)]);
-    let learner = Member { name: String::new(), learner: true, reachable: false, ..member(3) };
+    let learner = Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(3) };
     cluster(&mut facts).members.push(learner);
     assert_eq!(adds(&facts), []);
 }
@@ -290,7 +292,8 @@ fn a_dead_member_does_not_keep_a_newcomer_out_while_a_quorum_would_remain() {
 fn a_joining_unit_is_told_the_whole_list_with_its_own_name() {
     let mut facts = healthy(&[1, 2]);
     peer(&mut facts).units.insert(unit(2), bag(2, false));
-    cluster(&mut facts).members[1] = Member { name: String::new(), learner: true, reachable: false, ..member(2) };
+    cluster(&mut facts).members[1] =
+        Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(2) };
     let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".to_owned();
     assert_eq!(reconcile(&facts).actions, [Action::PublishApp(AppChange::Join(unit(2), line))]);
 }
@@ -498,6 +501,9 @@ fn nobody_gets_a_turn_to_restart_while_a_member_is_down_or_another_has_it() {
     cluster(&mut facts).members[2].reachable = false;
     assert!(!reconcile(&facts).actions.contains(&given));
     cluster(&mut facts).members[2].reachable = true;
+    cluster(&mut facts).members[2].healthy = false;
+    assert!(!reconcile(&facts).actions.contains(&given));
+    cluster(&mut facts).members[2].healthy = true;
     peer(&mut facts).units.get_mut(&unit(3)).unwrap().restart = Some("h".into());
     peer(&mut facts).app.turn = Some((unit(3), "h".into()));
     assert!(!reconcile(&facts).actions.contains(&given));

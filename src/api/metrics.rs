@@ -11,9 +11,9 @@ use tonic::Code;
 
 use super::key_count::KeyCount;
 use super::methods::METHODS;
+use super::v2::HubStats;
 use crate::histogram::{Bounds, DISK, Histogram, doubling};
 use crate::model::effects::LeaseChange;
-use super::v2::HubStats;
 use crate::store::{Batch, EventKind, EventSink, Work};
 
 /// gRPC has seventeen codes, numbered from 0.

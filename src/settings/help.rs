@@ -24,6 +24,9 @@ Usage:
 
   etcd --config-file <path>
     Read everything from a YAML or JSON file; other flags and variables are then ignored.
+
+  etcd v2 export | import | copy-to-v3 | compare
+    Move data of the v2 API between clusters, and from v2 to v3; see etcd v2 --help.
 ";
 
 /// Usage and every flag with its default.

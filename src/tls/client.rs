@@ -1,6 +1,6 @@
 //! The client side: calls to other members, with the same reloading as the listeners.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -52,6 +52,28 @@ impl ClientTls {
     pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
         ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.to_owned()))
     }
+}
+
+/// TLS of a command that calls servers once: the authorities of `ca` or else the system's, the certificate and key shown
+/// to servers if they are given, and the protocols offered.
+pub fn one_shot(
+    ca: Option<&Path>,
+    pair: Option<(&Path, &Path)>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Config(error.to_string()))?
+        .with_root_certificates(ca.map_or_else(files::system_authorities, files::authorities)?);
+    let mut config = match pair {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => builder
+            .with_client_auth_cert(files::certificates(cert)?, files::private_key(key)?)
+            .map_err(|error| TlsError::Mismatch { cert: cert.into(), key: key.into(), reason: error.to_string() })?,
+    };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 /// The files shown to servers, if any.

@@ -16,7 +16,7 @@ mod self_signed;
 mod server;
 mod verify;
 
-pub use client::ClientTls;
+pub use client::{ClientTls, one_shot};
 pub use error::{TlsError, reason_of};
 pub use identity::PeerIdentity;
 pub use server::ServerTls;

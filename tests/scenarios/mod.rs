@@ -10,6 +10,8 @@ mod partition;
 mod power;
 mod register;
 mod snapshot;
+mod v2_data;
+mod v2_health;
 mod v2_lifetimes;
 mod v2_waiting;
 mod writers;

@@ -159,7 +159,7 @@ pub(super) fn refused(refusal: &Error) -> Response<Body> {
     response
 }
 
-fn raft_error(cause: &str) -> Error {
+pub(super) fn raft_error(cause: &str) -> Error {
     Error { code: 300, cause: cause.to_owned().into(), index: 0 }
 }
 

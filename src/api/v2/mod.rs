@@ -1,6 +1,7 @@
 //! etcd's v2 HTTP API, served from the v2 tree beside v3 in the same replicated state.
 //!
-//! One file per endpoint family: [`keys`], [`members`], [`stats`], [`auth`]. [`request`] turns a query and a form into
+//! One file per endpoint family: [`keys`], [`members`], [`stats`], [`auth`], and
+//! [`export`], which is not etcd's. [`request`] turns a query and a form into
 //! one checked request in etcd's order of checks, [`render`] writes nodes, events and errors as etcd spells them, [`hub`]
 //! wakes the clients that wait for an event and [`wait`] answers them.
 //!
@@ -8,6 +9,7 @@
 //! barrier; a waiting client holds no thread and no event; passwords are hashed and checked off the serving thread.
 
 mod auth;
+mod export;
 mod hub;
 mod keys;
 mod members;
@@ -103,6 +105,7 @@ async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Respon
         "/v2/stats/leader" => stats::leader(&v2, request.method()),
         "/v2/stats/store" => stats::store(&v2, request.method()),
         _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
+        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, request).await,
         _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
         _ if path.starts_with("/v2/auth/") => auth::answer(&v2, request).await.unwrap_or_else(not_found),
         _ => not_found(),

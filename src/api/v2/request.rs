@@ -221,7 +221,7 @@ pub(super) fn decoded(part: &str) -> String {
 }
 
 /// Undoes percent encoding; in forms `+` is a space.
-fn unescape(text: &[u8], form: bool) -> Result<Vec<u8>, BadRequest> {
+pub(super) fn unescape(text: &[u8], form: bool) -> Result<Vec<u8>, BadRequest> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -251,7 +251,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// Resolves empty, `.` and `..` parts, as a path cleaner would.
-fn clean(decoded: &[u8]) -> Result<Bytes, BadRequest> {
+pub(super) fn clean(decoded: &[u8]) -> Result<Bytes, BadRequest> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in decoded.split(|&byte| byte == b'/') {
         match part {

@@ -19,7 +19,7 @@ use super::view::{View, ViewError};
 use tree::Tree;
 use types::{Command, Error, Event, Outcome};
 
-pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, window};
+pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, walk, window};
 
 /// How many events the window keeps, over the whole keyspace; etcd's own number.
 pub const WINDOW: u64 = 1000;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::tree::{self, Tree};
-use super::types::{Error, Event, Node, UnixNanos};
+use super::types::{Error, Event, Node, Stored, UnixNanos};
 use super::watch::Brief;
 use super::{WINDOW, layout};
 use crate::model::view::{View, ViewError};
@@ -58,6 +58,52 @@ pub fn get(
         }
         Err(refusal) => Ok(Err(Error { index, ..refusal })),
     }
+}
+
+/// Visits the node at the clean, absolute `path` and everything below it, hidden nodes too: depth first, names in byte
+/// order, in memory that grows with the depth only. The root itself is not visited. `Break` ends the walk.
+///
+/// # Errors
+/// The outer one when the state cannot be read; the inner one is the client's, with its index.
+pub fn walk(
+    view: &impl View,
+    path: &[u8],
+    visit: &mut dyn FnMut(&Bytes, &Stored) -> ControlFlow<()>,
+) -> Result<Result<(), Error>, ViewError> {
+    let tree = Tree::open(view)?;
+    let stored = match tree.get(path)? {
+        Ok(stored) => stored,
+        Err(refusal) => return Ok(Err(Error { index: tree.index(), ..refusal })),
+    };
+    let path = Bytes::copy_from_slice(path);
+    if path.as_ref() != b"/" && visit(&path, &stored).is_break() {
+        return Ok(Ok(()));
+    }
+    if stored.dir {
+        let _ended = descend(view, &path, visit)?;
+    }
+    Ok(Ok(()))
+}
+
+fn descend(
+    view: &impl View,
+    path: &[u8],
+    visit: &mut dyn FnMut(&Bytes, &Stored) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ViewError> {
+    let prefix = layout::children(path);
+    let mut outcome = Ok(ControlFlow::Continue(()));
+    view.v2_scan(&prefix, &mut |key, value| {
+        let path = layout::join(path, &layout::child_name(&prefix, key));
+        outcome = tree::decode(&Bytes::copy_from_slice(value)).and_then(|stored| match visit(&path, &stored) {
+            ControlFlow::Continue(()) if stored.dir => descend(view, &path, visit),
+            flow => Ok(flow),
+        });
+        match outcome {
+            Ok(flow) => flow,
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    outcome
 }
 
 /// Index of the keyspace.

@@ -1,0 +1,106 @@
+//! What the tools say to a person, on standard error: what was done, and what could not be.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::export::Exported;
+use super::spool::is_dash;
+use crate::treefile::{Header, Totals};
+
+/// Pause between two lines of progress.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
+/// How many nodes in the way are named one by one.
+pub const MAX_NAMED: u64 = 50;
+
+/// What an export holds, in one line.
+pub fn totals(totals: &Totals) -> String {
+    let Totals { directories, files, expiring, .. } = totals;
+    format!("{} nodes ({files} files, {directories} directories, {expiring} with a TTL)", totals.nodes())
+}
+
+/// After an export.
+pub fn exported(exported: &Exported, file: &Path) {
+    let Exported { header, totals: counted, endpoint, .. } = exported;
+    let to = if is_dash(file) { "standard output".to_owned() } else { file.display().to_string() };
+    eprintln!("exported {} of {} at index {} from {endpoint} to {to}", totals(counted), header.prefix, header.index);
+    eprintln!("{}", hidden(header));
+    if let Some(note) = replaced(counted) {
+        eprintln!("{note}");
+    }
+    if let Some(ahead) = exported.skew_seconds() {
+        eprintln!(
+            "note: the clock of {endpoint} is {ahead} s ahead of this machine's; expirations are kept by that clock, so TTLs will be off by as much where clocks are right"
+        );
+    }
+}
+
+/// What a tree knows of hidden nodes.
+pub fn hidden(header: &Header) -> String {
+    if header.all_hidden {
+        return "hidden nodes: all included".to_owned();
+    }
+    let named = if header.hidden.is_empty() { "none".to_owned() } else { header.hidden.join(" ") };
+    format!(
+        "hidden nodes (names that begin with _): the source lists them to nobody, so only those named with --hidden are included: {named}; any others are NOT"
+    )
+}
+
+fn replaced(totals: &Totals) -> Option<String> {
+    (totals.replaced > 0).then(|| {
+        format!(
+            "note: {} nodes hold the character U+FFFD: written by a client, or put by the source in place of bytes that are not UTF-8, which etcd cannot export",
+            totals.replaced
+        )
+    })
+}
+
+/// Lines of progress, not more than one in some seconds.
+pub struct Progress {
+    doing: &'static str,
+    all: u64,
+    begun: Instant,
+    last: Instant,
+}
+
+impl Progress {
+    /// `doing` such as `imported`, out of `all`.
+    pub fn new(doing: &'static str, all: u64) -> Self {
+        Self { doing, all, begun: Instant::now(), last: Instant::now() }
+    }
+
+    /// Says how far it is, now and then.
+    pub fn at(&mut self, done: u64) {
+        if self.last.elapsed() >= PROGRESS_PAUSE {
+            self.last = Instant::now();
+            eprintln!("{} {done} of {} in {} s", self.doing, self.all, self.begun.elapsed().as_secs());
+        }
+    }
+
+    /// Seconds since the beginning.
+    pub fn seconds(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+}
+
+/// Names what is in the way, and stops naming when it is too much.
+#[derive(Default)]
+pub struct Conflicts {
+    count: u64,
+}
+
+impl Conflicts {
+    /// One more.
+    pub fn add(&mut self, what: &str) {
+        self.count += 1;
+        match self.count {
+            count if count <= MAX_NAMED => eprintln!("conflict: {what}"),
+            count if count == MAX_NAMED + 1 => eprintln!("conflict: and more, which are only counted"),
+            _ => {}
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
