@@ -2,7 +2,7 @@
 //!
 //! A unit's key is made where it is used and stays; only its request travels. The leader signs a
 //! request when there is no certificate for that key and those names, when the one there is was
-//! signed by another authority, or at two thirds of its life. Comparing request and answer on every
+//! signed by another authority than the present signer, or at two thirds of its life. Comparing request and answer on every
 //! hook replaces any memory of what was asked when.
 
 use super::Action;
@@ -31,13 +31,10 @@ pub fn install(facts: &Facts, actions: &mut Vec<Action>) {
         let Some(pair) = facts.host.pairs.get(&side) else { continue };
         let Some(signed) = peer.app.certificates.get(&(facts.unit.clone(), side)) else { continue };
         let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == signed.says.public_key);
-        let installed = pair.certificate.as_ref() == Some(&signed.pem) && pair.trust.as_deref() == Some(trust.of(side));
-        if ours && signed.trusted && !installed {
-            actions.push(Action::InstallCertificate {
-                side,
-                certificate: signed.pem.clone(),
-                trust: trust.of(side).to_owned(),
-            });
+        let bundle = trust.of(side).bundle();
+        let installed = pair.certificate.as_ref() == Some(&signed.pem) && pair.trust.as_ref() == Some(&bundle);
+        if ours && signed.issuer.is_some() && !installed {
+            actions.push(Action::InstallCertificate { side, certificate: signed.pem.clone(), trust: bundle });
         }
     }
 }
@@ -78,7 +75,10 @@ fn is_due(facts: &Facts, unit: &Unit, side: Side) -> bool {
     let Some(request) = bag.and_then(|bag| bag.requests.get(&side)) else { return false };
     match peer.app.certificates.get(&(unit.clone(), side)) {
         None => true,
-        Some(signed) => signed.says != request.says || !signed.trusted || signed.validity.renewal_due(facts.now),
+        Some(signed) => {
+            let signer = peer.app.trust.as_ref().map(|trust| &trust.of(side).issuing.id);
+            signed.says != request.says || signed.issuer.as_ref() != signer || signed.validity.renewal_due(facts.now)
+        }
     }
 }
 
