@@ -513,6 +513,7 @@ impl World {
                 let node = self.nodes.get_mut(name).unwrap();
                 node.service = up.then(|| generation.clone());
                 node.run.as_mut().unwrap().done.started = true;
+                self.check_handshakes();
                 if self.below(10) < 7 {
                     self.promote();
                 }
@@ -541,7 +542,11 @@ impl World {
             }
             _ => {}
         }
+        let installs = matches!(action, Action::InstallCertificate { .. });
         self.act_locally(name, action, serial);
+        if installs {
+            self.check_handshakes();
+        }
         Ok(())
     }
 
@@ -617,7 +622,11 @@ impl World {
     /// The daemon reads its files again, as it does at some handshake after they have changed.
     fn reload(&mut self, name: &Unit) {
         let node = self.nodes.get_mut(name).unwrap();
-        node.loaded = node.pairs.iter().map(|(side, pair)| (*side, pair.report.clone())).collect();
+        let read = node.pairs.iter().map(|(side, pair)| (*side, pair.report.clone())).collect();
+        if node.loaded != read {
+            node.loaded = read;
+            self.check_handshakes();
+        }
     }
 
     fn fetch_credentials(&mut self) {
@@ -669,14 +678,17 @@ impl World {
                 .filter(|member| self.is_up(member, cluster))
                 .filter_map(|member| member.unit.as_ref().and_then(|unit| self.nodes.get(unit)))
                 .collect();
-            let both = |node: &Node, side: Side| [node.loaded[&side].clone(), node.pairs[&side].report.clone()];
+            fn both(node: &Node, side: Side) -> [&Report; 2] {
+                [&node.loaded[&side], &node.pairs[&side].report]
+            }
             for side in Side::BOTH {
                 for (shows, judges) in up.iter().flat_map(|one| up.iter().map(move |other| (one, other))) {
                     for shown in both(shows, side) {
-                        let issuer = shown.issuer.expect("a running member has a certificate of a known authority");
+                        let issuer =
+                            shown.issuer.as_ref().expect("a running member has a known authority's certificate");
                         for judge in both(judges, side) {
                             let names = (&shows.address, &judges.address);
-                            assert!(judge.trusts.contains(&issuer), "{side:?} {names:?}: {issuer} {:?}", judge.trusts);
+                            assert!(judge.trusts.contains(issuer), "{side:?} {names:?}: {issuer} {:?}", judge.trusts);
                         }
                     }
                 }
@@ -836,7 +848,6 @@ impl World {
             if self.act(name, action).is_err() {
                 self.nodes.get_mut(name).unwrap().run.as_mut().unwrap().again = false;
             }
-            self.check_handshakes();
         } else if run.again && run.rounds < 8 {
             self.decide(name);
         } else {

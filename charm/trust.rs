@@ -157,6 +157,17 @@ pub struct Report {
     pub issuer: Option<String>,
 }
 
+impl Report {
+    /// What holds of both.
+    #[must_use]
+    pub fn meet(&self, other: &Report) -> Report {
+        Report {
+            trusts: self.trusts.intersection(&other.trusts).cloned().collect(),
+            issuer: self.issuer.clone().filter(|issuer| other.issuer.as_ref() == Some(issuer)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +193,17 @@ mod tests {
                 assert_eq!(later.follows(earlier), to == at || to == at + 1, "{at} {to}");
             }
         }
+    }
+
+    #[test]
+    fn only_what_holds_of_both_reports_is_said() {
+        let report = |trusts: &[&str], issuer: &str| Report {
+            trusts: trusts.iter().map(|id| (*id).to_owned()).collect(),
+            issuer: Some(issuer.to_owned()),
+        };
+        let (before, after) = (report(&["a", "b"], "a"), report(&["b"], "b"));
+        assert_eq!(before.meet(&before), before);
+        assert_eq!(before.meet(&after), Report { issuer: None, ..report(&["b"], "") });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use etcd_charm::pki::DAY;
 
-use super::{Action, membership};
+use super::{Action, certificates, membership};
 use crate::bags::AppChange;
 use crate::facts::{Authorities, Facts, Service, Side, Store};
 use crate::trust::{Phase, Report};
@@ -68,7 +68,9 @@ pub enum Wait {
 pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     let Some(peer) = &facts.peer else { return };
     let (Authorities::Held(held), Some(published)) = (&facts.authorities, &peer.app.trust) else { return };
-    if held != published {
+    // What this very hook has published may yet be lost: were the next step taken on it, the others would
+    // see two at once. The write itself brings another hook.
+    if held != published || facts.done.app_written || actions.iter().any(unsettles) {
         return;
     }
     let mut steps = Vec::new();
@@ -92,6 +94,16 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     if !steps.is_empty() {
         actions.push(Action::Rotate(steps));
     }
+}
+
+/// True for what changes this unit's certificates or what is published about anybody's, so that the
+/// reports at hand are about to be old, and for what may take longer than leadership is promised.
+fn unsettles(action: &Action) -> bool {
+    action.writes_app()
+        || matches!(
+            action,
+            Action::InstallCertificate { .. } | Action::StartService { .. } | Action::RestartService { .. }
+        )
 }
 
 /// What the side's replacement waits for; `None` when its next step is due or none is under way.
@@ -132,17 +144,23 @@ fn late(facts: &Facts, side: Side, good: &dyn Fn(&Report) -> bool) -> Option<BTr
     Some(names.collect())
 }
 
-/// What this unit can say about its own member. A daemon that runs but did not answer is neither
-/// what is on disk nor anything else new: what was said last stands.
+/// What this unit can say about its own member: no more than holds for what it shows now, for what
+/// lies on its disk and for what is about to be put there, which may be older than either after a hook
+/// that crashed. Of a daemon that runs but did not answer, what was said last stands.
 #[must_use]
 pub fn own_report(facts: &Facts, side: Side) -> Report {
-    let on_disk = || facts.host.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();
+    let on_disk = facts.host.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();
     let said = || facts.peer.as_ref().and_then(|peer| peer.own.reports.get(&side)).cloned().unwrap_or_default();
-    match (&facts.host.service, facts.presented.get(&side)) {
-        (Service::Stopped, _) => on_disk(),
+    let shown = match (&facts.host.service, facts.presented.get(&side)) {
+        (Service::Stopped, _) => on_disk.clone(),
         (Service::Running(_), Some(seen)) => seen.clone(),
         (Service::Running(_), None) => said(),
-    }
+    };
+    let known = shown.meet(&on_disk);
+    certificates::due(facts, side).map_or(known.clone(), |due| {
+        let trusts = due.anchors.ids();
+        known.meet(&Report { trusts, issuer: due.certificate.issuer.clone() })
+    })
 }
 
 /// The authority that signs client certificates now, on whatever unit: the successor as soon as every

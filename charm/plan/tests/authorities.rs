@@ -23,7 +23,9 @@ fn facts_in(trust: &Trust, reports: &Trust, issuer: u32) -> Facts {
         pair.report = report(reports, side, issuer);
         for number in [1, 2, 3] {
             let id = &trust.of(side).issuing.id;
-            peer(&mut facts).app.certificates.get_mut(&(unit(number), side)).unwrap().issuer = Some(id.clone());
+            let certificate = peer(&mut facts).app.certificates.get_mut(&(unit(number), side)).unwrap();
+            certificate.issuer = Some(id.clone());
+            certificate.validity.until = 100_000 * DAY;
         }
     }
     facts
@@ -87,6 +89,49 @@ fn the_new_authority_signs_only_when_every_member_says_it_trusts_it() {
         facts.done.started = true;
         assert_eq!(steps(&facts), [], "{what}");
         assert!(rotation::waits_for(&facts, Side::Peer).is_some(), "{what}");
+    }
+}
+
+#[test]
+fn no_step_rests_on_what_the_same_hook_has_published() {
+    let mut facts = facts_in(&replacing(), &introduced(), 2);
+    facts.done.app_written = true;
+    assert_eq!(steps(&facts), []);
+}
+
+#[test]
+fn no_step_is_taken_in_a_plan_that_replaces_a_certificate() {
+    // A leader that signed for itself, installed it and crashed shows what was never published.
+    let mut facts = facts_in(&replacing(), &introduced(), 2);
+    let published = peer(&mut facts).app.certificates.get_mut(&(unit(1), Side::Peer)).unwrap();
+    published.issuer = Some("peer 1".into());
+    published.pem = "published earlier".into();
+    let step = reconcile(&facts);
+    assert!(step.actions.iter().any(|action| matches!(action, Action::Issue { .. })), "{step:?}");
+    assert_eq!(steps(&facts), []);
+}
+
+#[test]
+fn nothing_is_said_that_will_not_hold_after_the_next_installation() {
+    let facts = facts_in(&replacing(), &introduced(), 2);
+    assert_eq!(rotation::own_report(&facts, Side::Peer), report(&introduced(), Side::Peer, 2));
+    let rows: [(&str, fn(&mut Facts)); 3] = [
+        ("the disk is behind the daemon", |f| {
+            f.host.pairs.get_mut(&Side::Peer).unwrap().report.issuer = Some("peer 1".into());
+        }),
+        ("the daemon is behind the disk", |f| {
+            f.presented.get_mut(&Side::Peer).unwrap().issuer = Some("peer 1".into());
+        }),
+        ("what is published is behind both, after a crash", |f| {
+            let published = peer(f).app.certificates.get_mut(&(unit(1), Side::Peer)).unwrap();
+            published.pem = "published earlier".into();
+            published.issuer = Some("peer 1".into());
+        }),
+    ];
+    for (what, change) in rows {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        assert_eq!(rotation::own_report(&facts, Side::Peer).issuer, None, "{what}");
     }
 }
 
