@@ -1,7 +1,8 @@
 //! Runs a plan's actions in order, one log line each, and stops at the first that fails.
 //!
-//! A refusal by the cluster is deferred: the next hook finds the same facts and plans the same
-//! step. A failure of Juju's tools or of the machine fails the hook, and Juju runs it again.
+//! A refusal by the cluster is put off: the next hook finds the same facts and plans the same step.
+//! It keeps no later action from being done, because none depends on it: a member that cannot be
+//! added now must not keep certificates from being signed. A failure of Juju's tools or of the machine fails the hook, and Juju runs it again.
 
 use etcd_charm::client::ClientError;
 use etcd_charm::pki::{self, Usage, Validity};
@@ -11,8 +12,10 @@ use crate::event::{Event, UnknownInvocation};
 use crate::facts::{Done, Facts, Side};
 use crate::host::{Host, HostError};
 use crate::juju::{Juju, JujuError};
-use crate::observe::{SecretContent, Sight, observe};
+use crate::observe::{Sight, observe};
+use crate::plan::rotation::{Step, moment};
 use crate::plan::{Action, Plan, plan};
+use crate::secret::SecretContent;
 
 /// Most times one hook looks, plans and acts.
 const MAX_ROUNDS: u32 = 8;
@@ -54,23 +57,27 @@ pub enum CharmError {
 /// # Errors
 /// [`CharmError`] when the hook must fail.
 pub fn run(juju: &Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
+    if juju.follows_secret() {
+        // A unit that has read the secret once keeps the revision it read, and with it keys of replaced
+        // authorities, in being until it has moved on.
+        juju.secret()?;
+    }
     let mut done = Done::default();
     let mut last = None;
     for _ in 0..MAX_ROUNDS {
         let sight = observe(juju, host, done)?;
         let step = plan(&sight.facts, event);
         show(juju, &sight.facts, &step)?;
-        let again = step.actions.iter().any(Action::shows);
-        let carried = carry_out(juju, host, &sight, &step, &mut done);
+        let again = step.goes_on();
+        let refusal = each(&step.actions, |action| perform(juju, host, &sight, action, &mut done))?;
         last = Some((step, sight.facts.leader));
-        match carried {
-            Ok(()) if again => {}
-            Ok(()) => break,
-            Err(CharmError::Cluster(error)) => {
+        match refusal {
+            None if again => {}
+            None => break,
+            Some(error) => {
                 juju.log("WARNING", &format!("put off until the next hook: {error}"));
                 break;
             }
-            Err(error) => return Err(error),
         }
     }
     match last {
@@ -83,43 +90,62 @@ fn show(juju: &Juju, facts: &Facts, step: &Plan) -> Result<(), JujuError> {
     juju.status(step.status.word(), &step.status.sentence(facts.leader))
 }
 
-fn carry_out(juju: &Juju, host: &Host, sight: &Sight, step: &Plan, done: &mut Done) -> Result<(), CharmError> {
-    let relation = sight.relation.as_deref().unwrap_or_default();
-    for action in &step.actions {
-        if let Some(line) = describe(action) {
-            juju.log("INFO", &line);
+/// Performs each action in turn. Gives the cluster's last refusal, if there was one.
+fn each(
+    actions: &[Action],
+    mut perform: impl FnMut(&Action) -> Result<(), CharmError>,
+) -> Result<Option<ClientError>, CharmError> {
+    let mut refusal = None;
+    for action in actions {
+        match perform(action) {
+            Ok(()) => {}
+            Err(CharmError::Cluster(error)) => refusal = Some(error),
+            Err(error) => return Err(error),
         }
-        done.app_written |= action.writes_app();
-        match action {
-            Action::InstallProgram => host.install()?,
-            Action::MakeRequest { side, common_name, names } => host.make_request(*side, common_name, names)?,
-            Action::InstallCertificate { side, certificate, trust } => {
-                host.install_certificate(*side, certificate, trust)?;
+    }
+    Ok(refusal)
+}
+
+fn perform(juju: &Juju, host: &Host, sight: &Sight, action: &Action, done: &mut Done) -> Result<(), CharmError> {
+    let relation = sight.relation.as_deref().unwrap_or_default();
+    if let Some(line) = describe(action) {
+        juju.log("INFO", &line);
+    }
+    done.app_written |= action.writes_app();
+    match action {
+        Action::InstallProgram => host.install()?,
+        Action::MakeRequest { side, common_name, names } => host.make_request(*side, common_name, names)?,
+        Action::InstallCertificate { side, certificate, trust } => {
+            host.install_certificate(*side, certificate, trust)?;
+        }
+        Action::WriteConfig(config) => host.write_config(config)?,
+        Action::StartService { generation } => start(juju, host, sight, generation, false, done)?,
+        Action::RestartService { generation } => start(juju, host, sight, generation, true, done)?,
+        Action::StopService => host.stop()?,
+        Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
+        Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
+        Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
+        Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
+        Action::MoveLeader { to } => {
+            if let Err(error) = sight.asker.move_leader(*to) {
+                juju.log("INFO", &format!("raft leadership stays for now: {error}"));
             }
-            Action::WriteConfig(config) => host.write_config(config)?,
-            Action::StartService { generation } => start(juju, host, sight, generation, false, done)?,
-            Action::RestartService { generation } => start(juju, host, sight, generation, true, done)?,
-            Action::StopService => host.stop()?,
-            Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
-            Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
-            Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
-            Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
-            Action::MoveLeader { to } => {
-                if let Err(error) = sight.asker.move_leader(*to) {
-                    juju.log("INFO", &format!("raft leadership stays for now: {error}"));
-                }
-            }
-            Action::CreateAuthorities => create_authorities(juju, host, sight, relation)?,
-            Action::Issue { unit, side, request, names } => {
-                let certificate = sign(juju, *side, request, names, sight.facts.now)?;
-                let change = AppChange::Certificate(unit.clone(), *side, certificate);
-                juju.set(relation, true, &change.write())?;
-            }
-            Action::PublishUnit(bag) => juju.set(relation, false, &bag.write())?,
-            Action::PublishApp(change) => juju.set(relation, true, &change.write())?,
-            Action::OpenPort(port) => juju.open_port(*port)?,
-            Action::ClosePort(port) => juju.close_port(*port)?,
-            Action::SetVersion(version) => juju.version(version)?,
+        }
+        Action::CreateAuthorities => create_authorities(juju, host, sight, relation)?,
+        Action::Issue { unit, side, request, names } => {
+            let certificate = sign(juju, *side, request, names, sight.facts.now)?;
+            let change = AppChange::Certificate(unit.clone(), *side, certificate);
+            juju.set(relation, true, &change.write())?;
+        }
+        Action::PublishUnit(bag) => juju.set(relation, false, &bag.write())?,
+        Action::PublishApp(change) => juju.set(relation, true, &change.write())?,
+        Action::OpenPort(port) => juju.open_port(*port)?,
+        Action::ClosePort(port) => juju.close_port(*port)?,
+        Action::SetVersion(version) => juju.version(version)?,
+        Action::Rotate(steps) => rotate(juju, host, sight, steps)?,
+        Action::PruneSecret(revision) => {
+            done.pruned = true;
+            juju.remove_secret_revision(*revision)?;
         }
     }
     Ok(())
@@ -135,7 +161,7 @@ fn start(
 ) -> Result<(), CharmError> {
     done.started = true;
     host.start(generation, restart)?;
-    let facts = host.look()?;
+    let facts = host.look(sight.facts.storage.as_ref())?;
     let own = facts.config.and_then(|config| config.listen_client_urls.split(',').next().map(str::to_owned));
     if let Some(own) = own
         && !sight.asker.wait_until_serving(&own)
@@ -147,22 +173,41 @@ fn start(
 
 /// Makes both authorities. The keys go from memory to a private file to Juju's secret store.
 fn create_authorities(juju: &Juju, host: &Host, sight: &Sight, relation: &str) -> Result<(), CharmError> {
-    let application = &sight.facts.unit.application;
-    let make = |what: &str| pki::make_authority(&format!("{application} {what} authority"), sight.facts.now);
-    let secret = SecretContent { server: make("client")?, peer: make("peer")? };
+    let secret = SecretContent::make(&sight.facts.unit.application, sight.facts.now)?;
+    let trust = secret.trust().map_err(CharmError::Secret)?;
     let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
     host.with_private_file(&text, |path| juju.add_secret(path).map_err(CharmError::from))?;
-    Ok(juju.set(relation, true, &AppChange::Trust(secret.trust()).write())?)
+    Ok(juju.set(relation, true, &AppChange::Trust(trust).write())?)
+}
+
+/// Takes steps of replacing authorities: reads the secret, stores the next revision, publishes its
+/// public half. Juju keeps both only when the hook ends well, the secret first; what a crash between
+/// the two leaves behind, the next leader publishes.
+///
+/// # Errors
+/// [`CharmError`]; nothing was changed then.
+pub fn rotate(juju: &Juju, host: &Host, sight: &Sight, steps: &[(Side, Step)]) -> Result<(), CharmError> {
+    // Asked again, because what came before in this hook may have taken long: from here Juju promises
+    // leadership for 30 seconds, and the hook is about to end.
+    if !juju.is_leader()? {
+        juju.log("INFO", "leadership has moved: the next leader goes on with the authorities");
+        return Ok(());
+    }
+    let mut secret = secret(juju)?;
+    for (side, step) in steps {
+        secret.take(*side, *step, &sight.facts.unit.application, sight.facts.now)?;
+    }
+    let trust = secret.trust().map_err(CharmError::Secret)?;
+    let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
+    host.with_private_file(&text, |path| juju.change_secret(path).map_err(CharmError::from))?;
+    let relation = sight.relation.as_deref().unwrap_or_default();
+    Ok(juju.set(relation, true, &AppChange::Trust(trust).write())?)
 }
 
 fn sign(juju: &Juju, side: Side, request: &str, names: &[String], now: i64) -> Result<String, CharmError> {
     let secret = secret(juju)?;
-    let authority = match side {
-        Side::Server => &secret.server,
-        Side::Peer => &secret.peer,
-    };
     let life = Validity::days(now, pki::LEAF_DAYS);
-    Ok(pki::sign_request(authority, request, names, Usage::ServerAndClient, life)?)
+    Ok(pki::sign_request(&secret.of(side).issuing, request, names, Usage::ServerAndClient, life)?)
 }
 
 /// Reads the authorities, with their keys.
@@ -197,8 +242,43 @@ fn describe(action: &Action) -> Option<String> {
         Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
         Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
         Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
+        Action::Rotate(steps) => {
+            let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();
+            shown.join("; ")
+        }
+        Action::PruneSecret(revision) => format!("removing revision {revision} of the secret, which nobody reads"),
+        Action::PublishApp(AppChange::Deadline(_, Some(until))) => {
+            format!("every member trusts the new client authority; the old one is served until {}", moment(*until))
+        }
         Action::OpenPort(port) => format!("opening port {port}"),
         Action::ClosePort(port) => format!("closing port {port}"),
         Action::PublishUnit(_) | Action::PublishApp(_) | Action::SetVersion(_) => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_the_cluster_keeps_no_later_action_from_being_done() {
+        let actions = [
+            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: String::new() },
+            Action::OpenPort(2379),
+        ];
+        let mut performed = 0;
+        let refusal = each(&actions, |action| {
+            performed += 1;
+            match action {
+                Action::AddLearner { .. } => {
+                    Err(CharmError::Cluster(ClientError::Unreachable("unhealthy cluster".to_owned())))
+                }
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(performed, 2);
+        assert!(refusal.unwrap().is_some());
+        let fails = each(&actions, |_| Err(CharmError::Parameter("stop".to_owned())));
+        assert!(fails.is_err(), "anything else ends the hook at once");
+    }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use etcd_charm::pki;
 
-use crate::facts::{Certificate, Request, Side, Trust, Unit};
+use crate::facts::{Certificate, Request, Side, Unit};
+use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 /// A databag as Juju holds it.
 pub type Bag = BTreeMap<String, String>;
@@ -33,6 +34,8 @@ pub struct UnitBag {
     pub votes: bool,
     /// The generation it wants to restart into, when it waits for its turn.
     pub restart: Option<String>,
+    /// Which authorities its member trusts and shows on each port.
+    pub reports: BTreeMap<Side, Report>,
 }
 
 /// What the leader publishes for all.
@@ -48,6 +51,8 @@ pub struct AppBag {
     pub joins: BTreeMap<Unit, String>,
     /// The unit whose turn it is to restart, and the generation it may restart into.
     pub turn: Option<(Unit, String)>,
+    /// Until when (seconds since 1970) clients of an authority that is being replaced are served.
+    pub deadlines: BTreeMap<Side, i64>,
 }
 
 impl UnitBag {
@@ -56,6 +61,8 @@ impl UnitBag {
     pub fn write(&self) -> Bag {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let request = |side| self.requests.get(&side).map(|r| r.pem.clone()).unwrap_or_default();
+        let report = |side| self.reports.get(&side).cloned().unwrap_or_default();
+        let trusts = |side| report(side).trusts.into_iter().collect::<Vec<_>>().join(",");
         Bag::from([
             ("peer-url".to_owned(), text(&self.peer_url)),
             ("client-url".to_owned(), text(&self.client_url)),
@@ -65,6 +72,10 @@ impl UnitBag {
             ("member".to_owned(), self.member.map(|id| format!("{id:x}")).unwrap_or_default()),
             ("votes".to_owned(), if self.votes { "yes".to_owned() } else { String::new() }),
             ("restart".to_owned(), text(&self.restart)),
+            ("server-trusts".to_owned(), trusts(Side::Server)),
+            ("server-issuer".to_owned(), report(Side::Server).issuer.unwrap_or_default()),
+            ("peer-trusts".to_owned(), trusts(Side::Peer)),
+            ("peer-issuer".to_owned(), report(Side::Peer).issuer.unwrap_or_default()),
         ])
     }
 
@@ -73,7 +84,15 @@ impl UnitBag {
     pub fn read(bag: &Bag) -> Self {
         let url = |key: &str| value(bag, key).filter(|text| url::Url::parse(text).is_ok());
         let mut requests = BTreeMap::new();
+        let mut reports = BTreeMap::new();
         for side in Side::BOTH {
+            let report = Report {
+                trusts: list(bag, &format!("{}-trusts", side.word())).into_iter().collect(),
+                issuer: value(bag, &format!("{}-issuer", side.word())),
+            };
+            if report != Report::default() {
+                reports.insert(side, report);
+            }
             if let Some(pem) = value(bag, &format!("{}-request", side.word()))
                 && let Ok(says) = pki::describe_request(&pem)
             {
@@ -83,11 +102,12 @@ impl UnitBag {
         UnitBag {
             peer_url: url("peer-url"),
             client_url: url("client-url"),
-            names: value(bag, "names").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            names: list(bag, "names"),
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
             restart: value(bag, "restart"),
+            reports,
         }
     }
 }
@@ -96,16 +116,18 @@ impl AppBag {
     /// Reads the application's bag; `application` is our own name.
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
-        let trust = match (value(bag, "client-ca"), value(bag, "peer-ca"), value(bag, "token")) {
+        let trust = match (anchors(bag, Side::Server), anchors(bag, Side::Peer), value(bag, "token")) {
             (Some(server), Some(peer), Some(token)) => Some(Trust { server, peer, token }),
             _ => None,
         };
+        let deadline = |side: Side| Some((side, value(bag, &ca_key(side, "-drop-at"))?.parse().ok()?));
         let mut read = AppBag {
             bootstrap: value(bag, "bootstrap").and_then(|text| Unit::parse(&text)),
             turn: value(bag, "turn").and_then(|text| {
                 let (unit, generation) = text.split_once(' ')?;
                 Some((Unit::parse(unit)?, generation.to_owned()))
             }),
+            deadlines: Side::BOTH.into_iter().filter_map(deadline).collect(),
             ..AppBag::default()
         };
         for key in bag.keys() {
@@ -118,7 +140,7 @@ impl AppBag {
             if what == "initial-cluster" {
                 read.joins.insert(unit, text);
             } else if let (Some(side), Some(trust)) = (side, &trust)
-                && let Some(certificate) = read_certificate(text, trust.of(side))
+                && let Some(certificate) = read_certificate(text, &trust.of(side).bundle())
             {
                 read.certificates.insert((unit, side), certificate);
             }
@@ -128,11 +150,34 @@ impl AppBag {
     }
 }
 
-fn read_certificate(pem: String, authority: &str) -> Option<Certificate> {
+fn read_certificate(pem: String, bundle: &str) -> Option<Certificate> {
     let says = pki::describe_certificate(&pem).ok()?;
     let validity = pki::certificate_validity(&pem).ok()?;
-    let trusted = pki::check_issued_by(&pem, authority).is_ok();
-    Some(Certificate { pem, says, validity, trusted })
+    let issuer = pki::issuer_in(&pem, bundle).ok().flatten();
+    Some(Certificate { pem, says, validity, issuer })
+}
+
+/// `client-ca`, `peer-ca-next`, …
+fn ca_key(side: Side, what: &str) -> String {
+    format!("{}-ca{what}", side.authority_word())
+}
+
+/// The published authorities of a side. A successor or predecessor that cannot be read makes the whole
+/// side unreadable: to go on with half of it would be to trust less than was agreed.
+fn anchors(bag: &Bag, side: Side) -> Option<Anchors> {
+    let anchor = |what: &str| value(bag, &ca_key(side, what)).map(|pem| Anchor::read(&pem).ok_or(()));
+    let next = anchor("-next").transpose().ok()?;
+    let grace = value(bag, &ca_key(side, "-grace")).and_then(|text| text.parse().ok());
+    let grace_days = grace.unwrap_or(crate::plan::rotation::AGED_GRACE_DAYS);
+    Some(Anchors {
+        issuing: anchor("")?.ok()?,
+        next: next.map(|anchor| Successor { anchor, grace_days }),
+        old: anchor("-old").transpose().ok()?,
+    })
+}
+
+fn list(bag: &Bag, key: &str) -> Vec<String> {
+    value(bag, key).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default()
 }
 
 fn value(bag: &Bag, key: &str) -> Option<String> {
@@ -144,8 +189,10 @@ fn value(bag: &Bag, key: &str) -> Option<String> {
 pub enum AppChange {
     /// Which unit starts the cluster.
     Bootstrap(Unit),
-    /// The authorities.
+    /// The authorities. The end of a grace that is over goes with them.
     Trust(Trust),
+    /// Until when the clients of an authority that is being replaced are served.
+    Deadline(Side, Option<i64>),
     /// A signed certificate.
     Certificate(Unit, Side, String),
     /// A joining unit's `initial-cluster`.
@@ -164,11 +211,25 @@ impl AppChange {
         let certificate = |unit: &Unit, side: Side| unit_key(unit, &format!("{}-certificate", side.word()));
         match self {
             AppChange::Bootstrap(unit) => Bag::from([("bootstrap".to_owned(), unit.to_string())]),
-            AppChange::Trust(trust) => Bag::from([
-                ("client-ca".to_owned(), trust.server.clone()),
-                ("peer-ca".to_owned(), trust.peer.clone()),
-                ("token".to_owned(), trust.token.clone()),
-            ]),
+            AppChange::Trust(trust) => {
+                let mut bag = Bag::from([("token".to_owned(), trust.token.clone())]);
+                for side in Side::BOTH {
+                    let anchors = trust.of(side);
+                    let next = anchors.next.as_ref();
+                    let pem = |anchor: Option<&Anchor>| anchor.map(|anchor| anchor.pem.clone()).unwrap_or_default();
+                    bag.insert(ca_key(side, ""), anchors.issuing.pem.clone());
+                    bag.insert(ca_key(side, "-next"), pem(next.map(|next| &next.anchor)));
+                    bag.insert(ca_key(side, "-old"), pem(anchors.old.as_ref()));
+                    bag.insert(ca_key(side, "-grace"), next.map(|n| n.grace_days.to_string()).unwrap_or_default());
+                    if next.is_none() {
+                        bag.insert(ca_key(side, "-drop-at"), String::new());
+                    }
+                }
+                bag
+            }
+            AppChange::Deadline(side, until) => {
+                Bag::from([(ca_key(*side, "-drop-at"), until.map(|at| at.to_string()).unwrap_or_default())])
+            }
             AppChange::Certificate(unit, side, pem) => Bag::from([(certificate(unit, *side), pem.clone())]),
             AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.clone())]),
             AppChange::Turn(turn) => {
@@ -216,6 +277,10 @@ mod tests {
             member: Some(0xdead_beef),
             votes: true,
             restart: Some("abc".to_owned()),
+            reports: BTreeMap::from([(
+                Side::Peer,
+                Report { trusts: ["a".to_owned(), "b".to_owned()].into(), issuer: Some("a".to_owned()) },
+            )]),
         };
         assert_eq!(UnitBag::read(&bag.write()), bag);
         assert_eq!(UnitBag::read(&UnitBag::default().write()), UnitBag::default());
@@ -225,23 +290,31 @@ mod tests {
     fn an_application_bag_reads_back_as_written_and_forgets_a_unit() {
         let unit = Unit::new("etcd", 12);
         let authority = pki::make_authority("clients", 1_800_000_000).unwrap();
-        let trust =
-            Trust { server: authority.certificate.clone(), peer: authority.certificate.clone(), token: "t".to_owned() };
+        let anchor = Anchor::read(&authority.certificate).unwrap();
+        let successor = Anchor::read(&pki::make_authority("clients 2", 1_800_000_001).unwrap().certificate).unwrap();
+        let server =
+            Anchors { next: Some(Successor { anchor: successor, grace_days: 7 }), ..Anchors::only(anchor.clone()) };
+        let trust = Trust { server, peer: Anchors::only(anchor.clone()), token: "t".to_owned() };
         let mut changes = vec![
             AppChange::Trust(trust.clone()),
             AppChange::Bootstrap(unit.clone()),
             AppChange::Join(unit.clone(), "etcd0=https://10.0.0.5:2380".to_owned()),
             AppChange::Certificate(unit.clone(), Side::Peer, authority.certificate.clone()),
             AppChange::Turn(Some((unit.clone(), "g1".to_owned()))),
+            AppChange::Deadline(Side::Server, Some(5)),
         ];
         let read = AppBag::read(&merged(&changes), "etcd");
-        assert_eq!(read.trust, Some(trust));
+        assert_eq!(read.trust, Some(trust.clone()));
+        assert_eq!(read.deadlines, BTreeMap::from([(Side::Server, 5)]));
         assert_eq!(read.bootstrap, Some(unit.clone()));
         assert_eq!(read.turn, Some((unit.clone(), "g1".to_owned())));
         assert!(read.joins.contains_key(&unit));
-        assert!(read.certificates[&(unit.clone(), Side::Peer)].trusted);
-        changes.extend([AppChange::Forget(unit), AppChange::Turn(None)]);
+        assert_eq!(read.certificates[&(unit.clone(), Side::Peer)].issuer, Some(anchor.id));
+        let replaced = Anchors { next: None, ..trust.server.clone() };
+        let replaced = AppChange::Trust(Trust { server: replaced, ..trust });
+        changes.extend([AppChange::Forget(unit), AppChange::Turn(None), replaced]);
         let read = AppBag::read(&merged(&changes), "etcd");
+        assert!(read.deadlines.is_empty(), "the end of a grace goes with its successor");
         assert!(read.joins.is_empty() && read.certificates.is_empty() && read.turn.is_none());
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use etcd_charm::client::health::{self, Checkup};
-use etcd_charm::client::{Client, ClientError, Code, TlsPem};
+use etcd_charm::client::{Client, ClientError, Code, Presented, TlsPem, presented};
 use futures::future::join_all;
 
 use crate::facts::{Cluster, Member, Store};
@@ -56,6 +56,12 @@ impl Asker {
         let own = self.own.iter().cloned();
         let others = self.others.iter().cloned();
         if own_first { own.chain(others).collect() } else { others.chain(own).collect() }
+    }
+
+    /// What a member shows in a handshake; `None` when there was none.
+    #[must_use]
+    pub fn presented(&self, url: &str, tls: &TlsPem) -> Option<Presented> {
+        self.runtime.block_on(presented(url, tls)).ok()
     }
 
     /// Adds a learner. That it is already listed is success.

@@ -43,6 +43,24 @@ fn relation_hooks_are_those_of_the_endpoints_in_the_metadata() {
 }
 
 #[test]
+fn storage_hooks_are_those_of_the_one_optional_file_system_in_the_metadata() {
+    let metadata = yaml("metadata.yaml");
+    assert_eq!(keys(&metadata["storage"]), BTreeSet::from([crate::juju::STORAGE.to_owned()]));
+    let storage = &metadata["storage"][crate::juju::STORAGE];
+    assert_eq!(storage["type"].as_str(), Some("filesystem"));
+    assert_eq!(storage["multiple"]["range"].as_str(), Some("0-1"));
+    let named: BTreeSet<&str> = HOOKS.iter().filter_map(|(name, _)| Some(name.split_once("-storage-")?.0)).collect();
+    assert_eq!(named, BTreeSet::from([crate::juju::STORAGE]));
+}
+
+#[test]
+fn the_limits_of_rotate_ca_are_those_the_action_keeps_itself() {
+    let params = &yaml("actions.yaml")["rotate-ca"]["params"];
+    assert_eq!(params["grace-days"]["default"].as_i64(), Some(crate::plan::rotation::GRACE_DAYS));
+    assert_eq!(params["grace-days"]["maximum"].as_i64(), Some(crate::plan::rotation::MAX_GRACE_DAYS));
+}
+
+#[test]
 fn actions_yaml_names_every_verb_and_no_other() {
     let verbs: BTreeSet<String> = VERBS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(keys(&yaml("actions.yaml")), verbs);

@@ -24,10 +24,12 @@ pub enum Hook {
     PeerDeparted,
     SecretChanged,
     SecretRemove,
+    StorageAttached,
+    StorageDetaching,
 }
 
 /// Juju's name for each hook.
-pub const HOOKS: [(&str, Hook); 15] = [
+pub const HOOKS: [(&str, Hook); 17] = [
     ("install", Hook::Install),
     ("start", Hook::Start),
     ("config-changed", Hook::ConfigChanged),
@@ -43,6 +45,8 @@ pub const HOOKS: [(&str, Hook); 15] = [
     ("peer-relation-departed", Hook::PeerDeparted),
     ("secret-changed", Hook::SecretChanged),
     ("secret-remove", Hook::SecretRemove),
+    ("data-storage-attached", Hook::StorageAttached),
+    ("data-storage-detaching", Hook::StorageDetaching),
 ];
 
 /// An action an operator can run.
@@ -54,13 +58,16 @@ pub enum Verb {
     GenerateClientCertificates,
     /// The older name of the same.
     PackageClientCredentials,
+    /// Replaces an authority.
+    RotateCa,
 }
 
 /// Juju's name for each action.
-pub const VERBS: [(&str, Verb); 3] = [
+pub const VERBS: [(&str, Verb); 4] = [
     ("health", Verb::Health),
     ("generate-client-certificates", Verb::GenerateClientCertificates),
     ("package-client-credentials", Verb::PackageClientCredentials),
+    ("rotate-ca", Verb::RotateCa),
 ];
 
 /// What happened, as the planner sees it: all but leaving is one case, because a hook's name says
@@ -71,6 +78,8 @@ pub enum Event {
     Reconcile,
     /// This unit has been told that it is going; it still runs.
     Leaving,
+    /// The storage with the data is about to be taken away.
+    Detaching,
     /// Last call before this unit's processes end.
     Stop,
     /// Clean the machine.
@@ -115,6 +124,7 @@ impl Invocation {
                 let event = match hook {
                     Hook::Stop => Event::Stop,
                     Hook::Remove => Event::Remove,
+                    Hook::StorageDetaching => Event::Detaching,
                     Hook::PeerDeparted if departing == Some(unit) => Event::Leaving,
                     _ => Event::Reconcile,
                 };

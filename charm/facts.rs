@@ -12,9 +12,12 @@ use etcd_charm::pki::{Described, Validity};
 
 use crate::bags::{AppBag, UnitBag};
 use crate::plan::config::DaemonConfig;
+use crate::trust::{Report, Trust};
 
 /// The port members talk to each other on; fixed, because a member's peer URL is its identity.
 pub const PEER_PORT: u16 = 2380;
+/// Where the data lies on a machine without a storage of its own for it.
+pub const DATA_DIR: &str = "/var/lib/etcd";
 
 /// A unit of this application, such as `etcd/3`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +77,15 @@ impl Side {
             Side::Peer => "peer",
         }
     }
+
+    /// The word for the side's authority.
+    #[must_use]
+    pub fn authority_word(self) -> &'static str {
+        match self {
+            Side::Server => "client",
+            Side::Peer => "peer",
+        }
+    }
 }
 
 /// A signing request: its text and what it says.
@@ -94,8 +106,8 @@ pub struct Certificate {
     pub says: Described,
     /// Its life.
     pub validity: Validity,
-    /// True when the published authority of its side signed it.
-    pub trusted: bool,
+    /// Id of the published authority of its side that signed it; `None` when none of them did.
+    pub issuer: Option<String>,
 }
 
 /// Everything one hook knows.
@@ -122,6 +134,12 @@ pub struct Facts {
     pub ports: BTreeSet<String>,
     /// This unit's machine.
     pub host: Host,
+    /// The storage `data`; `None` when none is attached.
+    pub storage: Option<Storage>,
+    /// What this unit's running member showed on each port; absent when it did not answer.
+    pub presented: BTreeMap<Side, Report>,
+    /// The revision of the application's secret that nobody reads any more, when this hook is about it.
+    pub unused_revision: Option<u64>,
     /// The cluster.
     pub store: Store,
     /// What this very hook has already done.
@@ -135,6 +153,24 @@ pub enum Life {
     Alive,
     /// Being removed.
     Dying,
+}
+
+/// A file system Juju has attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// `data/0`.
+    pub id: String,
+    /// Where it is mounted, without the root of this machine.
+    pub location: String,
+}
+
+impl Storage {
+    /// The data's folder in it, below the root of this machine. Not the mount itself, which has a
+    /// `lost+found` and another owner.
+    #[must_use]
+    pub fn data_dir(&self, root: &str) -> String {
+        format!("{}{}/etcd", root.trim_end_matches('/'), self.location.trim_end_matches('/'))
+    }
 }
 
 /// This unit's addresses.
@@ -172,28 +208,6 @@ pub enum Authorities {
     Unusable(String),
 }
 
-/// The public half of the authorities.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trust {
-    /// Authority certificate for clients, PEM.
-    pub server: String,
-    /// Authority certificate for peers, PEM.
-    pub peer: String,
-    /// The cluster's token, derived from the authorities, so that it lives exactly as long.
-    pub token: String,
-}
-
-impl Trust {
-    /// The authority of one side.
-    #[must_use]
-    pub fn of(&self, side: Side) -> &str {
-        match side {
-            Side::Server => &self.server,
-            Side::Peer => &self.peer,
-        }
-    }
-}
-
 /// This unit's machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host {
@@ -205,7 +219,10 @@ pub struct Host {
     pub stamp: String,
     /// The daemon's settings on disk.
     pub config: Option<DaemonConfig>,
-    /// True when a member's data is on disk.
+    /// Where a member's data lies or is to lie: where the settings say when it is there, else in the
+    /// attached storage, else below `/var/lib`. Carries the root of this machine.
+    pub data_dir: String,
+    /// True when a member's data is there.
     pub data: bool,
     /// Key, request and certificate of each side.
     pub pairs: BTreeMap<Side, Pair>,
@@ -231,6 +248,8 @@ pub struct Pair {
     pub certificate: Option<String>,
     /// The trusted authorities in use, PEM.
     pub trust: Option<String>,
+    /// The same, as ids.
+    pub report: Report,
 }
 
 /// The daemon's state on this machine.
@@ -288,6 +307,8 @@ pub struct Done {
     pub app_written: bool,
     /// The daemon was started or restarted; once per hook is enough.
     pub started: bool,
+    /// The secret's unused revision was removed.
+    pub pruned: bool,
 }
 
 impl Facts {

@@ -17,11 +17,16 @@ use etcd_charm::pki;
 use etcd_charm::settings::{Settings, SettingsError};
 use sha2::{Digest, Sha256};
 
-use crate::facts::{self, Pair, Program, Request, Service, Side};
+use crate::facts::{self, DATA_DIR, Pair, Program, Request, Service, Side, Storage};
 use crate::plan::config::DaemonConfig;
 use crate::service::{self, Manager};
+use crate::trust::Report;
 
 const UNIT: &str = include_str!("etcd.service");
+/// Folder of additions to the service unit.
+const DROP_INS: &str = "etc/systemd/system/etcd.service.d";
+/// The addition that names the data folder.
+const DROP_IN: &str = "etc/systemd/system/etcd.service.d/data.conf";
 /// The daemon's user and group.
 const USER: &str = "etcd";
 
@@ -93,22 +98,30 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`] when a file exists but cannot be read.
-    pub fn look(&self) -> Result<facts::Host, HostError> {
+    pub fn look(&self, storage: Option<&Storage>) -> Result<facts::Host, HostError> {
         let mut pairs = BTreeMap::new();
         for side in Side::BOTH {
             pairs.insert(side, self.pair(side)?);
         }
         let running = service::is_running(&self.manager)?;
         let generation = read(&self.path("run/etcd-charm/generation"))?;
-        let stamp = read(&self.path("opt/etcd/bin/etcd.stamp"))?.unwrap_or_default();
-        let current = !stamp.is_empty() && stamp == self.shipped_stamp()?;
-        let config = read(&self.path("etc/etcd/etcd.json"))?;
+        let noted = read(&self.path("opt/etcd/bin/etcd.stamp"))?.unwrap_or_default();
+        let (stamp, installed_from) = noted.split_once('\n').unwrap_or_default();
+        let current = !stamp.is_empty() && installed_from == self.shipped()?;
+        let config = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
+        let root = self.root.display().to_string();
+        let preferred =
+            storage.map_or_else(|| self.path(DATA_DIR).display().to_string(), |storage| storage.data_dir(&root));
+        let holds = |folder: &str| Path::new(folder).join("member").exists();
+        let written = config.as_ref().map(|config| config.data_dir.clone());
+        let data_dir = written.filter(|folder| holds(folder)).unwrap_or(preferred);
         Ok(facts::Host {
-            root: self.root.display().to_string(),
+            root,
             program: if current { Program::Current } else { Program::Outdated },
-            stamp,
-            config: config.and_then(|text| read_config(&text)),
-            data: self.path("var/lib/etcd/member").exists(),
+            stamp: stamp.to_owned(),
+            config,
+            data: holds(&data_dir),
+            data_dir,
             pairs,
             service: if running { Service::Running(generation) } else { Service::Stopped },
         })
@@ -122,18 +135,23 @@ impl Host {
         });
         let certificate = read(&self.tls(side, ".crt"))?
             .filter(|pem| pki::describe_certificate(pem).ok().map(|says| says.public_key) == key);
-        Ok(Pair { request, certificate, trust: read(&self.tls(side, "-ca.crt"))? })
+        let trust = read(&self.tls(side, "-ca.crt"))?;
+        let bundle = trust.as_deref().unwrap_or_default();
+        let trusts = pki::describe_bundle(bundle).unwrap_or_default().into_iter().map(|one| one.public_key).collect();
+        let issuer = certificate.as_ref().and_then(|pem| pki::issuer_in(pem, bundle).ok().flatten());
+        Ok(Pair { request, certificate, trust, report: Report { trusts, issuer } })
     }
 
-    /// The PEM texts to reach members with: this unit's own server pair, which is also a client's.
+    /// The PEM texts to reach a member's port with: this unit's own pair, which is also a client's.
     #[must_use]
-    pub fn credentials(&self) -> Option<TlsPem> {
-        let text = |what| read(&self.tls(Side::Server, what)).ok().flatten();
+    pub fn credentials(&self, side: Side) -> Option<TlsPem> {
+        let text = |what| read(&self.tls(side, what)).ok().flatten();
         Some(TlsPem { ca: text("-ca.crt")?, certificate: text(".crt")?, key: text(".key")? })
     }
 
-    /// Changes with the program in the charm: its size and a hash of its text.
-    fn shipped_stamp(&self) -> Result<String, HostError> {
+    /// Changes whenever the charm is unpacked: version, size and time of modification of its program.
+    /// Whether the program itself is another one is known by the hash that is taken when it is installed.
+    fn shipped(&self) -> Result<String, HostError> {
         let path = self.charm.join("bin/etcd");
         let cause = |cause| HostError::File { what: "cannot read", path: path.clone(), cause };
         let meta = fs::metadata(&path).map_err(cause)?;
@@ -159,16 +177,17 @@ impl Host {
         self.folder("etc/etcd", 0o755, false)?;
         self.folder("etc/etcd/tls", 0o700, true)?;
         self.folder("var/lib/etcd", 0o700, true)?;
-        let stamp = self.shipped_stamp()?;
+        let shipped = self.shipped()?;
         let from = self.charm.join("bin/etcd");
         let program = fs::read(&from).map_err(|cause| HostError::File { what: "cannot read", path: from, cause })?;
+        let hash: String = Sha256::digest(&program)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         self.write(&self.path("opt/etcd/bin/etcd"), &program, 0o755, false)?;
         if matches!(self.manager, Manager::Systemd) {
             self.write(&self.path("etc/systemd/system/etcd.service"), UNIT.as_bytes(), 0o644, false)?;
             service::run("systemctl", &["daemon-reload"])?;
         }
         // Last: only a complete installation carries the stamp.
-        self.write(&self.path("opt/etcd/bin/etcd.stamp"), stamp.as_bytes(), 0o644, false)
+        self.write(&self.path("opt/etcd/bin/etcd.stamp"), format!("{hash}\n{shipped}").as_bytes(), 0o644, false)
     }
 
     /// Makes a request for a side, and first the key when there is none.
@@ -210,7 +229,31 @@ impl Host {
     pub fn write_config(&self, config: &DaemonConfig) -> Result<(), HostError> {
         let text = serde_json::to_string_pretty(config)?;
         Settings::from_yaml(&text).map_err(HostError::Refused)?;
+        self.folder_at(Path::new(&config.data_dir), 0o700, true)?;
+        self.admit(&config.data_dir)?;
         self.write(&self.path("etc/etcd/etcd.json"), text.as_bytes(), 0o644, false)
+    }
+
+    /// Lets the hardened service write to a data folder that is not its state directory, and start only
+    /// after the file system with it is mounted.
+    fn admit(&self, data_dir: &str) -> Result<(), HostError> {
+        if !matches!(self.manager, Manager::Systemd) {
+            return Ok(());
+        }
+        let path = self.path(DROP_IN);
+        let wanted = (data_dir != DATA_DIR)
+            .then(|| format!("[Unit]\nRequiresMountsFor={data_dir}\n\n[Service]\nReadWritePaths={data_dir}\n"));
+        if read(&path)? == wanted {
+            return Ok(());
+        }
+        match &wanted {
+            None => remove(&path)?,
+            Some(text) => {
+                self.folder(DROP_INS, 0o755, false)?;
+                self.write(&path, text.as_bytes(), 0o644, false)?;
+            }
+        }
+        service::run("systemctl", &["daemon-reload"])
     }
 
     /// Starts the daemon, or restarts it, and notes under which generation.
@@ -236,16 +279,19 @@ impl Host {
     /// # Errors
     /// [`HostError`] with the path that failed.
     pub fn clean(&self, keep_data: bool, now: i64) -> Result<(), HostError> {
-        let data = self.path("var/lib/etcd");
+        let written = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
+        let data = written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(config.data_dir));
         if keep_data && data.join("member").exists() {
-            let aside = self.path(&format!("var/lib/etcd.kept-{now}"));
+            let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
             fs::rename(&data, &aside).map_err(|cause| HostError::File {
                 what: "cannot set aside",
                 path: data.clone(),
                 cause,
             })?;
         }
-        for path in ["var/lib/etcd", "etc/etcd", "opt/etcd", "run/etcd-charm", "etc/systemd/system/etcd.service"] {
+        // The data before the settings, which say where it is: a second try must find it too.
+        remove(&data)?;
+        for path in [DATA_DIR, "etc/etcd", "opt/etcd", "run/etcd-charm", DROP_INS, "etc/systemd/system/etcd.service"] {
             remove(&self.path(path))?;
         }
         if matches!(self.manager, Manager::Systemd) {
@@ -293,14 +339,17 @@ impl Host {
     }
 
     fn folder(&self, path: &str, mode: u32, daemons: bool) -> Result<(), HostError> {
-        let path = self.path(path);
+        self.folder_at(&self.path(path), mode, daemons)
+    }
+
+    fn folder_at(&self, path: &Path, mode: u32, daemons: bool) -> Result<(), HostError> {
         let fail = |what| move |path: &Path, cause| HostError::File { what, path: path.to_owned(), cause };
-        fs::create_dir_all(&path).map_err(|cause| fail("cannot make")(&path, cause))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-            .map_err(|cause| fail("cannot set the mode of")(&path, cause))?;
+        fs::create_dir_all(path).map_err(|cause| fail("cannot make")(path, cause))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(|cause| fail("cannot set the mode of")(path, cause))?;
         if let Some((uid, gid)) = self.owner(daemons) {
-            nix::unistd::chown(&path, Some(uid), Some(gid))
-                .map_err(|cause| fail("cannot set the owner of")(&path, cause.into()))?;
+            nix::unistd::chown(path, Some(uid), Some(gid))
+                .map_err(|cause| fail("cannot set the owner of")(path, cause.into()))?;
         }
         Ok(())
     }
@@ -327,12 +376,6 @@ fn read_config(text: &str) -> Option<DaemonConfig> {
 
 fn user_exists() -> bool {
     matches!(nix::unistd::User::from_name(USER), Ok(Some(_)))
-}
-
-/// Short fingerprint of a text.
-#[must_use]
-pub fn fingerprint(text: &str) -> String {
-    Sha256::digest(text.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(path: &Path) -> Result<Option<String>, HostError> {
@@ -404,13 +447,39 @@ mod tests {
     #[test]
     fn an_installation_is_current_until_the_charm_carries_another_program() {
         let (_root, host) = host();
-        assert_eq!(host.look().unwrap().program, Program::Outdated);
+        assert_eq!(host.look(None).unwrap().program, Program::Outdated);
         host.install().unwrap();
-        assert_eq!(host.look().unwrap().program, Program::Current);
+        assert_eq!(host.look(None).unwrap().program, Program::Current);
         fs::write(host.charm.join("bin/etcd"), "a newer program").unwrap();
-        assert_eq!(host.look().unwrap().program, Program::Outdated);
+        assert_eq!(host.look(None).unwrap().program, Program::Outdated);
+        let before = host.look(None).unwrap().stamp;
+        host.install().unwrap();
+        assert_ne!(host.look(None).unwrap().stamp, before);
         assert_eq!(mode(&host.path("opt/etcd/bin/etcd")), 0o755);
         assert_eq!(mode(&host.path("var/lib/etcd")), 0o700);
+    }
+
+    #[test]
+    fn the_same_program_unpacked_again_keeps_its_stamp_so_that_nothing_restarts() {
+        let (_root, host) = host();
+        host.install().unwrap();
+        let before = host.look(None).unwrap();
+        fs::write(host.charm.join("version"), "2").unwrap();
+        assert_eq!(host.look(None).unwrap().program, Program::Outdated);
+        host.install().unwrap();
+        assert_eq!(host.look(None).unwrap(), before);
+    }
+
+    #[test]
+    fn data_lies_where_the_settings_say_and_else_in_the_storage() {
+        let (root, host) = host();
+        let storage = Storage { id: "data/0".to_owned(), location: "/srv/0".to_owned() };
+        let inside = root.path().join("srv/0/etcd").display().to_string();
+        let seen = host.look(Some(&storage)).unwrap();
+        assert_eq!((seen.data_dir, seen.data), (inside.clone(), false));
+        fs::create_dir_all(root.path().join("srv/0/etcd/member")).unwrap();
+        assert!(host.look(Some(&storage)).unwrap().data, "somebody's data is not overlooked");
+        assert_eq!(host.look(None).unwrap().data_dir, host.path(DATA_DIR).display().to_string());
     }
 
     #[test]
@@ -423,7 +492,7 @@ mod tests {
         assert_eq!(fs::read(host.tls(Side::Server, ".key")).unwrap(), key);
         assert_eq!(mode(&host.tls(Side::Server, ".key")), 0o600);
         assert_eq!(mode(&host.path("etc/etcd/tls")), 0o700);
-        let seen = host.look().unwrap();
+        let seen = host.look(None).unwrap();
         assert_eq!(seen.pairs[&Side::Server].request.as_ref().unwrap().says.names, ["10.0.0.6"]);
         assert_eq!(seen.pairs[&Side::Peer], Pair::default());
     }
@@ -442,7 +511,7 @@ mod tests {
         host.install_certificate(Side::Server, &good, &authority.certificate).unwrap();
         let other = sign(&pki::make_request(&pki::make_key().unwrap(), "etcd1", &names).unwrap());
         assert!(host.install_certificate(Side::Server, &other, &authority.certificate).is_err());
-        assert_eq!(host.look().unwrap().pairs[&Side::Server].certificate, Some(good));
+        assert_eq!(host.look(None).unwrap().pairs[&Side::Server].certificate, Some(good));
     }
 
     #[test]
@@ -500,11 +569,11 @@ mod tests {
         let read = fs::read_to_string(host.path("etc/etcd/etcd.json")).unwrap();
         let settings = Settings::from_yaml(&read).unwrap();
         assert_eq!((settings.name.as_str(), settings.promote_learners), ("etcd0", true));
-        assert_eq!(host.look().unwrap().config.as_ref(), Some(&good));
+        assert_eq!(host.look(None).unwrap().config.as_ref(), Some(&good));
         let mut bad = good.clone();
         bad.options.election_timeout = 1;
         assert!(matches!(host.write_config(&bad), Err(HostError::Refused(_))));
-        assert_eq!(host.look().unwrap().config, Some(good));
+        assert_eq!(host.look(None).unwrap().config, Some(good));
     }
 
     #[test]

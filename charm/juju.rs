@@ -13,13 +13,15 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::bags::Bag;
-use crate::facts::{Life, Unit};
+use crate::facts::{Life, Storage, Unit};
 use crate::plan::status::Word;
 
 /// The peer relation's name in `metadata.yaml`.
 pub const PEER: &str = "peer";
 /// The label of the application's secret.
 pub const SECRET: &str = "pki";
+/// The storage's name in `metadata.yaml`.
+pub const STORAGE: &str = "data";
 
 /// A hook tool failed or answered something unreadable.
 #[derive(Debug, thiserror::Error)]
@@ -241,6 +243,57 @@ impl Juju {
         }
     }
 
+    /// True in the hook that tells a reader of the application's secret of a newer revision.
+    #[must_use]
+    pub fn follows_secret(&self) -> bool {
+        is_about_secret("secret-changed")
+    }
+
+    /// The revision of the application's secret that this hook says nobody reads any more.
+    #[must_use]
+    pub fn unused_revision(&self) -> Option<u64> {
+        let revision = std::env::var("JUJU_SECRET_REVISION").ok().filter(|_| is_about_secret("secret-remove"))?;
+        revision.parse().ok()
+    }
+
+    /// Stores a new revision of the application's secret from a private file holding a map. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn change_secret(&self, file: &Path) -> Result<(), JujuError> {
+        let file = file.display().to_string();
+        run("secret-set", &[&self.secret_id()?, "--file", &file], None).map(drop)
+    }
+
+    /// Removes one revision of the application's secret. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn remove_secret_revision(&self, revision: u64) -> Result<(), JujuError> {
+        run("secret-remove", &[&self.secret_id()?, "--revision", &revision.to_string()], None).map(drop)
+    }
+
+    fn secret_id(&self) -> Result<String, JujuError> {
+        let tool = "secret-info-get";
+        match json(tool, &["--label", SECRET])? {
+            Value::Object(map) => map
+                .keys()
+                .next()
+                .map(|id| if id.starts_with("secret:") { id.clone() } else { format!("secret:{id}") })
+                .ok_or_else(|| JujuError::Answer { tool, cause: "no secret".to_owned() }),
+            other => Err(unreadable(tool, &other)),
+        }
+    }
+
+    /// The attached storage; `None` when there is none, or it is not there yet.
+    #[must_use]
+    pub fn storage(&self) -> Option<Storage> {
+        let id = strings(&json("storage-list", &[STORAGE]).ok()?).into_iter().next()?;
+        let location = json("storage-get", &["-s", &id, "location"]).ok()?;
+        let location = location.as_str().filter(|location| location.starts_with('/'))?.to_owned();
+        Some(Storage { id, location })
+    }
+
     /// Makes the application's secret from a private file holding a map. Leader only.
     ///
     /// # Errors
@@ -302,6 +355,12 @@ impl Juju {
     pub fn fail_action(&self, message: &str) -> Result<(), JujuError> {
         run("action-fail", &[message], None).map(drop)
     }
+}
+
+/// True in the hook of that name when it concerns the application's secret.
+fn is_about_secret(hook: &str) -> bool {
+    let is = |name: &str, wanted: &str| std::env::var(name).is_ok_and(|value| value == wanted);
+    is("JUJU_HOOK_NAME", hook) && is("JUJU_SECRET_LABEL", SECRET)
 }
 
 fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {

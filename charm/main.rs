@@ -13,9 +13,11 @@ mod host;
 mod juju;
 mod observe;
 mod plan;
+mod secret;
 mod service;
 #[cfg(test)]
 mod sim;
+mod trust;
 
 use std::process::ExitCode;
 

@@ -4,21 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use etcd_charm::client::Presented;
 use etcd_charm::pki;
 
 use crate::act::CharmError;
-use crate::bags::{AppBag, Bag, UnitBag};
+use crate::bags::{AppBag, UnitBag};
 use crate::cluster::Asker;
 use crate::facts::{
-    Authorities, Done, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Store, Trust, Unit,
+    Authorities, Done, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit,
 };
-use crate::host::{Host, fingerprint};
+use crate::host::Host;
 use crate::juju::{Addresses, Juju};
+use crate::secret::SecretContent;
+use crate::trust::Report;
 
 /// How often a look at a cluster that seems ill is repeated before it is believed.
 const LOOKS: u32 = 3;
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How often a member is asked whether it has taken up the files on its disk. It looks at them once a
+/// second, when somebody calls.
+const HANDSHAKES: u32 = 4;
+/// Pause between two handshakes.
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(600);
 
 /// Everything one look found: the facts, and the handles to act on them.
 pub struct Sight {
@@ -48,7 +56,8 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
     let peer = relation.as_deref().map(|relation| read_peer(juju, relation)).transpose()?;
     let goal = juju.goal().inspect_err(|error| juju.log("WARNING", &error.to_string())).ok();
     let network = network(juju)?;
-    let machine = host.look()?;
+    let storage = juju.storage();
+    let machine = host.look(storage.as_ref())?;
     let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
     let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
     let asker = asker(host, &machine, [met, unmet].concat())?;
@@ -60,6 +69,9 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
         network,
         authorities: if leader { authorities(juju)? } else { Authorities::Unasked },
         ports: juju.opened_ports()?,
+        presented: presented(host, &machine, &asker),
+        unused_revision: juju.unused_revision().filter(|_| leader),
+        storage,
         host: machine,
         store: Store::Unreachable,
         peer,
@@ -166,67 +178,51 @@ fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, 
     // Those that have a member first: an address where nothing listens yet may cost a time-out.
     bags.sort_by_key(|bag| bag.member.is_none());
     let others = bags.into_iter().filter_map(|bag| bag.client_url).collect();
-    Asker::new(host.credentials(), own, others).map_err(CharmError::Runtime)
+    Asker::new(host.credentials(Side::Server), own, others).map_err(CharmError::Runtime)
+}
+
+/// What this unit's running member shows on each port. One that has not yet taken up what is on its
+/// disk is given a few seconds.
+fn presented(host: &Host, machine: &HostFacts, asker: &Asker) -> BTreeMap<Side, Report> {
+    let mut seen = BTreeMap::new();
+    let (Service::Running(_), Some(config)) = (&machine.service, &machine.config) else { return seen };
+    for side in Side::BOTH {
+        let urls = match side {
+            Side::Server => &config.listen_client_urls,
+            Side::Peer => &config.listen_peer_urls,
+        };
+        let (Some(url), Some(tls)) = (urls.split(',').next(), host.credentials(side)) else { continue };
+        let on_disk = machine.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();
+        for handshake in 1..=HANDSHAKES {
+            let Some(shown) = asker.presented(url, &tls) else { break };
+            let report = report(&shown, &tls.ca);
+            let current = report == on_disk;
+            seen.insert(side, report);
+            if current || handshake == HANDSHAKES {
+                break;
+            }
+            std::thread::sleep(HANDSHAKE_PAUSE);
+        }
+    }
+    seen
+}
+
+/// Names what a member showed by the authorities on its disk; others do not matter to anybody.
+fn report(shown: &Presented, bundle: &str) -> Report {
+    let known = pki::describe_bundle(bundle).unwrap_or_default();
+    let trusts = known.into_iter().filter(|one| shown.accepts.contains(&one.subject)).map(|one| one.public_key);
+    Report { trusts: trusts.collect(), issuer: pki::issuer_in(&shown.certificate, bundle).ok().flatten() }
 }
 
 fn authorities(juju: &Juju) -> Result<Authorities, CharmError> {
     Ok(match juju.secret() {
         Ok(None) => Authorities::Absent,
         Ok(Some(content)) => match SecretContent::read(&content) {
-            Ok(secret) => Authorities::Held(secret.trust()),
+            Ok(secret) => secret.trust().map_or_else(Authorities::Unusable, Authorities::Held),
             Err(why) => Authorities::Unusable(why),
         },
         Err(error) => Authorities::Unusable(error.to_string()),
     })
-}
-
-/// The application's secret: both authorities with their keys. Never leaves the hook.
-pub struct SecretContent {
-    /// Signs for port 2379.
-    pub server: pki::Authority,
-    /// Signs for port 2380.
-    pub peer: pki::Authority,
-}
-
-impl SecretContent {
-    /// Reads the secret's content and checks that each key fits its certificate.
-    ///
-    /// # Errors
-    /// What is wrong, without any content.
-    pub fn read(content: &Bag) -> Result<Self, String> {
-        let authority = |side: &str| {
-            let part = |what: &str| {
-                let key = format!("{side}-ca-{what}");
-                content.get(&key).cloned().ok_or(format!("it has no {key}"))
-            };
-            let authority = pki::Authority { certificate: part("cert")?, key: part("key")? };
-            pki::check_pair(&authority.certificate, &authority.key).map_err(|error| error.to_string())?;
-            Ok::<_, String>(authority)
-        };
-        Ok(SecretContent { server: authority("client")?, peer: authority("peer")? })
-    }
-
-    /// The content to store.
-    #[must_use]
-    pub fn write(&self) -> Bag {
-        Bag::from([
-            ("client-ca-cert".to_owned(), self.server.certificate.clone()),
-            ("client-ca-key".to_owned(), self.server.key.clone()),
-            ("peer-ca-cert".to_owned(), self.peer.certificate.clone()),
-            ("peer-ca-key".to_owned(), self.peer.key.clone()),
-        ])
-    }
-
-    /// The public half, and the token that lives as long as these authorities do.
-    #[must_use]
-    pub fn trust(&self) -> Trust {
-        let both = format!("{}{}", self.server.certificate, self.peer.certificate);
-        Trust {
-            server: self.server.certificate.clone(),
-            peer: self.peer.certificate.clone(),
-            token: format!("etcd-{}", fingerprint(&both)),
-        }
-    }
 }
 
 /// The client URLs of all wanted units that have a member, sorted: the answer when the cluster
@@ -255,19 +251,5 @@ mod tests {
         let hosts = "127.0.0.1 localhost\n10.0.0.5 box.example.org box # the box\n10.0.0.6 other box2\n";
         assert_eq!(names_of("box", hosts), ["box", "box.example.org", "box"]);
         assert_eq!(names_of("bad name!", hosts), Vec::<String>::new());
-    }
-
-    #[test]
-    fn the_secret_reads_back_and_a_key_of_another_authority_is_refused_without_showing_it() {
-        let make = |name| pki::make_authority(name, 1_800_000_000).unwrap();
-        let secret = SecretContent { server: make("clients"), peer: make("peers") };
-        let mut content = secret.write();
-        assert_eq!(SecretContent::read(&content).ok().unwrap().trust(), secret.trust());
-        let key = content["peer-ca-key"].clone();
-        content.insert("client-ca-key".to_owned(), key.clone());
-        let refusal = SecretContent::read(&content).err().unwrap();
-        assert!(refusal.contains("does not belong") && !refusal.contains(&key), "{refusal}");
-        content.remove("client-ca-key");
-        assert_eq!(SecretContent::read(&content).err().unwrap(), "it has no client-ca-key");
     }
 }

@@ -43,6 +43,7 @@ const HOOKS: [&str; 14] = [
     "secret-rotate",
 ];
 const RELATION_HOOKS: [&str; 5] = ["created", "joined", "changed", "departed", "broken"];
+const STORAGE_HOOKS: [&str; 2] = ["attached", "detaching"];
 const SCHEMA_TYPES: [&str; 7] = ["string", "integer", "number", "boolean", "array", "object", "null"];
 
 /// Every reason why Juju would not take or not run this charm; empty when there is none.
@@ -55,7 +56,7 @@ pub fn check(entries: &Entries) -> Vec<String> {
     check_config(&yaml(entries, "config.yaml", false, &mut refusals), &mut refusals);
     check_actions(&yaml(entries, "actions.yaml", false, &mut refusals), entries, &mut refusals);
     check_names_and_links(entries, &mut refusals);
-    check_programs(entries, &endpoints, &mut refusals);
+    check_programs(entries, &hooks_of(&metadata, &endpoints), &mut refusals);
     refusals
 }
 
@@ -295,20 +296,24 @@ fn is_runnable(entries: &Entries, name: &str) -> bool {
     }
 }
 
-fn check_programs(entries: &Entries, endpoints: &BTreeSet<String>, refusals: &mut Vec<String>) {
+/// Every hook Juju may run for a charm with this metadata.
+fn hooks_of(metadata: &Value, endpoints: &BTreeSet<String>) -> BTreeSet<String> {
+    let kinds = |name: &String, group: &str, kinds: &[&str]| -> Vec<String> {
+        kinds.iter().map(|kind| format!("{name}-{group}-{kind}")).collect()
+    };
+    let relations = endpoints.iter().flat_map(|name| kinds(name, "relation", &RELATION_HOOKS));
+    let storage = keys(&metadata["storage"]);
+    let storage = storage.iter().flat_map(|name| kinds(name, "storage", &STORAGE_HOOKS));
+    HOOKS.iter().map(|hook| (*hook).to_owned()).chain(relations).chain(storage).collect()
+}
+
+fn check_programs(entries: &Entries, known: &BTreeSet<String>, refusals: &mut Vec<String>) {
     if entries.contains_key("dispatch") {
         refusals.push("a file dispatch would shadow every link in hooks/".to_owned());
     }
-    let known = |hook: &str| {
-        HOOKS.contains(&hook)
-            || endpoints.iter().any(|endpoint| {
-                let kind = hook.strip_prefix(&format!("{endpoint}-relation-"));
-                kind.is_some_and(|kind| RELATION_HOOKS.contains(&kind))
-            })
-    };
     for name in entries.keys() {
         if let Some(hook) = name.strip_prefix("hooks/") {
-            if !known(hook) {
+            if !known.contains(hook) {
                 refusals.push(format!("{name}: Juju knows no such hook and would never run it"));
             }
             if !is_runnable(entries, name) {
@@ -394,6 +399,7 @@ mod tests {
             ("hooks/install", Some(link("../nothing")), "not in the charm"),
             ("hooks/instal", Some(link("../charm")), "knows no such hook"),
             ("hooks/db-relation-joined", Some(link("../charm")), "knows no such hook"),
+            ("hooks/data-storage-attached", Some(link("../charm")), "knows no such hook"),
             ("hooks/install", Some(file("", 0o644)), "hooks/install is not executable"),
             ("../x", Some(file("", 0o644)), "not a path inside"),
         ];

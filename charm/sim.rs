@@ -6,24 +6,31 @@
 //! leadership that moves and is checked at the flush, hooks that crash anywhere and are run again.
 //! The store adds, promotes and removes members as ours does. Checked in every world: what
 //! [`Facts::impossible`] says, one change of the member list per plan, a quorum after each removal,
-//! the last voter kept, one cluster, one pair of authorities; and in the end: all active, the member
-//! list equal to the units. A failure prints its seed; `ETCD_CHARM_SEEDS=1 ETCD_CHARM_FIRST_SEED=n`
+//! the last voter kept, one cluster; and in the end: all active, the member list equal to the units.
+//!
+//! Authorities are replaced meanwhile, by operators and by age. A daemon takes up new files some time
+//! after they were written. After every action, what any running member shows must be trusted by every
+//! other and by every client that was told to expect it, and what a client shows by every member; the
+//! published authorities change by one step of a replacement at a time; and in the end only the newest
+//! is trusted. A failure prints its seed; `ETCD_CHARM_SEEDS=1 ETCD_CHARM_FIRST_SEED=n`
 //! runs it alone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use etcd_charm::pki::{Described, LEAF_DAYS, Validity, normal_names};
+use etcd_charm::pki::{DAY, Described, LEAF_DAYS, Validity, normal_names};
 use serde_json::json;
 
 use crate::bags::{AppBag, AppChange, UnitBag};
 use crate::event::Event;
 use crate::facts::{
     Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
-    Side, Store, Trust, Unit,
+    Side, Store, Unit,
 };
 use crate::plan::config::DaemonConfig;
+use crate::plan::rotation::{self, Step};
 use crate::plan::status::Status;
 use crate::plan::{Action, plan};
+use crate::trust::{Anchor, Anchors, Phase, Report, Successor, Trust};
 
 /// Hooks of one unit, as the model queues them.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +62,7 @@ struct Run {
     bag: Option<UnitBag>,
     app: Vec<AppChange>,
     secret: Option<Trust>,
+    rotated: Option<Trust>,
 }
 
 #[derive(Debug)]
@@ -83,6 +91,8 @@ struct Node {
     settings: Option<DaemonConfig>,
     data: Option<(usize, u64)>,
     pairs: BTreeMap<Side, Pair>,
+    /// What the running daemon has taken up; the disk may be newer.
+    loaded: BTreeMap<Side, Report>,
     service: Option<String>,
     ports: BTreeSet<String>,
     status: Status,
@@ -97,8 +107,18 @@ struct Voter {
     learner: bool,
 }
 
+/// A client's credentials: who signed them, and whom it trusts.
+#[derive(Clone, Debug)]
+struct Credentials {
+    issuer: String,
+    trusts: BTreeSet<String>,
+}
+
 struct World {
     random: u64,
+    now: i64,
+    aged: bool,
+    clients: Vec<Credentials>,
     nodes: BTreeMap<Unit, Node>,
     next: u32,
     app: AppBag,
@@ -123,6 +143,9 @@ impl World {
     fn new(seed: u64) -> Self {
         World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            now: 1_000,
+            aged: false,
+            clients: Vec::new(),
             nodes: BTreeMap::new(),
             next: 0,
             app: AppBag::default(),
@@ -187,6 +210,7 @@ impl World {
             settings: None,
             data: None,
             pairs: Side::BOTH.map(|side| (side, Pair::default())).into(),
+            loaded: BTreeMap::new(),
             service: None,
             ports: BTreeSet::new(),
             status: Status::Installing,
@@ -234,6 +258,11 @@ impl World {
     }
 
     fn elect(&mut self) {
+        // Juju promises leadership for 30 seconds; a hook that has taken a step of a replacement ends sooner.
+        let promised = |node: &Node| node.run.as_ref().is_some_and(|run| run.rotated.is_some());
+        if self.leader.as_ref().and_then(|leader| self.nodes.get(leader)).is_some_and(promised) {
+            return;
+        }
         let candidates: Vec<Unit> = self
             .nodes
             .iter()
@@ -367,6 +396,11 @@ impl World {
         for change in &run.app {
             self.apply_change(&mut app, change);
         }
+        if let Some(trust) = &app.trust {
+            for ((_, side), certificate) in &mut app.certificates {
+                certificate.issuer = certificate.issuer.take().filter(|id| trust.of(*side).ids().contains(id));
+            }
+        }
         let leaving = matches!(&run.kind, Kind::Departed(_) | Kind::LeavingPeer(_));
         let departed = match &run.kind {
             Kind::Departed(other) | Kind::LeavingPeer(other) if leaving => Some(other),
@@ -377,7 +411,7 @@ impl World {
         let names = normal_names(&[address.to_string(), name.member_name()]);
         Facts {
             unit: name.clone(),
-            now: 1_000,
+            now: self.now,
             leader,
             options: BTreeMap::from([("port".to_owned(), json!(self.port))]),
             network: Some(Network { bind: vec![address], ingress: address, names }),
@@ -398,6 +432,7 @@ impl World {
                 program: if node.program { Program::Current } else { Program::Outdated },
                 stamp: "1".to_owned(),
                 config: node.settings.clone(),
+                data_dir: "/var/lib/etcd".to_owned(),
                 data: node.data.is_some(),
                 pairs: node.pairs.clone(),
                 service: match &node.service {
@@ -405,6 +440,9 @@ impl World {
                     None => Service::Stopped,
                 },
             },
+            storage: None,
+            presented: node.service.iter().flat_map(|_| node.loaded.clone()).collect(),
+            unused_revision: None,
             store: self.look(name),
             done: run.done,
         }
@@ -432,7 +470,13 @@ impl World {
     fn apply_change(&self, app: &mut AppBag, change: &AppChange) {
         match change {
             AppChange::Bootstrap(unit) => app.bootstrap = Some(unit.clone()),
-            AppChange::Trust(trust) => app.trust = Some(trust.clone()),
+            AppChange::Trust(trust) => {
+                app.trust = Some(trust.clone());
+                app.deadlines.retain(|side, _| trust.of(*side).next.is_some());
+            }
+            AppChange::Deadline(side, until) => {
+                app.deadlines.extend(until.map(|until| (*side, until)));
+            }
             AppChange::Certificate(unit, side, pem) => {
                 app.certificates.insert((unit.clone(), *side), self.certificates[pem].clone());
             }
@@ -466,9 +510,11 @@ impl World {
             }
             Action::StartService { generation } | Action::RestartService { generation } => {
                 let up = self.start_daemon(name);
+                self.reload(name);
                 let node = self.nodes.get_mut(name).unwrap();
                 node.service = up.then(|| generation.clone());
                 node.run.as_mut().unwrap().done.started = true;
+                self.check_handshakes();
                 if self.below(10) < 7 {
                     self.promote();
                 }
@@ -481,16 +527,27 @@ impl World {
                     public_key: format!("{unit} {}", side.word()),
                 };
                 let pem = format!("certificate {serial} for {request}");
-                let validity = Validity { from: 0, until: LEAF_DAYS * 86_400 };
-                self.certificates.insert(pem.clone(), Certificate { pem: pem.clone(), says, validity, trusted: true });
+                let validity = Validity { from: self.now, until: self.now + LEAF_DAYS * DAY };
+                let issuer = self.secret.as_ref().or(self.app.trust.as_ref());
+                let made = self.nodes[name].run.as_ref().and_then(|run| run.secret.as_ref());
+                let issuer = made.or(issuer).map(|trust| trust.of(*side).issuing.id.clone());
+                self.certificates.insert(pem.clone(), Certificate { pem: pem.clone(), says, validity, issuer });
                 let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
                 run.done.app_written = true;
                 run.app.push(AppChange::Certificate(unit.clone(), *side, pem));
                 return Ok(());
             }
+            Action::Rotate(steps) => {
+                self.rotate(name, steps);
+                return Ok(());
+            }
             _ => {}
         }
+        let installs = matches!(action, Action::InstallCertificate { .. });
         self.act_locally(name, action, serial);
+        if installs {
+            self.check_handshakes();
+        }
         Ok(())
     }
 
@@ -507,7 +564,148 @@ impl World {
         Ok(())
     }
 
+    // ---- authorities ----
+
+    fn anchor(&mut self, side: Side) -> Anchor {
+        self.serial += 1;
+        let name = format!("{} {}", side.authority_word(), self.serial);
+        let validity = Validity { from: self.now, until: self.now + 3_000 * DAY };
+        Anchor { pem: format!("{name} pem"), id: name.clone(), name, validity }
+    }
+
+    fn after(&mut self, trust: &Trust, steps: &[(Side, Step)]) -> Trust {
+        let mut trust = trust.clone();
+        for (side, step) in steps {
+            let fresh = self.anchor(*side);
+            let anchors = match side {
+                Side::Server => &mut trust.server,
+                Side::Peer => &mut trust.peer,
+            };
+            match step {
+                Step::Introduce { grace_days } => {
+                    anchors.next = Some(Successor { anchor: fresh, grace_days: *grace_days });
+                }
+                Step::Replace => {
+                    let next = anchors.next.take().expect("a successor to replace by").anchor;
+                    anchors.old = Some(std::mem::replace(&mut anchors.issuing, next));
+                }
+                Step::Drop => anchors.old = None,
+            }
+        }
+        trust
+    }
+
+    fn rotate(&mut self, name: &Unit, steps: &[(Side, Step)]) {
+        if self.leader.as_ref() != Some(name) {
+            return;
+        }
+        let held = self.secret.clone().expect("a step is planned for authorities that exist");
+        let next = self.after(&held, steps);
+        let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
+        run.done.app_written = true;
+        run.app.push(AppChange::Trust(next.clone()));
+        run.rotated = Some(next);
+    }
+
+    /// The secret is stored: from here on, clients of an authority that signs no more have had their time.
+    fn store_secret(&mut self, next: Trust) {
+        let earlier = self.secret.replace(next.clone());
+        let Some(earlier) = earlier else { return };
+        assert!(next.follows(&earlier), "the secret skips a phase: {earlier:?} {next:?}");
+        if next.server.issuing != earlier.server.issuing {
+            let until = self.app.deadlines.get(&Side::Server);
+            assert!(until.is_some_and(|until| *until <= self.now), "clients had no time to change");
+            let signer = &next.server.issuing.id;
+            self.clients.retain(|client| client.issuer == *signer && client.trusts.contains(signer));
+        }
+    }
+
+    /// The daemon reads its files again, as it does at some handshake after they have changed.
+    fn reload(&mut self, name: &Unit) {
+        let node = self.nodes.get_mut(name).unwrap();
+        let read = node.pairs.iter().map(|(side, pair)| (*side, pair.report.clone())).collect();
+        if node.loaded != read {
+            node.loaded = read;
+            self.check_handshakes();
+        }
+    }
+
+    fn fetch_credentials(&mut self) {
+        let Some(trust) = self.secret.as_ref().map(|trust| &trust.server) else { return };
+        let signer = match &trust.next {
+            Some(next) if self.app.deadlines.contains_key(&Side::Server) => &next.anchor,
+            _ => &trust.issuing,
+        };
+        self.clients.push(Credentials { issuer: signer.id.clone(), trusts: trust.ids() });
+    }
+
+    /// An operator's action on the leader, between two of its hooks.
+    fn operate(&mut self) {
+        let Some(leader) = self.leader.clone() else { return };
+        let node = &self.nodes[&leader];
+        if node.run.is_some() || !node.created || !node.powered {
+            return;
+        }
+        self.begin(&leader, Kind::UpdateStatus);
+        let facts = self.observe(&leader);
+        self.nodes.get_mut(&leader).unwrap().run = None;
+        let sides = [vec![Side::Server], vec![Side::Peer], Side::BOTH.to_vec()][self.below(3) as usize].clone();
+        let grace = self.below(40) as i64;
+        let mut app = self.app.clone();
+        if self.below(2) == 0 {
+            let Ok(steps) = rotation::begin(&facts, &sides, grace) else { return };
+            self.note(|| format!("{leader} begins {steps:?}"));
+            let next = self.after(&self.secret.clone().unwrap(), &steps);
+            self.store_secret(next.clone());
+            // Cut off between secret and databag.
+            if self.below(6) == 0 {
+                return;
+            }
+            self.apply_change(&mut app, &AppChange::Trust(next));
+        } else {
+            let Ok(change) = rotation::finish(&facts) else { return };
+            self.note(|| format!("{leader} ends the clients' grace"));
+            self.apply_change(&mut app, &change);
+        }
+        self.app = app;
+        self.app_version += 1;
+    }
+
+    /// Nobody who is to be understood is refused: not by what runs, nor by what would after a restart.
+    fn check_handshakes(&self) {
+        for (cluster, members) in self.clusters.iter().enumerate() {
+            let up: Vec<&Node> = members
+                .iter()
+                .filter(|member| self.is_up(member, cluster))
+                .filter_map(|member| member.unit.as_ref().and_then(|unit| self.nodes.get(unit)))
+                .collect();
+            fn both(node: &Node, side: Side) -> [&Report; 2] {
+                [&node.loaded[&side], &node.pairs[&side].report]
+            }
+            for side in Side::BOTH {
+                for (shows, judges) in up.iter().flat_map(|one| up.iter().map(move |other| (one, other))) {
+                    for shown in both(shows, side) {
+                        let issuer =
+                            shown.issuer.as_ref().expect("a running member has a known authority's certificate");
+                        for judge in both(judges, side) {
+                            let names = (&shows.address, &judges.address);
+                            assert!(judge.trusts.contains(issuer), "{side:?} {names:?}: {issuer} {:?}", judge.trusts);
+                        }
+                    }
+                }
+            }
+            for (client, node) in self.clients.iter().flat_map(|client| up.iter().map(move |node| (client, node))) {
+                for report in both(node, Side::Server) {
+                    assert!(report.trusts.contains(&client.issuer), "{client:?} is refused by {report:?}");
+                    let issuer = report.issuer.as_ref().expect("checked above");
+                    assert!(client.trusts.contains(issuer), "{client:?} refuses {report:?}");
+                }
+            }
+        }
+    }
+
     fn act_locally(&mut self, name: &Unit, action: Action, serial: u64) {
+        let made = [self.anchor(Side::Server), self.anchor(Side::Peer)];
         let node = self.nodes.get_mut(name).unwrap();
         let run = node.run.as_mut().unwrap();
         run.done.app_written |= action.writes_app();
@@ -520,18 +718,18 @@ impl World {
             }
             Action::InstallCertificate { side, certificate, trust } => {
                 let pair = node.pairs.get_mut(&side).unwrap();
+                let trusts = trust.lines().filter_map(|line| line.strip_suffix(" pem")).map(str::to_owned).collect();
+                let issuer = self.certificates[&certificate].issuer.clone();
                 pair.certificate = Some(certificate);
                 pair.trust = Some(trust);
+                pair.report = Report { trusts, issuer };
             }
             Action::WriteConfig(config) => node.settings = Some(*config),
             Action::StopService => node.service = None,
             Action::CleanHost { .. } => node.data = None,
             Action::CreateAuthorities => {
-                let trust = Trust {
-                    server: format!("server authority {serial}"),
-                    peer: format!("peer authority {serial}"),
-                    token: format!("token {serial}"),
-                };
+                let [server, peer] = made.map(Anchors::only);
+                let trust = Trust { server, peer, token: format!("token {serial}") };
                 run.app.push(AppChange::Trust(trust.clone()));
                 run.secret = Some(trust);
             }
@@ -621,6 +819,7 @@ impl World {
             bag: None,
             app: Vec::new(),
             secret: None,
+            rotated: None,
         });
     }
 
@@ -648,9 +847,7 @@ impl World {
         let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
         if let Some(action) = run.queue.pop_front() {
             if self.act(name, action).is_err() {
-                let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
-                run.queue.clear();
-                run.again = false;
+                self.nodes.get_mut(name).unwrap().run.as_mut().unwrap().again = false;
             }
         } else if run.again && run.rounds < 8 {
             self.decide(name);
@@ -661,6 +858,9 @@ impl World {
     }
 
     fn decide(&mut self, name: &Unit) {
+        if self.calm || self.below(4) != 0 {
+            self.reload(name);
+        }
         let facts = self.observe(name);
         assert_eq!(facts.impossible(), None);
         let run = self.nodes[name].run.as_ref().unwrap();
@@ -677,10 +877,11 @@ impl World {
             .filter(|action| matches!(action, Action::AddLearner { .. } | Action::RemoveMember { .. }));
         assert!(changes.count() <= 1, "two changes of the member list in one plan: {step:?}");
         let node = self.nodes.get_mut(name).unwrap();
+        let again = step.goes_on();
         node.status = step.status;
         let run = node.run.as_mut().unwrap();
         run.rounds += 1;
-        run.again = step.actions.iter().any(Action::shows);
+        run.again = again;
         run.insist = step.insist;
         run.queue = step.actions.into();
     }
@@ -690,15 +891,15 @@ impl World {
         if run.insist {
             return self.fail(name, "it must stay");
         }
-        let writes = !run.app.is_empty() || run.secret.is_some();
+        let writes = !run.app.is_empty() || run.secret.is_some() || run.rotated.is_some();
         if writes && self.leader.as_ref() != Some(name) {
             return self.fail(name, "leadership was lost before the flush");
         }
         if run.secret.is_some() && self.secret.is_some() {
             return self.fail(name, "secret with label \"pki\" already exists");
         }
-        if let Some(secret) = run.secret.clone() {
-            self.secret = Some(secret);
+        if let Some(secret) = run.secret.clone().or(run.rotated.clone()) {
+            self.store_secret(secret);
             // Secrets are committed on their own, before the databags.
             if !self.calm && self.below(6) == 0 {
                 return self.fail(name, "crash between secret and databag");
@@ -710,8 +911,9 @@ impl World {
             self.apply_change(&mut app, change);
         }
         if app != self.app {
-            let changed = self.app.trust.is_some() && app.trust != self.app.trust;
-            assert!(!changed, "the authorities changed");
+            if let (Some(earlier), Some(next)) = (&self.app.trust, &app.trust) {
+                assert!(next.follows(earlier), "the published authorities skip a phase: {earlier:?} {next:?}");
+            }
             self.app = app;
             self.app_version += 1;
         }
@@ -774,7 +976,7 @@ impl World {
     /// Something an operator, Juju or fate does.
     fn happen(&mut self) {
         let alive = self.alive();
-        match self.below(12) {
+        match self.below(18) {
             0..=2 if alive.len() < 6 => self.add_unit(),
             3 | 4 => {
                 let able: Vec<Unit> = alive.into_iter().filter(|unit| self.nodes[unit].powered).collect();
@@ -801,6 +1003,18 @@ impl World {
                     self.note(|| format!("the daemon of {name} dies"));
                     self.nodes.get_mut(&name).unwrap().service = None;
                 }
+            }
+            11 | 12 => self.operate(),
+            13 => self.fetch_credentials(),
+            14 => self.now += self.below(20) as i64 * DAY,
+            15 if !self.aged && self.below(4) == 0 => {
+                self.note(|| "years pass".to_owned());
+                self.aged = true;
+                self.now += 2_100 * DAY;
+            }
+            16 => {
+                let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+                self.pick(&names).iter().for_each(|name| self.nodes.get_mut(name).unwrap().tick = true);
             }
             _ => self.promote(),
         }
@@ -854,11 +1068,33 @@ impl World {
                 return Some(format!("{name} has opened {:?}", node.ports));
             }
         }
+        if let Some(why) = self.unfinished_rotation() {
+            return Some(why);
+        }
         let units: BTreeSet<String> = self.nodes.keys().map(Unit::member_name).collect();
         let cluster = self.clusters.last().map(Vec::as_slice).unwrap_or_default();
         let members: BTreeSet<String> = cluster.iter().filter(|m| !m.learner).map(|m| m.name.clone()).collect();
         if units != members || members.len() != cluster.len() {
             return Some(format!("units {units:?}, members {cluster:?}"));
+        }
+        None
+    }
+
+    fn unfinished_rotation(&self) -> Option<String> {
+        let (secret, published) = (self.secret.as_ref()?, self.app.trust.as_ref()?);
+        if secret != published {
+            return Some("the secret is not published".to_owned());
+        }
+        for side in Side::BOTH {
+            let anchors = secret.of(side);
+            if anchors.phase() != Phase::Steady {
+                return Some(format!("{side:?} is {:?}", anchors.phase()));
+            }
+            let wanted = Report { trusts: anchors.ids(), issuer: Some(anchors.issuing.id.clone()) };
+            let other = self.nodes.iter().find(|(_, node)| node.loaded.get(&side) != Some(&wanted));
+            if let Some((name, node)) = other {
+                return Some(format!("{name} has {:?} loaded, not {wanted:?}", node.loaded.get(&side)));
+            }
         }
         None
     }
@@ -892,7 +1128,8 @@ impl World {
             self.rest();
             self.promote();
             let Some(why) = self.unsettled() else { break };
-            assert!(sweep < 25, "not converged: {why}");
+            self.now += 20 * DAY;
+            assert!(sweep < 50, "not converged: {why}");
             self.nodes.values_mut().for_each(|node| node.tick = true);
         }
         if self.below(3) == 0 {

@@ -9,6 +9,7 @@
 pub mod copy;
 pub mod health;
 pub mod http;
+mod presented;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+pub use presented::{Presented, presented};
 /// The kinds of refusal, as gRPC numbers them.
 pub use tonic::Code;
 
@@ -414,6 +416,22 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 fn tls_config(pem: &TlsPem) -> Result<Arc<rustls::ClientConfig>, ClientError> {
+    let (builder, chain, key) = tls_parts(pem)?;
+    let mut config = builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| ClientError::Tls { what: "certificate", cause: e.to_string() })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+type TlsParts = (
+    rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>,
+    Vec<CertificateDer<'static>>,
+    PrivateKeyDer<'static>,
+);
+
+/// A configuration that checks servers, and the pair to show them.
+fn tls_parts(pem: &TlsPem) -> Result<TlsParts, ClientError> {
     let bad = |what: &'static str, cause: &dyn std::fmt::Display| ClientError::Tls { what, cause: cause.to_string() };
     let mut roots = rustls::RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(pem.ca.as_bytes()) {
@@ -426,14 +444,11 @@ fn tls_config(pem: &TlsPem) -> Result<Arc<rustls::ClientConfig>, ClientError> {
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())
         .map_err(|_| bad("private key", &"expected one PKCS#8 PEM block"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("protocol choice", &e))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .map_err(|e| bad("certificate", &e))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+        .with_root_certificates(roots);
+    Ok((builder, chain, key))
 }
 
 /// A plain or an encrypted byte stream; the two look alike to HTTP/2.

@@ -230,17 +230,19 @@ pub fn describe_request(request: &str) -> Result<Described, PkiError> {
 /// # Errors
 /// [`PkiError::Unreadable`] for bad PEM.
 pub fn describe_certificate(certificate: &str) -> Result<Described, PkiError> {
-    with_certificate(certificate, |parsed| {
-        let names: Vec<String> = match parsed.subject_alternative_name() {
-            Ok(Some(san)) => san.value.general_names.iter().filter_map(name_text).collect(),
-            _ => Vec::new(),
-        };
-        Described {
-            subject: common_name(parsed.subject()),
-            names: normal_names(&names),
-            public_key: fingerprint(&parsed.public_key().subject_public_key.data),
-        }
-    })
+    with_certificate(certificate, described)
+}
+
+fn described(parsed: &X509Certificate<'_>) -> Described {
+    let names: Vec<String> = match parsed.subject_alternative_name() {
+        Ok(Some(san)) => san.value.general_names.iter().filter_map(name_text).collect(),
+        _ => Vec::new(),
+    };
+    Described {
+        subject: common_name(parsed.subject()),
+        names: normal_names(&names),
+        public_key: fingerprint(&parsed.public_key().subject_public_key.data),
+    }
 }
 
 /// Reads the lifetime of the first certificate of a PEM text.
@@ -281,16 +283,64 @@ pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
 /// [`PkiError::Untrusted`] when none did; [`PkiError::Unreadable`] for bad input.
 pub fn check_issued_by(certificate: &str, bundle: &str) -> Result<(), PkiError> {
     let subject = describe_certificate(certificate)?.subject;
-    let mut trusted = false;
+    issuer_in(certificate, bundle)?.map(drop).ok_or(PkiError::Untrusted { subject })
+}
+
+/// The authority of a PEM bundle that signed the certificate, named by its public key as in
+/// [`Described::public_key`]; `None` when none of them did.
+///
+/// # Errors
+/// [`PkiError::Unreadable`] for bad input.
+pub fn issuer_in(certificate: &str, bundle: &str) -> Result<Option<String>, PkiError> {
+    let mut issuer = None;
     for authority in x509_parser::pem::Pem::iter_from_buffer(bundle.as_bytes()) {
         let authority = authority.map_err(|e| unreadable("the authority bundle", &e))?;
         let (_, authority) =
             X509Certificate::from_der(&authority.contents).map_err(|e| unreadable("the authority bundle", &e))?;
-        trusted |= with_certificate(certificate, |leaf| {
+        let signed = with_certificate(certificate, |leaf| {
             leaf.issuer() == authority.subject() && leaf.verify_signature(Some(authority.public_key())).is_ok()
         })?;
+        if signed {
+            issuer = Some(fingerprint(&authority.public_key().subject_public_key.data));
+        }
     }
-    if trusted { Ok(()) } else { Err(PkiError::Untrusted { subject }) }
+    Ok(issuer)
+}
+
+/// What each certificate of a PEM bundle says, in the bundle's order.
+///
+/// # Errors
+/// [`PkiError::Unreadable`] for bad input.
+pub fn describe_bundle(bundle: &str) -> Result<Vec<Described>, PkiError> {
+    let mut all = Vec::new();
+    for pem in x509_parser::pem::Pem::iter_from_buffer(bundle.as_bytes()) {
+        let pem = pem.map_err(|e| unreadable("the authority bundle", &e))?;
+        let (_, parsed) =
+            X509Certificate::from_der(&pem.contents).map_err(|e| unreadable("the authority bundle", &e))?;
+        all.push(described(&parsed));
+    }
+    Ok(all)
+}
+
+/// The common name inside a DER-encoded X.500 name, such as a TLS server lists for the authorities
+/// it accepts; `None` for anything else.
+#[must_use]
+pub fn common_name_of_der(name: &[u8]) -> Option<String> {
+    let (_, name) = x509_parser::x509::X509Name::from_der(name).ok()?;
+    name.iter_common_name().next().and_then(|cn| cn.as_str().ok()).map(str::to_owned)
+}
+
+/// PEM text of a DER-encoded certificate.
+#[must_use]
+pub fn certificate_to_pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 /// The normal form of a name list: addresses in canonical spelling, names in lower case, sorted,
@@ -427,6 +477,31 @@ mod tests {
         assert!(matches!(check_issued_by(&cert, &twin.certificate), Err(PkiError::Untrusted { .. })));
         let bundle = format!("{}{}", twin.certificate, authority.certificate);
         check_issued_by(&cert, &bundle).unwrap();
+    }
+
+    #[test]
+    fn a_bundle_tells_its_authorities_and_which_of_them_signed() {
+        let (old, new) = (make_authority("clients 1", NOW).unwrap(), make_authority("clients 2", NOW).unwrap());
+        let bundle = format!("{}{}", old.certificate, new.certificate);
+        let told = describe_bundle(&bundle).unwrap();
+        let subjects: Vec<&str> = told.iter().map(|one| one.subject.as_str()).collect();
+        assert_eq!(subjects, ["clients 1", "clients 2"]);
+        for (authority, says) in [&old, &new].into_iter().zip(&told) {
+            let (signed, _) = leaf(authority, Usage::ClientOnly);
+            assert_eq!(issuer_in(&signed, &bundle).unwrap().as_ref(), Some(&says.public_key));
+        }
+        let (foreign, _) = leaf(&make_authority("clients 1", NOW).unwrap(), Usage::ClientOnly);
+        assert_eq!(issuer_in(&foreign, &bundle).unwrap(), None);
+        assert!(describe_bundle("-----BEGIN CERTIFICATE-----\nx").is_err());
+    }
+
+    #[test]
+    fn der_becomes_the_pem_it_came_from() {
+        let pem = make_authority("clients", NOW).unwrap().certificate;
+        let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let again = certificate_to_pem(&parsed.contents);
+        assert_eq!(describe_certificate(&again).unwrap(), describe_certificate(&pem).unwrap());
+        assert_eq!(common_name_of_der(b"x"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::facts::Done;
 use crate::host::Host;
 use crate::juju::Juju;
 use crate::observe::{now, observe, published_endpoints};
+use crate::plan::rotation::{moment, signs_clients_with_successor};
 
 /// The archive's name in the user's home.
 const ARCHIVE: &str = "etcd_client_credentials.tar.gz";
@@ -31,7 +32,7 @@ const MAX_NAME: usize = 64;
 const README: &str = "\
 Credentials of one etcd client.
 
-  ca.pem          the authority that signed the cluster's certificates
+  ca.pem          the authority that signed the cluster's certificates; two, while one replaces the other
   clientcert.pem  this client's certificate
   clientkey.pem   this client's private key: keep it to yourself
   env        the variables etcdctl reads, for API 2 and API 3
@@ -71,13 +72,20 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     let key = pki::make_key()?;
     let request = pki::make_request(&key, &wish.name, &[])?;
     let life = Validity::days(now, wish.days);
-    let certificate = pki::sign_request(&secret.server, &request, &[], Usage::ClientOnly, life)?;
+    // While the authority is replaced the new one signs as soon as every member trusts it, so that these
+    // credentials outlive the old one; the bundle names both until then.
+    let authority = match &secret.server.next {
+        Some((next, _)) if signs_clients_with_successor(&sight.facts) => next,
+        _ => &secret.server.issuing,
+    };
+    let bundle = secret.trust().map_err(CharmError::Secret)?.server.bundle();
+    let certificate = pki::sign_request(authority, &request, &[], Usage::ClientOnly, life)?;
     let until = pki::certificate_validity(&certificate)?.until;
     let environment = environment(&endpoints.join(","));
     let archive = pack(
         now,
         &[
-            ("ca.pem", 0o644, &secret.server.certificate),
+            ("ca.pem", 0o644, &bundle),
             ("clientcert.pem", 0o644, &certificate),
             ("clientkey.pem", 0o600, &key),
             ("env", 0o644, &environment),
@@ -88,7 +96,7 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     let (path, owned) = host.leave_for_user(ARCHIVE, &archive)?;
     juju.result("path", &path.display().to_string())?;
     juju.result("cn", &wish.name)?;
-    juju.result("expires", &date(until))?;
+    juju.result("expires", &moment(until))?;
     juju.result("endpoints", &endpoints.join(","))?;
     let unit = &sight.facts.unit;
     let note = if owned { "" } else { " (this machine has no user ubuntu: only root can read it)" };
@@ -153,13 +161,6 @@ fn pack(now: i64, files: &[(&str, u32, &str)]) -> std::io::Result<Vec<u8>> {
     let mut gzip = archive.into_inner()?;
     gzip.flush()?;
     gzip.finish()
-}
-
-fn date(seconds: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| seconds.to_string())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod credentials;
 mod health;
+mod rotate;
 
 use crate::act::CharmError;
 use crate::event::Verb;
@@ -18,6 +19,7 @@ pub fn run(verb: Verb, juju: &Juju, host: &Host) -> Result<(), CharmError> {
     let result = match verb {
         Verb::Health => health::run(juju, host),
         Verb::GenerateClientCertificates | Verb::PackageClientCredentials => credentials::run(juju, host),
+        Verb::RotateCa => rotate::run(juju, host),
     };
     match result {
         Ok(()) => Ok(()),

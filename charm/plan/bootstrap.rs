@@ -20,6 +20,10 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
         (Authorities::Held(trust), None) => {
             actions.push(Action::PublishApp(AppChange::Trust(trust.clone())));
         }
+        // Likewise one step of a replacement that reached the secret only.
+        (Authorities::Held(trust), Some(published)) if trust != published && trust.follows(published) => {
+            actions.push(Action::PublishApp(AppChange::Trust(trust.clone())));
+        }
         _ => {}
     }
     if choice_is_open(facts) {

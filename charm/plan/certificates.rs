@@ -2,11 +2,12 @@
 //!
 //! A unit's key is made where it is used and stays; only its request travels. The leader signs a
 //! request when there is no certificate for that key and those names, when the one there is was
-//! signed by another authority, or at two thirds of its life. Comparing request and answer on every
+//! signed by another authority than the present signer, or at two thirds of its life. Comparing request and answer on every
 //! hook replaces any memory of what was asked when.
 
 use super::Action;
-use crate::facts::{Authorities, Facts, Life, Side, Unit};
+use crate::facts::{Authorities, Certificate, Facts, Life, Side, Unit};
+use crate::trust::Anchors;
 
 /// Plans this unit's requests.
 pub fn request(facts: &Facts, actions: &mut Vec<Action>) {
@@ -23,21 +24,33 @@ pub fn request(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
+/// A certificate of this unit and the authorities beside it, published and not yet on its disk.
+pub struct Due<'a> {
+    /// The certificate.
+    pub certificate: &'a Certificate,
+    /// The authorities to trust.
+    pub anchors: &'a Anchors,
+}
+
+/// What is to be installed for a side now, if anything.
+#[must_use]
+pub fn due(facts: &Facts, side: Side) -> Option<Due<'_>> {
+    let peer = facts.peer.as_ref()?;
+    let anchors = peer.app.trust.as_ref()?.of(side);
+    let pair = facts.host.pairs.get(&side)?;
+    let certificate = peer.app.certificates.get(&(facts.unit.clone(), side))?;
+    let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == certificate.says.public_key);
+    let installed =
+        pair.certificate.as_ref() == Some(&certificate.pem) && pair.trust.as_ref() == Some(&anchors.bundle());
+    (ours && certificate.issuer.is_some() && !installed).then_some(Due { certificate, anchors })
+}
+
 /// Plans the installation of this unit's signed certificates.
 pub fn install(facts: &Facts, actions: &mut Vec<Action>) {
-    let Some(peer) = &facts.peer else { return };
-    let Some(trust) = &peer.app.trust else { return };
     for side in Side::BOTH {
-        let Some(pair) = facts.host.pairs.get(&side) else { continue };
-        let Some(signed) = peer.app.certificates.get(&(facts.unit.clone(), side)) else { continue };
-        let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == signed.says.public_key);
-        let installed = pair.certificate.as_ref() == Some(&signed.pem) && pair.trust.as_deref() == Some(trust.of(side));
-        if ours && signed.trusted && !installed {
-            actions.push(Action::InstallCertificate {
-                side,
-                certificate: signed.pem.clone(),
-                trust: trust.of(side).to_owned(),
-            });
+        if let Some(due) = due(facts, side) {
+            let (certificate, trust) = (due.certificate.pem.clone(), due.anchors.bundle());
+            actions.push(Action::InstallCertificate { side, certificate, trust });
         }
     }
 }
@@ -78,7 +91,10 @@ fn is_due(facts: &Facts, unit: &Unit, side: Side) -> bool {
     let Some(request) = bag.and_then(|bag| bag.requests.get(&side)) else { return false };
     match peer.app.certificates.get(&(unit.clone(), side)) {
         None => true,
-        Some(signed) => signed.says != request.says || !signed.trusted || signed.validity.renewal_due(facts.now),
+        Some(signed) => {
+            let signer = peer.app.trust.as_ref().map(|trust| &trust.of(side).issuing.id);
+            signed.says != request.says || signed.issuer.as_ref() != signer || signed.validity.renewal_due(facts.now)
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Action;
-use crate::facts::{Facts, PEER_PORT, Service, Side, Store, Unit, url};
+use crate::facts::{DATA_DIR, Facts, PEER_PORT, Service, Side, Storage, Store, Unit, url};
 
 /// The daemon's settings file, under etcd's own names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -216,6 +216,8 @@ pub enum Standing {
     ForeignData,
     /// The member's data is gone although it had started.
     DataLost,
+    /// The storage that holds the member's data is not there.
+    StorageMissing,
     /// The daemon is, or is about to be, running.
     Running,
     /// It runs, with settings that are not the wanted ones, until its turn comes.
@@ -235,13 +237,18 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
     };
     let initial = if facts.host.data {
         match &facts.host.config {
-            Some(old) if old.name == facts.unit.member_name() && old.initial_cluster_token == trust.token => {
+            Some(old)
+                if old.name == facts.unit.member_name()
+                    && old.initial_cluster_token == trust.token
+                    && old.data_dir == facts.host.data_dir =>
+            {
                 Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
             }
             _ => return Standing::ForeignData,
         }
     } else if peer.own.member.is_some() {
-        return Standing::DataLost;
+        let moved = facts.host.config.as_ref().is_some_and(|old| old.data_dir != default_data_dir(facts));
+        return if moved && facts.storage.is_none() { Standing::StorageMissing } else { Standing::DataLost };
     } else {
         match first_start(facts) {
             Ok(initial) => initial,
@@ -257,6 +264,19 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
 
 fn state_word(old: &DaemonConfig) -> &'static str {
     if old.initial_cluster_state == "new" { "new" } else { "existing" }
+}
+
+/// Where the data lies when no storage was attached before the first start.
+#[must_use]
+pub fn default_data_dir(facts: &Facts) -> String {
+    format!("{}{DATA_DIR}", facts.host.root.trim_end_matches('/'))
+}
+
+/// The attached storage, when it came too late to hold the member's data.
+#[must_use]
+pub fn unused_storage(facts: &Facts) -> Option<&Storage> {
+    let config = facts.host.config.as_ref().filter(|_| facts.host.data)?;
+    facts.storage.as_ref().filter(|storage| config.data_dir != storage.data_dir(&facts.host.root))
 }
 
 /// How a member without data starts: alone as the chosen unit, or as the leader laid down.
@@ -306,7 +326,7 @@ fn render(facts: &Facts, token: &str, initial: Initial) -> Option<DaemonConfig> 
     };
     Some(DaemonConfig {
         name: facts.unit.member_name(),
-        data_dir: format!("{root}/var/lib/etcd"),
+        data_dir: facts.host.data_dir.clone(),
         listen_peer_urls: listen(PEER_PORT).join(","),
         listen_client_urls: clients.join(","),
         initial_advertise_peer_urls: url(network.ingress, PEER_PORT),

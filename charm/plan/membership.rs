@@ -28,7 +28,8 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
 
 /// The unit a member belongs to, among all units known: by its name once it has started, before
 /// that by its URL, as published by the unit or as laid down for it.
-fn unit_of(facts: &Facts, member: &Member) -> Option<Unit> {
+#[must_use]
+pub fn unit_of(facts: &Facts, member: &Member) -> Option<Unit> {
     let peer = facts.peer.as_ref()?;
     let mut known: BTreeSet<Unit> = peer.units.keys().cloned().collect();
     known.extend(facts.goal.iter().flat_map(|goal| goal.keys().cloned()));

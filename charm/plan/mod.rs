@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod config;
 pub mod membership;
 pub mod relations;
+pub mod rotation;
 pub mod status;
 pub mod teardown;
 #[cfg(test)]
@@ -31,6 +32,15 @@ pub struct Plan {
     /// The hook must fail, so that Juju runs it again: set when a leaving unit still holds data
     /// that nobody else has.
     pub insist: bool,
+}
+
+impl Plan {
+    /// True when looking and planning again in the same hook may find more to do. A step of a
+    /// replacement ends the hook: what Juju promised about leadership must still hold at its end.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.actions.iter().any(Action::shows) && !self.actions.iter().any(|action| matches!(action, Action::Rotate(_)))
+    }
 }
 
 /// One step. Each may be repeated without harm.
@@ -104,6 +114,10 @@ pub enum Action {
     /// Makes both authorities, keeps them in the application's secret and publishes their public
     /// half.
     CreateAuthorities,
+    /// Takes these steps of replacing an authority, in the secret and in what is published.
+    Rotate(Vec<(Side, rotation::Step)>),
+    /// Removes a revision of the secret that nobody reads any more, and with it the keys in it.
+    PruneSecret(u64),
     /// Signs a request and publishes the certificate.
     Issue {
         /// Whose it is.
@@ -139,6 +153,7 @@ impl Action {
                 | Action::SetVersion(_)
                 | Action::MoveLeader { .. }
                 | Action::PublishUnit(_)
+                | Action::PruneSecret(_)
                 | Action::CleanHost { .. }
         )
     }
@@ -146,7 +161,7 @@ impl Action {
     /// True when the action writes the application's databag.
     #[must_use]
     pub fn writes_app(&self) -> bool {
-        matches!(self, Action::CreateAuthorities | Action::Issue { .. } | Action::PublishApp(_))
+        matches!(self, Action::CreateAuthorities | Action::Rotate(_) | Action::Issue { .. } | Action::PublishApp(_))
     }
 }
 
@@ -156,6 +171,8 @@ pub fn plan(facts: &Facts, event: &Event) -> Plan {
     match event {
         Event::Leaving => teardown::leave(facts, teardown::Urgency::MayWait),
         Event::Stop => teardown::leave(facts, teardown::Urgency::LastCall),
+        Event::Detaching if facts.dying() => teardown::leave(facts, teardown::Urgency::LastCall),
+        Event::Detaching => teardown::detach(facts),
         Event::Remove => teardown::clean(facts),
         Event::Reconcile if facts.dying() => teardown::idle(),
         Event::Reconcile => reconcile(facts),
@@ -164,7 +181,7 @@ pub fn plan(facts: &Facts, event: &Event) -> Plan {
 
 /// One path for every hook but the leaving ones: each room adds what is missing, in the order in
 /// which one thing needs the other.
-fn reconcile(facts: &Facts) -> Plan {
+pub fn reconcile(facts: &Facts) -> Plan {
     let mut actions = Vec::new();
     if facts.host.program == Program::Outdated {
         actions.push(Action::InstallProgram);
@@ -180,5 +197,9 @@ fn reconcile(facts: &Facts) -> Plan {
     }
     relations::publish(facts, &mut actions);
     relations::ports(facts, &mut actions);
+    if facts.leader {
+        relations::prune(facts, &mut actions);
+        rotation::lead(facts, &mut actions);
+    }
     Plan { actions, status: status::of(facts, &standing), insist: false }
 }

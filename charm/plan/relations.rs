@@ -1,8 +1,8 @@
 //! What this unit publishes: its own databag, its ports, its version; and what the leader forgets.
 
-use super::{Action, config};
+use super::{Action, config, rotation};
 use crate::bags::{AppChange, UnitBag};
-use crate::facts::{Facts, PEER_PORT, Store, url};
+use crate::facts::{Facts, PEER_PORT, Side, Store, url};
 
 /// Plans this unit's databag.
 pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
@@ -42,6 +42,12 @@ pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
         }
     }
     bag.restart = config::wanted_restart(facts);
+    for side in Side::BOTH {
+        let report = rotation::own_report(facts, side);
+        if report != crate::trust::Report::default() {
+            bag.reports.insert(side, report);
+        }
+    }
     if bag != peer.own {
         actions.push(Action::PublishUnit(Box::new(bag)));
     }
@@ -69,6 +75,16 @@ pub fn ports(facts: &Facts, actions: &mut Vec<Action>) {
     }
     if let Some(version) = &cluster.version {
         actions.push(Action::SetVersion(version.clone()));
+    }
+}
+
+/// Plans the end of a revision of the secret that nobody reads any more: it may hold keys of
+/// authorities that were replaced.
+pub fn prune(facts: &Facts, actions: &mut Vec<Action>) {
+    if let Some(revision) = facts.unused_revision
+        && !facts.done.pruned
+    {
+        actions.push(Action::PruneSecret(revision));
     }
 }
 

@@ -4,7 +4,8 @@
 //! that needs a person says what to do.
 
 use super::config::{self, BadOption, Standing};
-use crate::facts::{Authorities, Facts, Life, Program, Service, Store, Unit};
+use super::rotation::{self, Wait};
+use crate::facts::{Authorities, Facts, Life, Program, Service, Side, Store, Unit};
 
 /// What a unit tells its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,16 @@ pub enum Status {
     AwaitingTurn,
     /// All is well.
     Healthy,
+    /// All is well while an authority is replaced.
+    Rotating(Wait),
+    /// Another unit has the same address, so only one of them can be a member.
+    AddressTaken(Unit, String),
+    /// The storage came after the data: unit, storage, folder with the data.
+    StorageUnused(Unit, String, String),
+    /// The storage that holds the data is to be detached.
+    StorageInUse(String, Unit),
+    /// The storage that holds the data is not there.
+    StorageMissing(String),
     /// A registered member fails its check.
     Unhealthy,
     /// An option cannot be used.
@@ -90,7 +101,7 @@ impl Status {
             | Status::AwaitingChoice
             | Status::AwaitingJoin(_)
             | Status::AwaitingTurn => Word::Waiting,
-            Status::Healthy => Word::Active,
+            Status::Healthy | Status::Rotating(_) => Word::Active,
             Status::Unhealthy
             | Status::BadOption(_)
             | Status::ForeignData(_)
@@ -98,6 +109,10 @@ impl Status {
             | Status::AuthoritiesGone
             | Status::AuthoritiesUnusable(_)
             | Status::HoldsLastCopy
+            | Status::AddressTaken(..)
+            | Status::StorageUnused(..)
+            | Status::StorageInUse(..)
+            | Status::StorageMissing(_)
             | Status::NeededForQuorum => Word::Blocked,
         }
     }
@@ -118,6 +133,19 @@ impl Status {
             Status::Starting => "starting etcd".to_owned(),
             Status::AwaitingTurn => "waiting for its turn to restart with new settings".to_owned(),
             Status::Healthy => "cluster is healthy".to_owned(),
+            Status::Rotating(wait) => format!("cluster is healthy; {}", wait.sentence()),
+            Status::AddressTaken(unit, url) => {
+                format!("{unit} has the same address {url}: every unit needs a machine of its own")
+            }
+            Status::StorageUnused(unit, storage, folder) => {
+                format!("{storage} is not used, the data is in {folder}: remove {unit} and add a unit with storage")
+            }
+            Status::StorageInUse(storage, unit) => {
+                format!("{storage} holds the data of {unit} and cannot be detached: remove the unit instead")
+            }
+            Status::StorageMissing(folder) => {
+                format!("the storage with the data is not attached ({folder} is empty): attach it again")
+            }
             Status::Unhealthy => "cluster-health check failed... needs attention".to_owned(),
             Status::BadOption(bad) => {
                 format!("option {} is {}: set {}", bad.name, bad.value, bad.wanted)
@@ -159,6 +187,16 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
     if facts.leader {
         match &facts.authorities {
             Authorities::Unusable(why) => return Status::AuthoritiesUnusable(why.clone()),
+            Authorities::Held(held)
+                if facts
+                    .peer
+                    .as_ref()
+                    .and_then(|peer| peer.app.trust.as_ref())
+                    .is_some_and(|published| !held.follows(published)) =>
+            {
+                let why = "it does not hold the authorities that are published".to_owned();
+                return Status::AuthoritiesUnusable(why);
+            }
             Authorities::Absent if trusts(facts) && !facts.done.app_written => {
                 return Status::AuthoritiesGone;
             }
@@ -166,9 +204,14 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
         }
     }
     match standing {
-        Standing::ForeignData => Status::ForeignData(format!("{}/var/lib/etcd", facts.host.root.trim_end_matches('/'))),
+        Standing::ForeignData => Status::ForeignData(facts.host.data_dir.clone()),
         Standing::DataLost => Status::DataLost(facts.unit.clone()),
-        Standing::Outside { bootstrap } => certified_or(facts, Status::AwaitingJoin(bootstrap.clone())),
+        Standing::StorageMissing => {
+            Status::StorageMissing(facts.host.config.as_ref().map(|old| old.data_dir.clone()).unwrap_or_default())
+        }
+        Standing::Outside { bootstrap } => {
+            certified_or(facts, twin(facts).unwrap_or(Status::AwaitingJoin(bootstrap.clone())))
+        }
         Standing::Unchosen => certified_or(facts, Status::AwaitingChoice),
         Standing::Preparing => preparing(facts),
         Standing::AwaitingTurn if is_healthy(facts) => Status::AwaitingTurn,
@@ -197,11 +240,31 @@ fn preparing(facts: &Facts) -> Status {
     }
 }
 
+/// The unit that keeps this one out by publishing the same address.
+fn twin(facts: &Facts) -> Option<Status> {
+    let own = facts.peer_url()?;
+    let units = &facts.peer.as_ref()?.units;
+    let (unit, _) = units.iter().find(|(_, bag)| bag.peer_url.as_ref() == Some(&own))?;
+    Some(Status::AddressTaken(unit.clone(), own))
+}
+
+/// The healthy sentence, with what an operator should know beside it.
+fn healthy(facts: &Facts) -> Status {
+    if let Some(storage) = config::unused_storage(facts) {
+        return Status::StorageUnused(facts.unit.clone(), storage.id.clone(), facts.host.data_dir.clone());
+    }
+    let wait = || Side::BOTH.into_iter().find_map(|side| rotation::waits_for(facts, side));
+    match facts.leader.then(wait).flatten() {
+        Some(wait) => Status::Rotating(wait),
+        None => Status::Healthy,
+    }
+}
+
 fn running(facts: &Facts) -> Status {
     let registered = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some())
         || facts.own_member().is_some_and(|member| !member.name.is_empty());
     if is_healthy(facts) {
-        Status::Healthy
+        healthy(facts)
     } else if !registered || catching_up(facts) {
         Status::Starting
     } else {

@@ -1,15 +1,15 @@
 //! Leaving: a member removes itself while it still runs, then stops.
 //!
-//! Juju tells a leaving unit twice, at the first departure and at `stop`; both do the same, the
-//! second insists. When every unit is leaving there is nobody to leave anything to, so the member
+//! Juju tells a leaving unit at the first departure and at `stop`, and before both when its storage is
+//! detached; all do the same, the last two insist. When every unit is leaving there is nobody to leave anything to, so the member
 //! just stops. A member that holds the only copy of the data, or whose removal the rest could not
 //! survive, stays and fails `stop`, so that Juju asks again; an operator overrules with `--force`.
 
-use super::config::generation;
+use super::config::{default_data_dir, generation};
 use super::membership::{remains_a_quorum, successor};
 use super::status::Status;
 use super::{Action, Plan};
-use crate::facts::{Facts, Service, Store};
+use crate::facts::{Facts, Host, Service, Storage, Store};
 
 /// How much time is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,25 @@ fn stop(facts: &Facts) -> Plan {
 #[must_use]
 pub fn idle() -> Plan {
     Plan { actions: Vec::new(), status: Status::Leaving, insist: false }
+}
+
+/// The storage goes although this unit stays. A member cannot go on without its data, so the hook
+/// fails, and Juju keeps the storage, unless the data is elsewhere.
+#[must_use]
+pub fn detach(facts: &Facts) -> Plan {
+    let root = &facts.host.root;
+    let inside = |storage: &Storage| facts.host.data && facts.host.data_dir == storage.data_dir(root);
+    match facts.storage.as_ref().filter(|storage| inside(storage)) {
+        Some(storage) => {
+            let status = Status::StorageInUse(storage.id.clone(), facts.unit.clone());
+            Plan { actions: Vec::new(), status, insist: true }
+        }
+        None => {
+            let elsewhere = if facts.host.data { facts.host.data_dir.clone() } else { default_data_dir(facts) };
+            let host = Host { data_dir: elsewhere, ..facts.host.clone() };
+            super::reconcile(&Facts { storage: None, host, ..facts.clone() })
+        }
+    }
 }
 
 /// Cleans the machine. The data is deleted only when the cluster says that it goes on without this

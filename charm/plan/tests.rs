@@ -1,8 +1,11 @@
 //! Tables of facts and what must be planned for them: one row, one sentence about behaviour.
 
+mod authorities;
+mod storage;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use etcd_charm::pki::{Described, Validity};
+use etcd_charm::pki::{DAY, Described, Validity};
 use serde_json::json;
 
 use super::config::{self, DaemonConfig, Standing, generation};
@@ -12,15 +15,40 @@ use crate::bags::{AppBag, AppChange, UnitBag};
 use crate::event::Event;
 use crate::facts::{
     Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
-    Side, Store, Trust, Unit,
+    Side, Storage, Store, Unit,
 };
+use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 fn unit(number: u32) -> Unit {
     Unit::new("etcd", number)
 }
 
+/// An authority that lives for 3650 days.
+fn anchor(name: &str) -> Anchor {
+    let validity = Validity { from: 0, until: 3_650 * DAY };
+    Anchor { pem: format!("{name} pem"), id: name.into(), name: name.into(), validity }
+}
+
 fn trust() -> Trust {
-    Trust { server: "server authority".into(), peer: "peer authority".into(), token: "token".into() }
+    let only = |name| Anchors::only(anchor(name));
+    Trust { server: only("client 1"), peer: only("peer 1"), token: "token".into() }
+}
+
+/// The same while both are replaced: introduced, then replacing.
+fn introduced() -> Trust {
+    let with_next =
+        |anchors: Anchors, name| Anchors { next: Some(Successor { anchor: anchor(name), grace_days: 7 }), ..anchors };
+    let Trust { server, peer, token } = trust();
+    Trust { server: with_next(server, "client 2"), peer: with_next(peer, "peer 2"), token }
+}
+
+fn replacing() -> Trust {
+    let swap = |from, to| Anchors { issuing: anchor(to), next: None, old: Some(anchor(from)) };
+    Trust { server: swap("client 1", "client 2"), peer: swap("peer 1", "peer 2"), token: "token".into() }
+}
+
+fn report(trust: &Trust, side: Side, issuer: u32) -> Report {
+    Report { trusts: trust.of(side).ids(), issuer: Some(format!("{} {issuer}", side.authority_word())) }
 }
 
 fn names(number: u32) -> Vec<String> {
@@ -42,7 +70,7 @@ fn certificate(number: u32, side: Side) -> Certificate {
         pem: format!("certificate {number} {}", side.word()),
         says: request(number, side).says,
         validity: Validity { from: 0, until: 3_000 },
-        trusted: true,
+        issuer: Some(format!("{} 1", side.authority_word())),
     }
 }
 
@@ -55,6 +83,7 @@ fn bag(number: u32, member: bool) -> UnitBag {
         member: member.then_some(u64::from(number)),
         votes: member,
         restart: None,
+        reports: if member { Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into() } else { BTreeMap::new() },
     }
 }
 
@@ -81,7 +110,8 @@ fn healthy(units: &[u32]) -> Facts {
     let pair = |side: Side| Pair {
         request: Some(request(1, side)),
         certificate: Some(certificate(1, side).pem),
-        trust: Some(trust().of(side).to_owned()),
+        trust: Some(trust().of(side).bundle()),
+        report: report(&trust(), side, 1),
     };
     let mut facts = Facts {
         unit: unit(1),
@@ -102,10 +132,14 @@ fn healthy(units: &[u32]) -> Facts {
             program: Program::Current,
             stamp: "1".into(),
             config: None,
+            data_dir: "/var/lib/etcd".into(),
             data: false,
             pairs: Side::BOTH.map(|side| (side, pair(side))).into(),
             service: Service::Stopped,
         },
+        storage: None,
+        presented: Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into(),
+        unused_revision: None,
         store: Store::Unreachable,
         done: Done::default(),
     };
@@ -189,6 +223,7 @@ fn the_first_leader_makes_authorities_and_chooses_itself_but_starts_nothing_yet(
     facts.store = Store::Unreachable;
     facts.authorities = Authorities::Absent;
     peer(&mut facts).own = bag(1, false);
+    peer(&mut facts).own.reports = Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into();
     peer(&mut facts).app = AppBag::default();
     let step = reconcile(&facts);
     assert_eq!(step.actions, [Action::CreateAuthorities, Action::PublishApp(AppChange::Bootstrap(unit(1)))]);
@@ -393,7 +428,7 @@ fn certificates_are_signed_again_for_new_names_another_authority_or_at_two_third
         (
             "another authority",
             |f| {
-                peer(f).app.certificates.get_mut(&(unit(2), Side::Peer)).unwrap().trusted = false;
+                peer(f).app.certificates.get_mut(&(unit(2), Side::Peer)).unwrap().issuer = None;
             },
             true,
         ),
@@ -425,7 +460,7 @@ fn a_certificate_for_another_key_or_by_another_authority_is_not_installed() {
             "by another authority",
             |c| {
                 c.pem = "newer".into();
-                c.trusted = false;
+                c.issuer = None;
             },
             false,
         ),

@@ -214,6 +214,30 @@ async fn a_change_of_authority_goes_through_a_time_of_both() {
 }
 
 #[tokio::test]
+async fn callers_take_up_a_bundle_of_both_and_a_new_pair_without_a_restart() {
+    // The calling half of a member, as it calls its peers while their authority is replaced.
+    let house = house();
+    let clock = manual_clock();
+    let caller = ClientTls::load("test", &house.client, &policy(), clock.clone()).expect("caller");
+    let next = Authority::new(house.dir.path(), "next");
+    let renewed = next.settings("ca", &next.issue("renewed", &Leaf::default()));
+    let path = |name: &str| house.dir.path().join(name);
+    let read = |name: &str| std::fs::read_to_string(path(name)).expect("read");
+    let (old_peer, both) = (load_server(&house.server).expect("server"), read("ca.pem") + &read("next.pem"));
+    std::fs::write(path("ca.pem"), &both).expect("write");
+    let new_peer = load_server(&renewed).expect("server");
+    assert!(meet(&new_peer, &caller).await.is_err(), "the bundle was not looked at yet");
+    clock.advance(Duration::from_secs(1));
+    assert!(meet(&new_peer, &caller).await.is_ok());
+    assert!(meet(&old_peer, &caller).await.is_ok());
+    next.issue("client", &Leaf { cn: "alice", ..Leaf::default() });
+    std::fs::write(path("ca.pem"), read("next.pem")).expect("write");
+    clock.advance(Duration::from_secs(1));
+    assert!(meet(&new_peer, &caller).await.is_ok());
+    assert!(meet(&old_peer, &caller).await.is_err(), "the old authority was dropped");
+}
+
+#[tokio::test]
 async fn a_half_written_pair_leaves_the_old_one_serving() {
     let house = house();
     let clock = manual_clock();

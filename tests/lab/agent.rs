@@ -70,7 +70,10 @@ fn run(hub: &Arc<Hub>, unit: &str, op: &Op, rng: &mut StdRng) {
         return;
     }
     let token = format!("{:016x}{:016x}", rng.random::<u64>(), rng.random::<u64>());
-    if matches!(op, Op::Plain("install" | "upgrade-charm"))
+    // Storage hooks of a machine's first storage run before install, out of a charm that is there already.
+    let fresh = matches!(op, Op::Storage { attach: true, .. })
+        && hub.lock().units.get(unit).is_some_and(|unit| !unit.installed);
+    if (fresh || matches!(op, Op::Plain("install" | "upgrade-charm")))
         && let Err(error) = unpack(hub, unit)
     {
         hub.log("ERROR", &unit_tag(unit), "charm", &error);

@@ -80,6 +80,30 @@ pub fn unpack(archive: &Path, target: &Path) -> Result<(), String> {
     fs::write(target.join(MANIFEST), lines.join("\n")).map_err(at)
 }
 
+/// Writes a copy of `archive` to `target` in which the file `name` is some bytes longer: an ELF program
+/// does the same as before, but is another one.
+pub fn with_longer_file(archive: &Path, target: &Path, name: &str) -> Result<(), String> {
+    let at =
+        |error: &dyn std::fmt::Display| format!("cannot copy {} to {}: {error}", archive.display(), target.display());
+    let mut from = open(archive)?;
+    let mut to = zip::ZipWriter::new(File::create(target).map_err(|error| at(&error))?);
+    for index in 0..from.len() {
+        let raw = from.by_index_raw(index).map_err(|error| at(&error))?;
+        if !raw.name().is_ok_and(|found| found == name) {
+            to.raw_copy_file(raw).map_err(|error| at(&error))?;
+            continue;
+        }
+        let mode = raw.unix_mode().unwrap_or(0o755) & 0o777;
+        drop(raw);
+        let mut entry = from.by_index(index).map_err(|error| at(&error))?;
+        to.start_file(name, zip::write::SimpleFileOptions::default().unix_permissions(mode))
+            .map_err(|error| at(&error))?;
+        io::copy(&mut entry, &mut to).map_err(|error| at(&error))?;
+        io::Write::write_all(&mut to, b"another program").map_err(|error| at(&error))?;
+    }
+    to.finish().map(drop).map_err(|error| at(&error))
+}
+
 fn open(path: &Path) -> Result<ZipArchive<File>, String> {
     let file = File::open(path).map_err(|error| format!("cannot open charm {}: {error}", path.display()))?;
     ZipArchive::new(file).map_err(|error| format!("{} is not a charm archive: {error}", path.display()))

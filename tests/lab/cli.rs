@@ -77,6 +77,9 @@ enum Cmd {
         /// Options as name=value.
         #[arg(long)]
         config: Vec<String>,
+        /// Names of optional storage that each unit gets.
+        #[arg(long)]
+        storage: Vec<String>,
         #[command(flatten)]
         knobs: Knobs,
     },
@@ -86,6 +89,8 @@ enum Cmd {
         #[arg(short = 'n', long, default_value_t = 1)]
         num_units: u32,
     },
+    /// Add a file system to a unit.
+    AddStorage { unit: String, name: String },
     /// Remove units; --force runs no hooks on them.
     RemoveUnit {
         #[arg(required = true)]
@@ -196,6 +201,9 @@ enum Cmd {
         /// The .charm file.
         #[arg(long, default_value = "etcd.charm")]
         charm: PathBuf,
+        /// `auto` or `process`.
+        #[arg(long, default_value = "auto")]
+        machines: String,
         #[command(subcommand)]
         which: Scenario,
     },
@@ -222,6 +230,15 @@ pub enum Scenario {
     Seeds { count: u64 },
     /// The Juju leader's machine dies; then one that is Juju leader and raft leader.
     KillLeader,
+    /// Both authorities are replaced under a continuous writer with old credentials; then the peer
+    /// authority again while the leader's machine dies.
+    RotateCa,
+    /// The charm is refreshed with another daemon, one unit at a time.
+    Refresh,
+    /// Data in a storage: there from the start, too late, taken away.
+    Storage,
+    /// Bad options and bad action parameters change nothing; a stopped daemon is started again.
+    BadInput,
 }
 
 /// Parses the command line and does what it says.
@@ -229,9 +246,9 @@ pub fn run() -> Result<ExitCode, String> {
     let cli = Cli::parse();
     let lab = Lab::named(&cli.lab)?;
     match cli.command {
-        Cmd::Deploy { charm, app, num_units, config, knobs } => {
+        Cmd::Deploy { charm, app, num_units, config, storage, knobs } => {
             lab.start(&knobs.options(), knobs.machines == "process", &|line| eprintln!("{line}"))?;
-            let done = lab.deploy(&charm, app.as_deref(), num_units, &config)?;
+            let done = lab.deploy(&charm, app.as_deref(), num_units, &config, &storage)?;
             println!("Deploying {} from local charm {}", done["application"], charm.display());
         }
         Cmd::Run { unit, action, params, wait, format } => {
@@ -267,7 +284,10 @@ pub fn run() -> Result<ExitCode, String> {
         }
         Cmd::DebugLog { follow, level } => debug_log(&lab, follow, &level)?,
         Cmd::Demo { charm } => demo::run(&lab, &charm, &std::env::args().next().unwrap_or_default())?,
-        Cmd::Scenario { charm, which } => scenario::run(&lab, &charm, which)?,
+        Cmd::Scenario { charm, machines, which } => {
+            let lab = Lab { plain: machines == "process", ..lab };
+            scenario::run(&lab, &charm, which)?;
+        }
         Cmd::Destroy => lab.destroy()?,
         Cmd::Controller { home, options, machines } => {
             let options = serde_json::from_str(&options).map_err(|error| format!("bad --options: {error}"))?;
@@ -286,6 +306,7 @@ fn request_of(command: Cmd) -> Result<Request, String> {
         |path: PathBuf| path.canonicalize().map_err(|error| format!("cannot open {}: {error}", path.display()));
     Ok(match command {
         Cmd::AddUnit { app, num_units } => Request::AddUnit { app, count: num_units },
+        Cmd::AddStorage { unit, name } => Request::AddStorage { unit, name },
         Cmd::RemoveUnit { units, force, .. } => Request::RemoveUnit { units, force },
         Cmd::RemoveApplication { app, force, .. } => Request::RemoveApplication { app, force },
         Cmd::Integrate { one, other } => Request::Integrate { one, other },

@@ -32,6 +32,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub struct Lab {
     /// Its directory.
     pub home: Home,
+    /// Scenarios use plain processes even where containers can run.
+    pub plain: bool,
 }
 
 /// A finished task.
@@ -56,7 +58,7 @@ impl TaskReport {
 impl Lab {
     /// The lab of that name; nothing is started.
     pub fn named(name: &str) -> Result<Self, String> {
-        Ok(Self { home: Home::new(name)? })
+        Ok(Self { home: Home::new(name)?, plain: false })
     }
 
     /// One request to the running controller.
@@ -121,10 +123,18 @@ impl Lab {
     }
 
     /// Deploys an archive.
-    pub fn deploy(&self, archive: &Path, app: Option<&str>, units: u32, config: &[String]) -> Result<Value, String> {
+    pub fn deploy(
+        &self,
+        archive: &Path,
+        app: Option<&str>,
+        units: u32,
+        config: &[String],
+        storage: &[String],
+    ) -> Result<Value, String> {
         let archive =
             archive.canonicalize().map_err(|error| format!("cannot open charm {}: {error}", archive.display()))?;
-        self.ask(&Request::Deploy { archive, app: app.map(str::to_owned), units, config: config.to_vec() })
+        let (app, config, storage) = (app.map(str::to_owned), config.to_vec(), storage.to_vec());
+        self.ask(&Request::Deploy { archive, app, units, config, storage })
     }
 
     /// The report.
@@ -173,6 +183,13 @@ impl Lab {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
         let line = self.ask(&Request::Enter { unit: unit.to_owned(), root, argv })?;
         serde_json::from_value(line).map_err(|error| format!("bad answer: {error}"))
+    }
+
+    /// A path of a unit's machine as commands run there name it.
+    pub fn path_inside(&self, unit: &str, path: &str) -> Result<String, String> {
+        let line = self.enter(unit, true, &["true"])?;
+        let root = line.iter().find_map(|word| word.strip_prefix("ETCD_CHARM_ROOT="));
+        Ok(format!("{}{path}", root.unwrap_or_default()))
     }
 
     /// Copies a file out of a unit's machine, as user `ubuntu`.

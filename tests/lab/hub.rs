@@ -114,9 +114,7 @@ impl Hub {
         hook::install_tools(&machine, &self.home.program(), unit)?;
         let mut world = self.lock();
         for storage in world.units.get(unit).map(|unit| unit.storage.clone()).unwrap_or_default() {
-            let make = ["mkdir".to_owned(), "-p".to_owned(), storage.location];
-            let path = [("PATH".to_owned(), crate::machine::network::HOST_PATH.to_owned())];
-            let _ = machine.command(crate::machine::User::Root, "/", &path, &make).status();
+            machine.make_folder(&storage.location)?;
         }
         let (socket, _) = machine.agent_socket(&unit_tag(unit));
         let identity = machine.identity().clone();

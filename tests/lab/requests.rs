@@ -20,9 +20,11 @@ use crate::world::{MachineState, World};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// Adds an application with some units.
-    Deploy { archive: PathBuf, app: Option<String>, units: u32, config: Vec<String> },
+    Deploy { archive: PathBuf, app: Option<String>, units: u32, config: Vec<String>, storage: Vec<String> },
     /// Adds units; answers their names.
     AddUnit { app: String, count: u32 },
+    /// Adds a file system to a unit; answers its id.
+    AddStorage { unit: String, name: String },
     /// Removes units; with `force` without any hook on them.
     RemoveUnit { units: Vec<String>, force: bool },
     /// Removes an application and all its units.
@@ -62,7 +64,10 @@ pub enum Request {
 /// Does what is asked.
 pub fn answer(hub: &Arc<Hub>, request: Request) -> Result<Value, String> {
     let value = match request {
-        Request::Deploy { archive, app, units, config } => deploy(hub, &archive, app, units, &config)?,
+        Request::Deploy { archive, app, units, config, storage } => {
+            deploy(hub, &archive, app, units, (&config, storage))?
+        }
+        Request::AddStorage { unit, name } => add_storage(hub, &unit, &name)?,
         Request::AddUnit { app, count } => json!(add_units(hub, &app, count)?),
         Request::RemoveUnit { units, force } => {
             for unit in &units {
@@ -115,12 +120,18 @@ fn deploy(
     path: &std::path::Path,
     app: Option<String>,
     units: u32,
-    settings: &[String],
+    (settings, storage): (&[String], Vec<String>),
 ) -> Result<Value, String> {
     let charm = keep_archive(hub, path)?;
     let app = app.unwrap_or_else(|| charm.name.clone());
+    if let Some(unknown) = storage.iter().find(|name| !charm.storage.contains_key(*name)) {
+        return Err(format!("charm {:?} has no store called {unknown:?}", charm.name));
+    }
     let mut world = hub.lock();
     world.deploy(&app, Arc::new(charm))?;
+    if let Some(app) = world.apps.get_mut(&app) {
+        app.storage = storage;
+    }
     if let Err(error) = config(&mut world, &app, settings, &[]) {
         world.apps.remove(&app);
         world.relations.retain(|_, relation| relation.endpoint_of(&app).is_none());
@@ -149,6 +160,18 @@ fn add_units(hub: &Arc<Hub>, app: &str, count: u32) -> Result<Vec<String>, Strin
         names.push(name);
     }
     Ok(names)
+}
+
+/// A file system that comes after its unit: made on the machine at once, then the unit is told.
+fn add_storage(hub: &Arc<Hub>, unit: &str, name: &str) -> Result<Value, String> {
+    let storage = hub.lock().add_storage(unit, name)?;
+    let id = machine_of(&hub.lock(), unit)?;
+    hub.with_machine(id, |machine| machine.make_folder(&storage.location)).ok_or("the machine is not running")??;
+    let shown = storage.id.clone();
+    if let Some(unit) = hub.lock().units.get_mut(unit) {
+        unit.storage.push(storage);
+    }
+    Ok(json!(shown))
 }
 
 fn remove_unit(hub: &Arc<Hub>, unit: &str, force: bool) -> Result<(), String> {

@@ -36,7 +36,7 @@ pub fn run(lab: &Lab, charm: &Path, program: &str) -> Result<(), String> {
     }
     println!("$ lab deploy {} -n {UNITS}", charm.display());
     lab.start(&Options::default(), false, &|line| println!("{line}"))?;
-    let answer = lab.deploy(charm, None, UNITS, &[])?;
+    let answer = lab.deploy(charm, None, UNITS, &[], &[])?;
     let app = answer["application"].as_str().ok_or("the lab gave no application name")?.to_owned();
     println!("Deploying \"{app}\"; the units, as they change:\n");
     let report = wait_active(lab, &app)?;

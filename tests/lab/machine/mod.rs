@@ -145,6 +145,19 @@ impl Machine {
         command
     }
 
+    /// Makes a folder, such as a storage's, inside.
+    pub fn make_folder(&self, path: &str) -> Result<(), String> {
+        let made = match self {
+            Self::Process(prefix) => std::fs::create_dir_all(prefix.root.join(path.trim_start_matches('/'))),
+            Self::Nspawn(_) => {
+                let argv = ["mkdir", "-p", path].map(str::to_owned);
+                let env = [("PATH".to_owned(), network::HOST_PATH.to_owned())];
+                self.command(User::Root, "/", &env, &argv).status().map(drop)
+            }
+        };
+        made.map_err(|error| format!("cannot make {path} in machine {}: {error}", self.identity().id))
+    }
+
     /// Ends every process in it at once, as a power cut does.
     pub fn kill(&mut self) {
         match self {

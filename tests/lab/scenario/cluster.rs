@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::client::{Lab, all_units_are};
+use serde_json::Value;
+
+use crate::client::{Lab, TaskReport, all_units_are};
 use crate::demo;
 use crate::requests::Request;
 use crate::status::report::Report;
@@ -13,6 +15,9 @@ use crate::world::{LogLine, Options};
 
 /// How long any stage may take to settle.
 pub const STAGE_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long a connection to a member may take.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long actions may take.
 const ACTION_LIMIT: Duration = Duration::from_secs(60);
@@ -43,8 +48,19 @@ pub struct Cluster<'a> {
 impl<'a> Cluster<'a> {
     /// Starts the lab and deploys `units` units.
     pub fn deploy(lab: &'a Lab, charm: &Path, units: u32, options: &Options) -> Result<Self, String> {
-        lab.start(options, false, &|line| println!("{line}"))?;
-        let answer = lab.deploy(charm, None, units, &[])?;
+        Self::deploy_with(lab, charm, units, options, &[])
+    }
+
+    /// The same, each unit with these storages.
+    pub fn deploy_with(
+        lab: &'a Lab,
+        charm: &Path,
+        units: u32,
+        options: &Options,
+        storage: &[String],
+    ) -> Result<Self, String> {
+        lab.start(options, lab.plain, &|line| println!("{line}"))?;
+        let answer = lab.deploy(charm, None, units, &[], storage)?;
         let app = answer["application"].as_str().ok_or("the lab gave no application name")?.to_owned();
         Ok(Self { lab, app, credentials: PathBuf::new() })
     }
@@ -61,6 +77,69 @@ impl<'a> Cluster<'a> {
                 && says("cluster is healthy") == units - 1
         };
         self.lab.wait_settled(&what, STAGE_LIMIT, &mut |_| {}, &done)
+    }
+
+    /// Runs an action that must succeed and gives its results.
+    pub fn act(&self, unit: &str, action: &str, params: &[(&str, Value)]) -> Result<Value, String> {
+        let task = self.start_action(unit, action, params)?;
+        match task.status() {
+            "completed" => Ok(task.results().clone()),
+            _ => Err(format!("{action} on {unit}: {}", task.raw["message"])),
+        }
+    }
+
+    /// Runs an action that must be refused and gives the reason.
+    pub fn act_in_vain(&self, unit: &str, action: &str, params: &[(&str, Value)]) -> Result<String, String> {
+        let task = self.start_action(unit, action, params)?;
+        match task.status() {
+            "failed" => Ok(task.raw["message"].as_str().unwrap_or_default().to_owned()),
+            status => Err(format!("{action} on {unit} should be refused, but {status}: {}", task.results())),
+        }
+    }
+
+    fn start_action(&self, unit: &str, action: &str, params: &[(&str, Value)]) -> Result<TaskReport, String> {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.lab.run_action(unit, action, params, ACTION_LIMIT)
+    }
+
+    /// The process id of a unit's daemon, in its machine.
+    pub fn daemon_pid(&self, unit: &str) -> Result<String, String> {
+        let program = self.lab.path_inside(unit, "/opt/etcd/bin/etcd")?;
+        let output = self.lab.inside(unit, true, &["pgrep", "-f", &format!("^{program} ")], None)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut pids = text.split_whitespace();
+        match (pids.next(), pids.next()) {
+            (Some(pid), None) => Ok(pid.to_owned()),
+            _ => Err(format!("{unit} runs not exactly one daemon: {text:?}")),
+        }
+    }
+
+    /// How many members take a connection.
+    pub fn answering(&self, report: &Report) -> usize {
+        let open = |unit: &&crate::status::report::UnitReport| {
+            let address = format!("{}:2379", unit.public_address);
+            address.parse().is_ok_and(|address| std::net::TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok())
+        };
+        report.applications.get(&self.app).into_iter().flat_map(|app| app.units.values()).filter(open).count()
+    }
+
+    /// What a file in a unit's machine holds, read as root.
+    pub fn file(&self, unit: &str, path: &str) -> Result<String, String> {
+        let path = self.lab.path_inside(unit, path)?;
+        let output = self.lab.inside(unit, true, &["cat", &path], None)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!("cannot read {unit}:{path}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
+    /// Waits until the Juju leader's status message is as wanted, and everybody is active.
+    pub fn wait_leader_says(&self, what: &str, says: &dyn Fn(&str) -> bool) -> Result<Report, String> {
+        let done = |report: &Report| {
+            let Some(app) = report.applications.get(&self.app) else { return false };
+            app.units.values().any(|unit| unit.leader && says(&unit.workload_status.message))
+        };
+        self.lab.wait_until(&format!("the leader saying {what}"), STAGE_LIMIT, &mut |_| {}, &done)
     }
 
     /// Issues credentials on `unit` and keeps them in a directory of their own.

@@ -1,10 +1,14 @@
 //! Scenarios of the acceptance list, played on real machines: each prints what it measures and fails with
 //! what was not as it must be.
 
+mod bad_input;
 mod cluster;
 mod kill_leader;
+mod refresh;
+mod rotate_ca;
 mod scale;
 mod seeds;
+mod storage;
 mod writer;
 
 use std::path::Path;
@@ -22,6 +26,10 @@ pub fn run(lab: &Lab, charm: &Path, which: Scenario) -> Result<(), String> {
         Scenario::Scale => scale::run(lab, charm),
         Scenario::Seeds { count } => seeds::run(lab, charm, count),
         Scenario::KillLeader => kill_leader::run(lab, charm),
+        Scenario::RotateCa => rotate_ca::run(lab, charm),
+        Scenario::Refresh => refresh::run(lab, charm),
+        Scenario::Storage => storage::run(lab, charm),
+        Scenario::BadInput => bad_input::run(lab, charm),
     }?;
     lab.destroy()
 }

@@ -145,9 +145,22 @@ pub struct StorageRange {
 impl StorageSpec {
     /// How many instances a new unit gets: the least the charm accepts.
     pub fn least(&self) -> usize {
-        let Some(range) = &self.multiple else { return 1 };
-        let text = range.range.as_str().map(str::to_owned).unwrap_or_else(|| range.range.to_string());
+        let Some(text) = self.range() else { return 1 };
         text.split(['-', '+']).next().and_then(|least| least.parse().ok()).unwrap_or(1)
+    }
+
+    /// How many instances a unit may have.
+    pub fn most(&self) -> usize {
+        let Some(text) = self.range() else { return 1 };
+        match text.split_once('-') {
+            Some((_, most)) => most.parse().unwrap_or(usize::MAX),
+            None => text.parse().unwrap_or(usize::MAX),
+        }
+    }
+
+    fn range(&self) -> Option<String> {
+        let range = &self.multiple.as_ref()?.range;
+        Some(range.as_str().map_or_else(|| range.to_string(), str::to_owned))
     }
 }
 

@@ -30,6 +30,7 @@ impl World {
                 charm,
                 charm_revision: 0,
                 config: BTreeMap::new(),
+                storage: Vec::new(),
                 lease: Lease::default(),
                 leader_settings: (0, BTreeMap::new()),
                 status: None,
@@ -51,8 +52,8 @@ impl World {
 
     /// Adds a unit of `app` on a new machine; both still pending. Gives the unit's name.
     pub fn add_unit(&mut self, app: &str, now: u64) -> Result<String, String> {
-        let charm = match self.apps.get(app) {
-            Some(app) if !app.dying => app.charm.clone(),
+        let (charm, wanted) = match self.apps.get(app) {
+            Some(app) if !app.dying => (app.charm.clone(), app.storage.clone()),
             Some(_) => return Err(format!("cannot add unit: application {app:?} is being removed")),
             None => return Err(format!("application {app:?} not found")),
         };
@@ -61,7 +62,7 @@ impl World {
         *number += 1;
         let machine = self.take_number("machine") as u32;
         self.machines.insert(machine, pending_machine(machine));
-        let storage = self.storage_for(&charm);
+        let storage = self.storage_for(&charm, &wanted);
         let unit = Unit {
             name: name.clone(),
             app: app.to_owned(),
@@ -90,17 +91,32 @@ impl World {
         Ok(name)
     }
 
-    fn storage_for(&mut self, charm: &Charm) -> Vec<Storage> {
+    fn storage_for(&mut self, charm: &Charm, wanted: &[String]) -> Vec<Storage> {
         let mut all = Vec::new();
         for (name, spec) in charm.storage.iter().filter(|(_, spec)| spec.kind == "filesystem") {
-            for _ in 0..spec.least() {
-                let number = self.take_number("storage");
-                let id = format!("{name}/{number}");
-                let location = spec.location.clone().unwrap_or(format!("/var/lib/juju/storage/{id}"));
-                all.push(Storage { id, name: name.clone(), location, attached: false });
+            for _ in 0..spec.least().max(usize::from(wanted.contains(name))) {
+                all.push(self.new_storage(name, spec.location.as_deref()));
             }
         }
         all
+    }
+
+    fn new_storage(&mut self, name: &str, location: Option<&str>) -> Storage {
+        let number = self.take_number("storage");
+        let id = format!("{name}/{number}");
+        let location = location.map_or(format!("/var/lib/juju/storage/{id}"), str::to_owned);
+        Storage { id, name: name.to_owned(), location, attached: false }
+    }
+
+    /// A new storage for a unit that is there already; the caller gives it to the unit when it exists.
+    pub fn add_storage(&mut self, unit: &str, name: &str) -> Result<Storage, String> {
+        let state = self.units.get(unit).ok_or(format!("unit {unit:?} not found"))?;
+        let charm = self.apps.get(&state.app).map(|app| Arc::clone(&app.charm)).ok_or("application not found")?;
+        let spec = charm.storage.get(name).ok_or(format!("charm {:?} has no store called {name:?}", charm.name))?;
+        if state.storage.iter().filter(|storage| storage.name == name).count() >= spec.most() {
+            return Err(format!("cannot add storage {name:?} to {unit}: it has as many as the charm allows"));
+        }
+        Ok(self.new_storage(name, spec.location.as_deref()))
     }
 
     /// Marks a unit as leaving. `resigns` tells whether it gives up leadership at once or with `stop`.

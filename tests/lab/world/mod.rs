@@ -79,6 +79,8 @@ pub struct App {
     pub charm_revision: u32,
     /// Options the operator has set; defaults come from the charm.
     pub config: BTreeMap<String, serde_json::Value>,
+    /// Names of optional storage that every new unit gets.
+    pub storage: Vec<String>,
     /// Who leads, and until when that is promised.
     pub lease: Lease,
     /// The deprecated leader settings and their version.
