@@ -122,10 +122,18 @@ pub struct Metrics {
     pub backend_snapshot: Histogram,
     /// How long each defragmentation took.
     pub backend_defrag: Histogram,
+    /// How long each hash over the whole state took.
+    pub hash: Histogram,
+    /// How long each hash up to a revision took.
+    pub hash_rev: Histogram,
+    /// Learners promoted through this member.
+    pub promotions: AtomicU64,
 }
 
 /// etcd's bounds for checkpoints: 10 ms to 655 s.
 const SNAPSHOT_BOUNDS: Bounds = &doubling::<17>(10_000);
+/// etcd's bounds for hashes: 10 ms to 163 s.
+const HASH_BOUNDS: Bounds = &doubling::<15>(10_000);
 /// etcd's bounds for defragmentation: 0.1 s to 409.6 s.
 const DEFRAG_BOUNDS: Bounds = &doubling::<13>(100_000);
 /// Prometheus' usual bounds, which etcd has for calls.
@@ -165,6 +173,9 @@ impl Metrics {
             backend_commit: Histogram::new(DISK),
             backend_snapshot: Histogram::new(SNAPSHOT_BOUNDS),
             backend_defrag: Histogram::new(DEFRAG_BOUNDS),
+            hash: Histogram::new(HASH_BOUNDS),
+            hash_rev: Histogram::new(HASH_BOUNDS),
+            promotions: AtomicU64::new(0),
         }
     }
 
