@@ -142,6 +142,11 @@ fn requests(page: &mut Page, state: &State) {
             }
         }
     }
+    page.counter(
+        "etcd_server_learner_promote_successes",
+        "Learners promoted through this member.",
+        metrics.promotions.load(Relaxed),
+    );
     page.head("promhttp_metric_handler_requests_total", "counter", "Scrapes by HTTP status code.");
     page.sample("promhttp_metric_handler_requests_total", &[("code", "200")], metrics.scrapes.load(Relaxed));
     page.counter("etcd_debugging_lease_granted_total", "Leases granted.", metrics.leases_granted.load(Relaxed));
@@ -160,7 +165,11 @@ fn disk(page: &mut Page, metrics: &Metrics) {
         ("etcd_disk_backend_snapshot_duration_seconds", "Checkpoints of the state.", &metrics.backend_snapshot),
         ("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &metrics.backend_defrag),
     ];
-    for (name, help, histogram) in histograms {
+    let hashes = [
+        ("etcd_mvcc_hash_duration_seconds", "Hashes over the whole state.", &metrics.hash),
+        ("etcd_mvcc_hash_rev_duration_seconds", "Hashes up to a revision.", &metrics.hash_rev),
+    ];
+    for (name, help, histogram) in histograms.into_iter().chain(hashes) {
         page.histogram(name, &[], help, &histogram.read());
     }
     page.gauge("etcd_disk_defrag_inflight", "Defragmentations under way.", metrics.defrag_inflight.load(Relaxed));

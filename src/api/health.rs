@@ -221,6 +221,6 @@ mod tests {
         bad.add("serializable_read", Ok(()));
         let (status, body) = text_of(bad.into_response(false)).await;
         assert_eq!(status, 503);
-        assert_eq!(body, "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n");
+        assert_eq!(body, "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\n");
     }
 }

@@ -125,10 +125,18 @@ pub struct Metrics {
     pub backend_defrag: Histogram,
     /// Clients of v2 that wait for events.
     pub v2: Arc<HubStats>,
+    /// How long each hash over the whole state took.
+    pub hash: Histogram,
+    /// How long each hash up to a revision took.
+    pub hash_rev: Histogram,
+    /// Learners promoted through this member.
+    pub promotions: AtomicU64,
 }
 
 /// etcd's bounds for checkpoints: 10 ms to 655 s.
 const SNAPSHOT_BOUNDS: Bounds = &doubling::<17>(10_000);
+/// etcd's bounds for hashes: 10 ms to 163 s.
+const HASH_BOUNDS: Bounds = &doubling::<15>(10_000);
 /// etcd's bounds for defragmentation: 0.1 s to 409.6 s.
 const DEFRAG_BOUNDS: Bounds = &doubling::<13>(100_000);
 /// Prometheus' usual bounds, which etcd has for calls.
@@ -169,6 +177,9 @@ impl Metrics {
             backend_snapshot: Histogram::new(SNAPSHOT_BOUNDS),
             backend_defrag: Histogram::new(DEFRAG_BOUNDS),
             v2: Arc::default(),
+            hash: Histogram::new(HASH_BOUNDS),
+            hash_rev: Histogram::new(HASH_BOUNDS),
+            promotions: AtomicU64::new(0),
         }
     }
 

@@ -25,6 +25,9 @@ pub(super) fn render(page: &mut Page) {
         page.gauge("process_open_fds", "Open file descriptors.", open);
         page.gauge("os_fd_used", "Open file descriptors.", open);
     }
+    if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_AS) {
+        page.gauge("process_virtual_memory_max_bytes", "Virtual memory this process may have.", soft);
+    }
     if let Ok((soft, _hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         page.gauge("process_max_fds", "File descriptors this process may open.", soft);
         page.gauge("os_fd_limit", "File descriptors this process may open.", soft);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identities;
@@ -76,6 +76,8 @@ pub struct State {
     pub leader_loss: LeaderLoss,
     /// Cancelled when the member begins to stop; streams end then.
     pub stopping: CancellationToken,
+    /// Whether the health service says that this member serves.
+    pub serving: watch::Sender<bool>,
     /// Permits for reads on the blocking pool.
     pub big_reads: Arc<Semaphore>,
     /// Permits for snapshot files, which take as much disk as the state.
@@ -102,7 +104,24 @@ impl State {
         tokio::spawn(Arc::clone(&metrics.keys).follow(store.clone(), stopping.clone()));
         let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
         let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
-        Arc::new(Self { consensus, store, hub, limits, metrics, identities, leader_loss, stopping, big_reads, exports })
+        Arc::new(Self {
+            consensus,
+            store,
+            hub,
+            limits,
+            metrics,
+            identities,
+            leader_loss,
+            stopping,
+            serving: watch::Sender::new(true),
+            big_reads,
+            exports,
+        })
+    }
+
+    /// Whether a feature gate is on.
+    pub fn gate(&self, name: &str) -> bool {
+        self.metrics.options.features.iter().any(|(gate, on)| *gate == name && *on)
     }
 
     /// The header of an answer that shows the state at `revision`.

@@ -280,9 +280,9 @@ fn what_has_no_effect_is_said() {
     assert_eq!(
         said,
         [
-            "--memory-mlock is accepted and has no effect in this program",
             "--experimental-max-learners is deprecated. Use --max-learners instead.",
             "--max-wals is accepted and has no effect in this program",
+            "--memory-mlock is accepted and has no effect in this program",
         ]
     );
 }

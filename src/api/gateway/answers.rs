@@ -49,6 +49,16 @@ impl Answers {
         }
     }
 
+    /// The one message of a call that has one, once the call has ended: it counts as answered only then.
+    ///
+    /// # Errors
+    /// The status the call ended with; no message at all.
+    pub async fn only(&mut self) -> Result<Bytes, Status> {
+        let message = self.next().await?.ok_or_else(|| Status::internal("the call had no answer"))?;
+        while self.next().await?.is_some() {}
+        Ok(message)
+    }
+
     fn whole(&mut self) -> Option<Bytes> {
         let prefix: [u8; 4] = self.held.get(1..PREFIX_BYTES)?.try_into().ok()?;
         let length = usize::try_from(u32::from_be_bytes(prefix)).ok()?;

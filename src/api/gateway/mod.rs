@@ -97,7 +97,7 @@ fn grpc_request(
 }
 
 async fn unary(mut answers: Answers, shape: &Shape, deadline: Deadline) -> Result<Response<ClientBody>, Status> {
-    let answer = deadline.within(answers.next()).await?.ok_or_else(|| Status::internal("the call had no answer"))?;
+    let answer = deadline.within(answers.only()).await?;
     let body = write::message(answer, &shape.output).await?;
     let mut response = respond(StatusCode::OK, ClientBody::whole(body));
     mark_grpc(response.headers_mut());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::kv::put;
 use super::member::{Member, ok, refused, start, start_with};
@@ -140,7 +140,14 @@ async fn authentication_is_off_and_says_so_and_what_is_missing_is_unimplemented(
     refused(auth.authenticate(login).await, (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));
     let enable = auth.auth_enable(pb::AuthEnableRequest {}).await.expect_err("not served yet");
     assert_eq!(enable.code(), Code::Unimplemented);
-    let mut lock = crate::proto::v3lockpb::lock_client::LockClient::new(member.service());
-    let status = lock.lock(crate::proto::v3lockpb::LockRequest::default()).await.expect_err("not served yet");
-    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "unknown service v3lockpb.Lock"));
+    for (path, sentence) in [
+        ("/v3nopepb.Nope/Nope", "unknown service v3nopepb.Nope"),
+        ("/etcdserverpb.KV/RangeStream", "unknown method RangeStream for service etcdserverpb.KV"),
+    ] {
+        let request = http::Request::post(path).header("content-type", "application/grpc");
+        let request = request.body(tonic::body::Body::empty()).expect("a request");
+        let answer = tower::ServiceExt::oneshot(member.service(), request).await.expect("infallible");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, sentence));
+    }
 }

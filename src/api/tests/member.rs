@@ -62,10 +62,12 @@ impl Member {
     pub const CLUSTER_ID: u64 = 0xc1;
     pub const PEER_URL: &str = "http://127.0.0.1:1";
 
+    pub fn http_options(&self) -> HttpOptions {
+        HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false, gateway: true, debug: true }
+    }
+
     pub fn service(&self) -> ClientService {
-        let options =
-            HttpOptions { cors: AllowList::Any, hosts: AllowList::Any, tls: false, gateway: true, debug: true };
-        ClientService::new(Arc::clone(&self.state), options, None)
+        ClientService::new(Arc::clone(&self.state), self.http_options(), None)
     }
 
     pub fn kv(&self) -> KvClient<ClientService> {

@@ -1,6 +1,7 @@
 //! The Cluster service: who the members are. The rules of safe change live with the leader (`raft`).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tonic::{Request, Response as Reply, Status};
 use url::Url;
@@ -67,6 +68,7 @@ pub async fn promote(
 ) -> Result<pb::MemberPromoteResponse, ApiError> {
     access::root(state, call).await?;
     let after = state.consensus.member_promote(request.id, call.deadline()).await?;
+    state.metrics.promotions.fetch_add(1, Relaxed);
     Ok(pb::MemberPromoteResponse { header: state.header(NO_REVISION), members: describe_all(after.members) })
 }
 

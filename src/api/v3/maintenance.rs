@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use tonic::{Request, Response as Reply, Status};
 
@@ -86,8 +87,9 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 /// Not root; compacted or future revision.
 pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     access::root(state, call).await?;
-    let store = state.store.clone();
+    let (store, begun) = (state.store.clone(), Instant::now());
     let hash = blocking(move || store.hash_kv(request.revision)).await??;
+    state.metrics.hash_rev.observe(begun.elapsed());
     Ok(pb::HashKvResponse {
         header: state.header(hash.current),
         hash: hash.hash,
@@ -103,7 +105,11 @@ pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> 
 pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
     access::root(state, call).await?;
     let store = state.store.clone();
+/// A failed read.
+pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
+    let (store, begun) = (state.store.clone(), Instant::now());
     let hash = blocking(move || store.hash()).await??;
+    state.metrics.hash.observe(begun.elapsed());
     Ok(pb::HashResponse { header: state.header_now(), hash })
 }
 
@@ -119,19 +125,24 @@ pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResp
     Ok(pb::DefragmentResponse { header: None })
 }
 
-/// Counts a defragmentation for as long as it takes.
+/// Counts a defragmentation for as long as it takes; with the gate for that, the health service says so.
 struct DefragUnderWay<'a>(&'a State);
 
 impl<'a> DefragUnderWay<'a> {
     fn count(state: &'a State) -> Self {
         state.metrics.defrag_inflight.fetch_add(1, Relaxed);
+        if state.gate("StopGRPCServiceOnDefrag") {
+            state.serving.send_replace(false);
+        }
         Self(state)
     }
 }
 
 impl Drop for DefragUnderWay<'_> {
     fn drop(&mut self) {
-        self.0.metrics.defrag_inflight.fetch_sub(1, Relaxed);
+        if self.0.metrics.defrag_inflight.fetch_sub(1, Relaxed) == 1 {
+            self.0.serving.send_replace(true);
+        }
     }
 }
 
