@@ -100,7 +100,7 @@ proptest! {
 fn etcds_own_tools_read_rows_of_any_size() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
-    let tools = std::env::var("ETCD_TOOLS").unwrap_or_default();
+    let tools = std::env::var("SNAPSHOT_TOOLS").unwrap_or_default();
     let newer = tools.split(':').filter(|folder| !folder.is_empty()).map(|folder| format!("{folder}/etcdutl"));
     let tools: Vec<String> = std::iter::once("/usr/bin/etcdctl".to_owned()).chain(newer).collect();
     if !std::path::Path::new(&tools[0]).is_file() {

@@ -145,6 +145,22 @@ impl DataDir {
         Ok(Self { member, _lock: lock })
     }
 
+    /// Removes everything but the lock.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn clear(&self) -> Result<(), IdentityError> {
+        for entry in fs::read_dir(&self.member).map_err(files("list", &self.member))? {
+            let path = entry.map_err(files("list", &self.member))?.path();
+            if path.file_name() == Some(LOCK.as_ref()) {
+                continue;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(files("remove", &path))?;
+        }
+        Ok(())
+    }
+
     /// Where everything of the member lies.
     pub fn member(&self) -> &Path {
         &self.member

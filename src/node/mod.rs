@@ -128,16 +128,15 @@ pub fn run(settings: Settings, notices: &[String]) -> u8 {
 
 /// Makes a data directory from a snapshot file and returns the exit code.
 pub fn restore(asked: &Restore) -> u8 {
-    match crate::logging::init(&asked.member.logging) {
-        Ok(_log) => match restore::restore(asked) {
-            Ok(_) => 0,
-            Err(error) => {
-                tracing::error!(%error, "nothing was restored");
-                1
-            }
-        },
+    let restored = match crate::logging::init(&asked.member.logging) {
+        Ok(_log) => restore::restore(asked).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match restored {
+        Ok(_) => 0,
         Err(error) => {
-            crate::logging::print("fatal", "the log cannot be opened", &[("error", &error.to_string())]);
+            // Straight out: whoever ran the command must see it, however busy the machine is.
+            crate::logging::print("fatal", "nothing was restored", &[("error", &error)]);
             1
         }
     }

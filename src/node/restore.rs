@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -98,10 +99,9 @@ pub fn restore(asked: &Restore) -> Result<Imported, RestoreError> {
     let identity =
         Identity { format: DATA_FORMAT, member_id, cluster_id, first_members: BTreeMap::new(), has_log: true };
     let how = Import { members, applied, bump: asked.bump_revision };
-    let imported = place.fill(|staging, wal| {
-        let held = DataDir::at(staging.to_owned(), &asked.member.data_dir)?;
+    let imported = place.fill(|held, wal| {
         let mut database = file.reader()?;
-        let imported = import(&mut database, staging, &how).map_err(|cause| file.refuse(cause))?;
+        let imported = import(&mut database, held.member(), &how).map_err(|cause| file.refuse(cause))?;
         log::create_after(wal, applied, ids[0])?;
         held.write(&identity)?;
         Ok(imported)
@@ -165,45 +165,54 @@ impl Place {
         Ok(Self { data_dir, made, wal_dir: settings.wal_dir.clone() })
     }
 
-    /// Lets `build` fill the staging directory and the log's, then gives the member its name. Leaves nothing behind when
-    /// that fails.
-    fn fill<T>(&self, build: impl FnOnce(&Path, &Path) -> Result<T, RestoreError>) -> Result<T, RestoreError> {
+    /// Lets `build` fill the staging directory and the log's, then gives the member its name. Leaves nothing of its own
+    /// behind when that fails, and nothing of anybody else is touched.
+    fn fill<T>(&self, build: impl FnOnce(&DataDir, &Path) -> Result<T, RestoreError>) -> Result<T, RestoreError> {
         let staging = self.data_dir.join(STAGING);
-        let filled = self.build(&staging, build);
+        // The lock first: two restores at once must not clean up after each other.
+        let held = DataDir::at(staging.clone(), &self.data_dir)?;
+        let filled = held.clear().map_err(RestoreError::from).and_then(|()| self.fill_held(&held, &staging, build));
         if filled.is_err() {
-            // Neither need be there yet.
-            for part in self.wal_dir.iter().chain([&staging]) {
-                let _ = fs::remove_dir_all(part);
-            }
+            // What is left then is found by the next restore, which says so if it cannot remove it either.
+            let _ = fs::remove_dir_all(&staging);
             if self.made {
-                // Fails, as it should, when somebody put something else there meanwhile.
                 let _ = fs::remove_dir(&self.data_dir);
             }
         }
         filled
     }
 
-    fn build<T>(
+    fn fill_held<T>(
         &self,
+        held: &DataDir,
         staging: &Path,
-        build: impl FnOnce(&Path, &Path) -> Result<T, RestoreError>,
+        build: impl FnOnce(&DataDir, &Path) -> Result<T, RestoreError>,
     ) -> Result<T, RestoreError> {
-        if staging.is_dir() {
-            // Held by nobody, or this fails.
-            drop(DataDir::at(staging.to_owned(), &self.data_dir)?);
-            fs::remove_dir_all(staging).map_err(files("remove", staging))?;
+        let wal = match &self.wal_dir {
+            None => staging.join("wal"),
+            Some(wal) => {
+                let parent = wal.parent().unwrap_or(Path::new("."));
+                fs::create_dir_all(parent).map_err(files("create", parent))?;
+                fs::DirBuilder::new().mode(0o700).create(wal).map_err(|_| RestoreError::WalDir(wal.clone()))?;
+                wal.clone()
+            }
+        };
+        let built = build(held, &wal).and_then(|built| self.publish(staging).map(|()| built));
+        if built.is_err() && self.wal_dir.is_some() && staging.is_dir() {
+            let _ = fs::remove_dir_all(&wal);
         }
-        let wal = self.wal_dir.clone().unwrap_or_else(|| staging.join("wal"));
-        let built = build(staging, &wal)?;
+        built
+    }
+
+    fn publish(&self, staging: &Path) -> Result<(), RestoreError> {
         sync(staging)?;
         let member = self.data_dir.join("member");
         fs::rename(staging, &member).map_err(files("rename", staging))?;
         sync(&self.data_dir)?;
         match self.data_dir.canonicalize().ok().as_deref().and_then(Path::parent) {
-            Some(parent) if self.made => sync(parent)?,
-            _ => {}
+            Some(parent) if self.made => sync(parent),
+            _ => Ok(()),
         }
-        Ok(built)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bytes::Bytes;
 use etcd_charm::proto::etcdserverpb as pb;
-use etcd_charm::proto::mvccpb::KeyValue;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
 
@@ -50,22 +50,23 @@ pub fn status_of(tool: &Path, file: &Path) -> (String, String) {
     (parts.next().expect("a hash"), parts.next().expect("a revision"))
 }
 
-/// Every program at hand that prints a snapshot's status: Debian's, and those in the folders that `ETCD_TOOLS` names
+/// Every program at hand that prints a snapshot's status: Debian's, and those in the folders that `SNAPSHOT_TOOLS` names
 /// (`etcdutl` and `etcdctl` of newer releases, separated by colons).
 pub fn status_tools() -> Vec<PathBuf> {
-    let folders = std::env::var("ETCD_TOOLS").unwrap_or_default();
+    let folders = std::env::var("SNAPSHOT_TOOLS").unwrap_or_default();
     if folders.is_empty() {
-        eprintln!("ETCD_TOOLS names no folder with a newer etcdutl: only Debian's etcdctl looks at the files");
+        eprintln!("SNAPSHOT_TOOLS names no folder with a newer etcdutl: only Debian's etcdctl looks at the files");
     }
     let newer = folders.split(':').filter(|folder| !folder.is_empty()).flat_map(|folder| {
         let tools = ["etcdutl", "etcdctl"].map(|name| Path::new(folder).join(name));
         let found: Vec<PathBuf> = tools.into_iter().filter(|tool| tool.is_file()).collect();
-        assert!(!found.is_empty(), "ETCD_TOOLS: {folder} has neither etcdutl nor etcdctl");
+        assert!(!found.is_empty(), "SNAPSHOT_TOOLS: {folder} has neither etcdutl nor etcdctl");
         found
     });
     // From 3.6 on etcdctl has no status any more.
     let has_status = |tool: &PathBuf| {
-        run(Command::new(tool).env("ETCDCTL_API", "3").args(["snapshot", "status", "--help"])).code == Some(0)
+        let said = run(Command::new(tool).env("ETCDCTL_API", "3").args(["snapshot", "status", "--help"]));
+        said.out.contains("snapshot status")
     };
     [PathBuf::from("/usr/bin/etcdctl")].into_iter().chain(newer).filter(has_status).collect()
 }
@@ -85,7 +86,7 @@ pub async fn contents(cluster: &Cluster, n: usize, revisions: std::ops::RangeInc
     for id in ids.into_iter().map(|lease| lease.id) {
         let asked = pb::LeaseTimeToLiveRequest { id, keys: true };
         let told = lease.lease_time_to_live(asked).await.expect("a lease").into_inner();
-        let mut keys = told.keys;
+        let mut keys: Vec<Bytes> = told.keys;
         keys.sort();
         leases.push((id, told.granted_ttl, keys));
     }
@@ -96,6 +97,8 @@ pub async fn contents(cluster: &Cluster, n: usize, revisions: std::ops::RangeInc
 /// See [`contents`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Contents {
-    pub at: Vec<(i64, Vec<KeyValue>)>,
-    pub leases: Vec<(i64, i64, Vec<bytes::Bytes>)>,
+    /// Encoded versions by revision.
+    pub at: Vec<(i64, Vec<Bytes>)>,
+    /// Id, granted seconds and keys.
+    pub leases: Vec<(i64, i64, Vec<Bytes>)>,
 }

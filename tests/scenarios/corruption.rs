@@ -94,7 +94,7 @@ async fn equal_members_are_compared_and_no_alarm_is_raised() {
         ctl.run(&["put", "k", &n.to_string()]).ok();
     }
     until("a check of all members", START_LIMIT, || async {
-        let done = |member: &Member| member.log().contains(r#""number_of_peers_checked":2"#);
+        let done = |member: &Member| member.log().contains(r#""number-of-peers-checked":2"#);
         if cluster.members.iter().any(done) { Ok(()) } else { Err("none yet".to_owned()) }
     })
     .await;

@@ -280,11 +280,11 @@ async fn a_restored_member_and_one_of_the_old_cluster_do_not_talk() {
     assert_ne!(cluster_of(&old).await, before);
 }
 
-/// Newer releases of etcd start from what we save. Needs their servers in the folders of `ETCD_TOOLS`.
+/// Newer releases of etcd start from what we save. Needs their servers in the folders of `SNAPSHOT_TOOLS`.
 #[tokio::test(flavor = "multi_thread")]
 async fn newer_etcdutls_restore_what_we_save() {
-    let folders = std::env::var("ETCD_TOOLS").unwrap_or_default();
-    if !can("a newer etcdutl (name its folder in ETCD_TOOLS)", !folders.is_empty()) {
+    let folders = std::env::var("SNAPSHOT_TOOLS").unwrap_or_default();
+    if !can("a newer etcdutl (name its folder in SNAPSHOT_TOOLS)", !folders.is_empty()) {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
