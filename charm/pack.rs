@@ -271,7 +271,10 @@ mod tests {
     #[test]
     fn a_step_out_of_reach_neither_passes_nor_fails() {
         let step = Step { out_of_reach: Some("cannot fetch"), ..step("x", &[]) };
-        assert_eq!(judge(&step, false, "a\nerror: cannot fetch y"), Outcome::OutOfReach("error: cannot fetch y".into()));
+        assert_eq!(
+            judge(&step, false, "a\nerror: cannot fetch y"),
+            Outcome::OutOfReach("error: cannot fetch y".into())
+        );
         assert_eq!(judge(&step, false, "error: vulnerable"), Outcome::Failed);
         assert_eq!(judge(&step, true, "warning: cannot fetch, used the copy"), Outcome::Passed);
         assert_eq!(judge(&super::step("x", &[]), false, "cannot fetch"), Outcome::Failed);

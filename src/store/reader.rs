@@ -17,6 +17,7 @@ use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
 use super::snapshot::Snapshots;
+use super::space::Space;
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
@@ -113,6 +114,11 @@ impl Store {
         Size { allocated: allocated.max(size::pages(in_use)), in_use }
     }
 
+    /// What the file systems under this member have left.
+    pub fn space(&self) -> &Space {
+        &self.shared.options.space
+    }
+
     /// Adds a listener; it hears of every batch from now on.
     pub fn subscribe(&self, sink: Arc<dyn EventSink>) {
         self.shared.sinks.write().push(Arc::downgrade(&sink));
@@ -167,8 +173,8 @@ impl Store {
     /// size fall to what is in use. Serves on meanwhile.
     pub async fn defragment(&self) -> Result<(), StoreError> {
         self.compacted_physically(self.compacted()).await;
-        let database = self.shared.database();
-        let work = tokio::task::spawn_blocking(move || database.defragment());
+        let (database, space) = (self.shared.database(), self.shared.options.space.clone());
+        let work = tokio::task::spawn_blocking(move || database.defragment(&space));
         work.await.unwrap_or_else(|stopped| std::panic::resume_unwind(stopped.into_panic()))
     }
 }

@@ -2,8 +2,13 @@
 
 mod bad_input;
 mod bad_tls;
+mod command_line;
 mod crash;
+mod disk_full;
 mod etcdctl;
+mod floods;
+mod force_new;
+mod listeners;
 mod membership;
 mod partition;
 mod power;

@@ -129,6 +129,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
         id: Member::ID,
         cluster_id: Member::CLUSTER_ID,
         rules,
+        force_alone: false,
         log,
         machine,
         store: store.clone(),

@@ -17,7 +17,7 @@ use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
 use super::{V2, json, not_allowed, unix_now, with_cluster_id};
 use crate::model::command::{self, Command as Replicated};
 use crate::model::effects::Response as Applied;
-use crate::model::v2::types::{Command, Error, Event, Outcome, code};
+use crate::model::v2::types::{Command, Error, Event, Outcome, Verb, code};
 use crate::model::v2::{self};
 use crate::model::view::ViewError;
 use crate::raft::{ProposeError, ReadError};
@@ -88,6 +88,9 @@ async fn read(v2: &V2, request: &KeyRequest) -> Response<Body> {
 async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
     let mutation = request.command(unix_now());
     let verb = mutation.verb();
+    if v2.state.store.space().refuses_growth() && !matches!(verb, Verb::Delete | Verb::CompareAndDelete | Verb::Sync) {
+        return refused(&raft_error("etcdserver: mvcc: database space exceeded"));
+    }
     let outcome = match propose(v2, &mutation).await {
         Ok(outcome) => outcome,
         Err(response) => return *response,

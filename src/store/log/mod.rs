@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::storage::LogStore;
+use super::space::Space;
 use super::watermark::Watermark;
 
 /// Told how long each sync of the log took, on the log's thread.
@@ -48,6 +49,8 @@ pub struct LogOptions {
     pub queue_bytes: usize,
     /// Bytes of entries that one limited read returns.
     pub read_bytes: usize,
+    /// What the log's file system has left: the log waits for space before it grows a file.
+    pub space: Space,
     /// For the disk metrics.
     pub on_sync: Option<SyncObserver>,
     /// Called on the log's thread after the log failed, its error was logged and every waiter was told. Must not return
@@ -64,6 +67,7 @@ impl Default for LogOptions {
             ring_entries: 100_000,
             queue_bytes: 64 << 20,
             read_bytes: 1 << 20,
+            space: Space::unbounded(),
             on_sync: None,
             on_failure: || std::process::abort(),
         }
@@ -137,6 +141,9 @@ pub enum LogError {
         /// The missing entry.
         index: u64,
     },
+    /// It was closed while it waited for space.
+    #[error("the raft log was closed while it waited for disk space; what it had not written was never acknowledged")]
+    Full,
     /// The log failed earlier; nothing is accepted any more.
     #[error("the raft log failed earlier and accepts nothing more; see the first error in this process's log")]
     Failed,
