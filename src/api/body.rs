@@ -4,10 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::metrics::{CallCount, Metrics};
@@ -80,24 +82,74 @@ impl Body for ClientBody {
     }
 }
 
+/// How long a request that is one message may take to arrive after its head.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The body of a gRPC request, counted.
 pub struct RequestBody<B> {
-    inner: B,
+    inner: TimedBody<B>,
     metrics: Arc<Metrics>,
 }
 
-impl<B> RequestBody<B> {
-    /// Counts what arrives in `inner`.
-    pub(super) fn new(inner: B, metrics: Arc<Metrics>) -> Self {
-        Self { inner, metrics }
+/// A body that must be whole in time, counted from the first wait for it. Costs nothing for one that is there already.
+pub struct TimedBody<B> {
+    inner: B,
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> TimedBody<B> {
+    /// `limit`: `None` waits for ever, for streams.
+    pub fn new(inner: B, limit: Option<Duration>) -> Self {
+        Self { inner, limit, timer: None }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for RequestBody<B> {
+impl<B> Body for TimedBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let Some(limit) = this.limit else { return Poll::Pending };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        let late = format!("the request's body did not arrive within {limit:?}");
+        Poll::Ready(Some(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into())))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+}
+
+impl<B> RequestBody<B> {
+    /// Counts what arrives in `inner`, which must be whole within `limit` unless it is a stream.
+    pub(super) fn new(inner: B, limit: Option<Duration>, metrics: Arc<Metrics>) -> Self {
+        Self { inner: TimedBody::new(inner, limit), metrics }
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
             self.metrics.received_bytes.fetch_add(data.len() as u64, Relaxed);
@@ -111,5 +163,37 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RequestBody<B> {
 
     fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    type Pieces = Vec<Result<Frame<Bytes>, std::convert::Infallible>>;
+
+    fn pieces() -> Pieces {
+        vec![Ok(Frame::data(Bytes::from_static(b"a"))), Ok(Frame::data(Bytes::from_static(b"b")))]
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up_and_one_in_time_is_not() {
+        let whole = StreamBody::new(futures::stream::iter(pieces()));
+        let limit = Duration::from_millis(50);
+        let read = TimedBody::new(whole, Some(limit)).collect().await.expect("in time").to_bytes();
+        assert_eq!(read, "ab");
+        let endless =
+            StreamBody::new(futures::StreamExt::chain(futures::stream::iter(pieces()), futures::stream::pending()));
+        let error = TimedBody::new(endless, Some(limit)).collect().await.expect_err("given up");
+        assert_eq!(error.to_string(), "the request's body did not arrive within 50ms");
+    }
+
+    #[tokio::test]
+    async fn a_stream_may_be_silent_for_ever() {
+        let endless = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>());
+        let waiting = TimedBody::new(endless, None).collect();
+        assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err());
     }
 }

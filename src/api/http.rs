@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use tower::ServiceExt;
 
+use super::body::{BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
 use super::body::{BodyError, ClientBody};
 use super::service::ClientService;
 use super::state::State;
@@ -92,10 +93,13 @@ impl Web {
             return only_get(request.method(), || debug::answer(&self.state, path));
         }
         match &self.v2 {
-            Some(v2) if path == "/v2" || path.starts_with("/v2/") => match v2.clone().oneshot(request).await {
-                Ok(response) => response.map(ClientBody::routed),
-                Err(never) => match never {},
-            },
+            Some(v2) if path == "/v2" || path.starts_with("/v2/") => {
+                let request = request.map(|body| TimedBody::new(body, Some(BODY_TIMEOUT)));
+                match v2.clone().oneshot(request).await {
+                    Ok(response) => response.map(ClientBody::routed),
+                    Err(never) => match never {},
+                }
+            }
             _ => observe(&self.state, request.method(), path, request.uri().query().unwrap_or_default()).await,
         }
     }

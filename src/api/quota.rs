@@ -1,4 +1,4 @@
-//! The space quota, checked before a write is proposed: cheap, local, and loud once.
+//! The space quota and the disk, checked before a write is proposed: cheap, local, and loud once.
 //!
 //! The member that notices raises the NOSPACE alarm through the log, and from then on every member refuses growing
 //! writes at apply, until an operator frees space and disarms the alarm.
@@ -13,13 +13,21 @@ use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAc
 /// Lets `command` pass when the state has room for it.
 ///
 /// # Errors
-/// [`ApiError::NoSpace`], after the alarm was raised.
+/// [`ApiError::NoSpace`]: over the quota, after the alarm was raised; or this member's disk is nearly full.
 pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), ApiError> {
-    let Some(quota) = state.limits.quota_bytes else {
+    let (quota, disk_is_low) = (state.limits.quota_bytes, state.store.space().refuses_growth());
+    if quota.is_none() && !disk_is_low {
         return Ok(());
-    };
+    }
     let cost = quota::cost(command);
-    if cost == 0 || state.store.size().allocated.saturating_add(cost) < quota {
+    if cost == 0 {
+        return Ok(());
+    }
+    if disk_is_low {
+        // The alarm is raised by whoever watches the disk (`node::space`), and lowered when there is space again.
+        return Err(ApiError::NoSpace);
+    }
+    if quota.is_none_or(|quota| state.store.size().allocated.saturating_add(cost) < quota) {
         return Ok(());
     }
     let alarm = AlarmRequest {

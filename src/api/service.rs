@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::{Request, Response, header};
+use ::http::{Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::body::{BodyError, ClientBody, RequestBody};
+use super::body::{BODY_TIMEOUT, BodyError, ClientBody, RequestBody};
 use super::http::{self, HttpOptions, Web};
 use super::methods::{self, Lookup, METHODS};
 use super::metrics::CallCount;
@@ -29,7 +29,18 @@ type HttpFuture = Pin<Box<dyn Future<Output = Response<ClientBody>> + Send>>;
 
 /// Serves every request of the client port. Cloning shares everything.
 #[derive(Clone)]
-pub struct ClientService(Arc<Shared>);
+pub struct ClientService(Arc<Shared>, Serves);
+
+/// What a listener serves: both, unless `--listen-client-http-urls` gives HTTP ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and HTTP.
+    Both,
+    /// gRPC.
+    Grpc,
+    /// HTTP.
+    Http,
+}
 
 struct Shared {
     state: Arc<State>,
@@ -49,7 +60,7 @@ impl ClientService {
     /// Both protocols over one replica. `v2` answers everything under `/v2/`; without it those paths are unknown.
     pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<axum::Router>) -> Self {
         let limit = state.limits.max_message_bytes();
-        Self(Arc::new(Shared {
+        let shared = Shared {
             web: Web::new(Arc::clone(&state), options, v2),
             kv: pb::kv_server::KvServer::new(v3::kv::Kv(Arc::clone(&state))).max_decoding_message_size(limit),
             watch: pb::watch_server::WatchServer::new(v3::watch::Watch(Arc::clone(&state)))
@@ -67,7 +78,14 @@ impl ClientService {
             election: ElectionServer::new(v3::election::Election(Arc::clone(&state))).max_decoding_message_size(limit),
             health: HealthServer::new(v3::health::Health(Arc::clone(&state))).max_decoding_message_size(limit),
             state,
-        }))
+        };
+        Self(Arc::new(shared), Serves::Both)
+    }
+
+    /// The same for a listener that serves only one of the two.
+    pub fn only(mut self, serves: Serves) -> Self {
+        self.1 = serves;
+        self
     }
 
     /// Largest gRPC message a client may send, bytes.
@@ -98,7 +116,8 @@ impl ClientService {
             Lookup::NoService(service) => return ClientFuture::refuse(format!("unknown service {service}")),
         };
         let count = CallCount::start(Arc::clone(&state.metrics), method);
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(&state.metrics)));
+        let limit = (METHODS[method].2 != methods::Kind::BidiStream).then_some(BODY_TIMEOUT);
+        let request = request.map(|body| RequestBody::new(body, limit, Arc::clone(&state.metrics)));
         let call = match METHODS[method].0 {
             methods::Service::Kv => self.0.kv.clone().call(request),
             methods::Service::Watch => self.0.watch.clone().call(request),
@@ -128,8 +147,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ClientFuture {
-        if is_grpc(&request) {
-            return self.call_grpc(request);
+        match (is_grpc(&request), self.1) {
+            (true, Serves::Both | Serves::Grpc) => return self.call_grpc(request),
+            (false, Serves::Both | Serves::Http) => {}
+            (true, Serves::Http) => return ClientFuture(Kind::Refused(Some(http::not_found()))),
+            (false, Serves::Grpc) => {
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                return ClientFuture(Kind::Refused(Some(http::text(status, "this port serves gRPC only"))));
+            }
         }
         let service = self.clone();
         ClientFuture(Kind::Http(Box::pin(async move { service.0.web.answer(&service, request).await })))

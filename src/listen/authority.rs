@@ -164,8 +164,9 @@ impl Rewriter {
         }
         self.block.bytes.extend_from_slice(fragment(&frame, kind, flags)?);
         self.block.raw.unsplit(frame);
-        if self.block.bytes.len() > MAX_BLOCK {
-            return Err(broken("a header block is larger than 64 KiB"));
+        // Frame heads count too: empty continuations would otherwise be collected without end.
+        if self.block.bytes.len() > MAX_BLOCK || self.block.raw.len() > 2 * MAX_BLOCK {
+            return Err(broken("a header block is larger than 64 KiB, or cut into thousands of frames"));
         }
         if flags & END_HEADERS == 0 {
             return Ok(None);
@@ -397,6 +398,16 @@ mod tests {
         }
         let headers = Decoder::new().decode(&whole).expect("decodes");
         assert_eq!(headers[2], (b"k".to_vec(), long.into_bytes()));
+    }
+
+    #[tokio::test]
+    async fn empty_continuations_without_end_are_not_collected() {
+        let flood = frame(CONTINUATION, 0, 1, &[]).repeat(100_000);
+        let bytes = [PREFACE.to_vec(), frame(HEADERS, 0, 1, &block("127.0.0.1:2379")), flood].concat();
+        let mut relaxed = Relaxed::new(&bytes[..]);
+        let error = relaxed.read_to_end(&mut Vec::new()).await.expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(bytes.len() - relaxed.inner.len() < 4 * MAX_BLOCK, "refused before all of it was read");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use tower::{Service, ServiceExt};
 
 use super::accept::Incomer;
 use super::authority::Relaxed;
+use super::pings::Policed;
 use super::wire::{TimedWire, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
 use crate::tls::{self, PeerIdentity};
@@ -185,7 +186,8 @@ where
         request.extensions_mut().insert(caller.clone());
         service.clone().oneshot(request)
     });
-    let io = TokioIo::new(Relaxed::new(TimedWire::new(wire, options.first_bytes_timeout)));
+    let wire = Relaxed::new(TimedWire::new(wire, options.first_bytes_timeout));
+    let io = TokioIo::new(Policed::new(wire, options.ping_min_time));
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

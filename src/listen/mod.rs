@@ -11,6 +11,7 @@ mod accept;
 mod authority;
 mod bind;
 mod connection;
+mod pings;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
@@ -57,6 +58,8 @@ pub struct Options {
     pub keepalive_interval: Option<Duration>,
     /// Wait for a ping's answer.
     pub keepalive_timeout: Duration,
+    /// Least time between a client's pings; zero asks for none. See `pings`.
+    pub ping_min_time: Duration,
     /// Compare a caller's address with its certificate (peers).
     pub verify_source: bool,
     handshake_timeout: Duration,
@@ -76,6 +79,7 @@ impl Options {
             max_concurrent_streams: settings.limits.max_concurrent_streams,
             keepalive_interval: settings.keepalive.interval,
             keepalive_timeout: settings.keepalive.timeout.unwrap_or(NO_TIMEOUT),
+            ping_min_time: settings.keepalive.min_time,
             verify_source: false,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             first_bytes_timeout: FIRST_BYTES_TIMEOUT,

@@ -54,6 +54,9 @@ pub enum IdentityError {
         /// Its format.
         found: u32,
     },
+    /// Two programs of etcd have used it.
+    #[error("invalid datadir. Both member and proxy directories exist in {0}; remove the one that is not used")]
+    Proxy(PathBuf),
     /// There is data, but nothing that says whose.
     #[error("{0} holds data but no {IDENTITY}; it is no data directory of this program, choose another --data-dir")]
     Foreign(PathBuf),
@@ -111,7 +114,15 @@ fn files(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Id
 }
 
 fn private_dir(path: &Path) -> Result<(), IdentityError> {
-    if path.is_dir() {
+    use std::os::unix::fs::PermissionsExt;
+    if let Ok(found) = fs::metadata(path)
+        && found.is_dir()
+    {
+        let mode = found.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            // etcd says so as well and goes on: the directory may be shared on purpose.
+            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others may read this directory; give it mode 700");
+        }
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(files("create", path))
@@ -123,7 +134,12 @@ impl DataDir {
     /// # Errors
     /// It cannot be made, or another process has it.
     pub fn open(data_dir: &Path) -> Result<Self, IdentityError> {
-        Self::at(data_dir.join("member"), data_dir)
+        let member = data_dir.join("member");
+        if data_dir.join("proxy").is_dir() && member.is_dir() {
+            return Err(IdentityError::Proxy(data_dir.to_path_buf()));
+        }
+        private_dir(data_dir)?;
+        Self::at(member, data_dir)
     }
 
     /// The same for a directory that will be `<data-dir>/member` once it is complete.

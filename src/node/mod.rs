@@ -11,6 +11,7 @@ mod parts;
 mod ready;
 mod restore;
 mod snapshot_file;
+mod space;
 mod stop;
 
 use crate::api::identity::jwt::KeyError;
@@ -72,6 +73,23 @@ pub enum NodeError {
     /// The peer URL's scheme is not served.
     #[error("peer URL {0} is not http or https; give --listen-peer-urls an address that peers can reach")]
     PeerScheme(String),
+    /// A new cluster was to be forced while the old one lives.
+    #[error(
+        "--force-new-cluster: {answering} of this cluster still answers, and there would be two clusters with one id; \
+         stop it first, or start this member without --force-new-cluster"
+    )]
+    OthersLive {
+        /// Name and URL of who answers.
+        answering: String,
+    },
+    /// The file systems cannot be watched.
+    #[error("cannot watch the free space of {dir}: {cause}")]
+    Space {
+        /// The data directory.
+        dir: String,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
     /// The log is gone although the member has run.
     #[error(
         "member {id} has run before and its Raft log is gone: it may have voted and acknowledged, so it must not start \

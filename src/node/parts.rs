@@ -9,11 +9,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{DataDir, Identity};
+use super::space::SpaceKeeper;
 use super::{NodeError, birth};
 use crate::api::http::HttpOptions;
 use crate::api::identity::{Identities, IdentityOptions};
 use crate::api::metrics::{Metrics, MetricsOptions};
-use crate::api::service::{ClientService, MetricsService};
+use crate::api::service::{ClientService, MetricsService, Serves};
 use crate::api::state::{Limits, State};
 use crate::api::v2;
 use crate::clock::SystemClock;
@@ -25,7 +26,7 @@ use crate::raft::{self, Consensus, MemberInfo, RaftOptions, Rules, network};
 use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
-use crate::store::{self, Store, StoreOptions};
+use crate::store::{self, Space, Store, StoreOptions};
 use crate::timers::{Lessor, PromotionRule, Timers};
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
@@ -91,6 +92,7 @@ impl Member {
         let checker =
             Checker { consensus: consensus.clone(), store: store.clone(), patience: settings.request_timeout() };
         let mut listeners = timers(&settings, &consensus, &store, lessor, clock, &streams);
+        listeners.push(keep_space(&settings, &consensus, &store, &peer_tls, &streams));
         listeners.extend(checker.clone().start(check_times(&settings), &streams));
         let state = client_state(&settings, &consensus, &store, metrics, identities.clone(), streams.clone());
         let (shutdown, ready) = (Shutdown::new(), CancellationToken::new());
@@ -98,7 +100,9 @@ impl Member {
         let v2_hub = Arc::new(v2::Hub::new(state.metrics.v2.clone()));
         store.subscribe(v2_hub.clone());
         let v2 = v2::V2::new(state.clone(), v2_hub, settings.client_tls.client_cert_auth);
-        let bounds = sockets.clients.into_iter().chain(sockets.http);
+        let apart = if sockets.http.is_empty() { Serves::Both } else { Serves::Grpc };
+        let grpc = sockets.clients.into_iter().map(|bound| (bound, apart));
+        let bounds = grpc.chain(sockets.http.into_iter().map(|bound| (bound, Serves::Http)));
         listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));
         let options = listen::Options::for_clients("metrics", &settings, client_tls);
         for bound in sockets.metrics {
@@ -144,7 +148,7 @@ fn announce(settings: &Settings) {
 /// Starts the client listeners, each of which begins to answer once `ready` is cancelled.
 fn serve_clients(
     settings: &Settings,
-    bounds: impl Iterator<Item = Bound>,
+    bounds: impl Iterator<Item = (Bound, Serves)>,
     tls: Option<ServerTls>,
     state: &Arc<State>,
     v2: &Arc<v2::V2>,
@@ -159,9 +163,9 @@ fn serve_clients(
         debug: settings.enable_pprof,
     };
     let options = listen::Options::for_clients("client", settings, tls);
-    let serve = |bound: Bound| {
+    let serve = |(bound, serves): (Bound, Serves)| {
         let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
-        let service = ClientService::new(state.clone(), http.clone(), routes);
+        let service = ClientService::new(state.clone(), http.clone(), routes).only(serves);
         let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
         tokio::spawn(async move {
             // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.
@@ -229,20 +233,33 @@ async fn consensus(
     clock: &Arc<SystemClock>,
 ) -> Result<(Consensus, Store, Arc<Lessor>), NodeError> {
     let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
-    let log_options = LogOptions { on_sync: Some(metrics.sync_observer()), ..LogOptions::default() };
+    let space = Space::watch(data_dir.member(), &wal)
+        .map_err(|cause| NodeError::Space { dir: data_dir.member().display().to_string(), cause })?;
+    let defaults = LogOptions::default();
+    let log_options = LogOptions {
+        segment_bytes: space.log_file_bytes(defaults.segment_bytes),
+        space: space.clone(),
+        on_sync: Some(metrics.sync_observer()),
+        ..defaults
+    };
     let (log, watermark) = store::log::open(&wal, log_options)?;
     let store_options = StoreOptions {
         block_cache: settings.memory.block_cache_bytes as usize,
         write_buffers: settings.memory.write_buffer_bytes as usize,
+        space,
         ..StoreOptions::default()
     };
     let (store, machine) = store::open(data_dir.member(), store_options, watermark)?;
+    if settings.force_new_cluster {
+        refuse_if_others_live(identity, &store, tls).await?;
+    }
     let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, true);
     store.subscribe(lessor.clone());
     let consensus = raft::start(RaftOptions {
         id: identity.member_id,
         cluster_id: identity.cluster_id,
         rules: rules(settings),
+        force_alone: settings.force_new_cluster,
         log,
         machine,
         store: store.clone(),
@@ -256,6 +273,38 @@ async fn consensus(
         "started consensus"
     );
     Ok((consensus, store, lessor))
+}
+
+/// Asks every other member of the list whether it runs. A dead one costs its connection's deadline, all at once.
+async fn refuse_if_others_live(identity: &Identity, store: &Store, tls: &PeerTls) -> Result<(), NodeError> {
+    let members = store.membership();
+    let others = members.nodes().filter(|(id, _)| **id != identity.member_id);
+    let asked = others.flat_map(|(_, member)| member.peer_urls.iter().map(|url| (member.name.clone(), url.clone())));
+    let answers = asked.map(|(name, url)| async move {
+        let answered = network::fetch_members(&url, tls).await;
+        answered.is_ok_and(|answer| answer.cluster_id == identity.cluster_id).then(|| format!("{name} at {url}"))
+    });
+    match futures::future::join_all(answers).await.into_iter().flatten().next() {
+        Some(answering) => Err(NodeError::OthersLive { answering }),
+        None => Ok(()),
+    }
+}
+
+fn keep_space(
+    settings: &Settings,
+    consensus: &Consensus,
+    store: &Store,
+    tls: &PeerTls,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    let keeper = SpaceKeeper {
+        tls: tls.clone(),
+        consensus: consensus.clone(),
+        store: store.clone(),
+        patience: settings.request_timeout(),
+        quota: settings.limits.quota.limit(),
+    };
+    tokio::spawn(keeper.run(stop.clone()))
 }
 
 /// Starts everything that happens because time passes. It ends with the streams, before consensus does.

@@ -52,6 +52,8 @@ pub struct RaftOptions {
     pub cluster_id: u64,
     /// Rules and times.
     pub rules: Rules,
+    /// Leave every other member behind: `--force-new-cluster`.
+    pub force_alone: bool,
     /// The opened log.
     pub log: LogStore,
     /// The opened state machine.

@@ -130,6 +130,15 @@ pub enum StartError {
     /// The log and the state on disk do not fit together, or cannot be read.
     #[error("consensus does not start from the data directory: {0}; replace this member if its disk is damaged")]
     Storage(String),
+    /// A removed member cannot become a cluster.
+    #[error(
+        "--force-new-cluster: member {id:x} is not in the member list of its own data, it was removed from the cluster; \
+         use the data directory of a member that was not"
+    )]
+    ForcedStranger {
+        /// This member.
+        id: NodeId,
+    },
     /// The first membership could not be written.
     #[error("the first membership of member {id:x} was not accepted: {cause}")]
     Bootstrap {

@@ -8,6 +8,7 @@ mod carry;
 pub mod codec;
 mod config;
 pub mod error;
+mod force;
 mod guard;
 mod hashes;
 mod leader;
@@ -107,8 +108,17 @@ pub struct Status {
 /// # Errors
 /// The rules contradict each other, or log and state do not fit together.
 pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
-    let RaftOptions { id, cluster_id, rules, log, machine, store, tls, duties } = options;
+    let RaftOptions { id, cluster_id, rules, force_alone, mut log, machine, store, tls, duties } = options;
     let config = config::openraft(&rules, cluster_id)?;
+    if force_alone {
+        let left = force::alone(&mut log, &store, id).await?;
+        let left: Vec<String> = left.into_iter().map(|id| format!("{id:x}")).collect();
+        tracing::warn!(
+            local_member_id = format!("{id:x}"),
+            left_behind = left.join(","),
+            "forced a new cluster of this member alone; start it without --force-new-cluster from now on"
+        );
+    }
     let peers = Peers::new(id, cluster_id, tls);
     let factory = Network::new(peers.clone(), rules.election);
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)

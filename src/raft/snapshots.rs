@@ -44,7 +44,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
         }
         let (snapshot, applied) = (inner.snapshot_index(), inner.store.applied().map_or(0, |id| id.index));
         let entries = applied.saturating_sub(snapshot.max(asked_at));
-        if !is_due(entries, last.elapsed(), inner.rules.snapshot_count) {
+        if !is_due(entries, last.elapsed(), inner.rules.snapshot_count) || inner.store.space().is_low() {
             continue;
         }
         last = Instant::now();

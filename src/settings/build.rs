@@ -238,7 +238,7 @@ fn client_tls_of(read: &Reader<'_>) -> Result<TlsSettings, CheckError> {
         client_cert_auth: read.flag("client-cert-auth")?,
         trusted_ca_file: read.path("trusted-ca-file"),
         crl_file: read.path("client-crl-file"),
-        allowed_cn: Vec::new(),
+        allowed_cn: read.list("client-cert-allowed-cn"),
         allowed_hostname: read.list("client-cert-allowed-hostname"),
         auto: read.flag("auto-tls")?,
         skip_client_san_verification: false,
@@ -347,6 +347,15 @@ fn notices_of(values: &Values, settings: &Settings) -> Vec<String> {
     ] {
         for url in urls.iter().filter(|url| url.bind_ip().is_some_and(|ip| ip.is_unspecified())) {
             notices.push(format!("--{flag} has {url}, which others cannot reach; advertise an address"));
+        }
+    }
+    for (side, tls) in [("client", &settings.client_tls), ("peer", &settings.peer_tls)] {
+        let asks = !tls.allowed_cn.is_empty() || !tls.allowed_hostname.is_empty() || tls.crl_file.is_some();
+        if asks && !tls.requires_client_cert() {
+            notices.push(format!(
+                "allowed names and revocation lists of {side} certificates have no effect: no certificate is asked \
+                 for without a trusted CA file or client-cert-auth"
+            ));
         }
     }
     for url in settings.listen_client_urls.iter().filter(|url| !url.scheme().is_tls()) {

@@ -39,6 +39,12 @@ pub enum SettingsError {
         /// What was expected.
         reason: String,
     },
+    /// A program of etcd's that is not part of this one.
+    #[error(
+        "the {0:?} command of etcd is not part of this program: clients and HAProxy can be given every member's address \
+         instead"
+    )]
+    Subcommand(String),
     /// A word that is no flag.
     #[error("{0:?} is not a valid flag")]
     StrayWord(String),

@@ -226,6 +226,7 @@ pub const FLAGS: &[Flag] = &[
     row(Security, "trusted-ca-file", Text, "", "Authorities of client certificates, PEM; client certificates are required once set.").at("client-transport-security/trusted-ca-file"),
     row(Security, "client-crl-file", Text, "", "Revocation list for client certificates, DER or PEM.").at("client-transport-security/crl-file"),
     row(Security, "client-cert-allowed-hostname", List, "", "Host names of which a client certificate must carry one.").at("client-transport-security/allowed-hostname"),
+    row(Security, "client-cert-allowed-cn", List, "", "Common names of which a client certificate must carry one (etcd: in the file only).").at("client-transport-security/allowed-cn"),
     row(Security, "auto-tls", Bool, "false", "Serve clients with a self-signed certificate.").at("client-transport-security/auto-tls"),
     row(Security, "peer-cert-file", Text, "", "Certificate chain of the peer listeners, PEM.").at("peer-transport-security/cert-file"),
     row(Security, "peer-key-file", Text, "", "Private key of the peer listeners, PEM.").at("peer-transport-security/key-file"),

@@ -145,6 +145,7 @@ fn tls_values(prefix: &str, tls: &TlsSettings) -> Vec<(&'static str, String)> {
     let path =
         |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let crl = if prefix.is_empty() { "client-crl-file" } else { "peer-crl-file" };
+    let cn = if prefix.is_empty() { "client-cert-allowed-cn" } else { "peer-cert-allowed-cn" };
     let hostname = if prefix.is_empty() { "client-cert-allowed-hostname" } else { "peer-cert-allowed-hostname" };
     let named = [
         (format!("{prefix}cert-file"), path(&tls.cert_file)),
@@ -154,7 +155,7 @@ fn tls_values(prefix: &str, tls: &TlsSettings) -> Vec<(&'static str, String)> {
         (format!("{prefix}client-cert-auth"), tls.client_cert_auth.to_string()),
         (format!("{prefix}trusted-ca-file"), path(&tls.trusted_ca_file)),
         (crl.to_owned(), path(&tls.crl_file)),
-        (format!("{prefix}cert-allowed-cn"), tls.allowed_cn.join(",")),
+        (cn.to_owned(), tls.allowed_cn.join(",")),
         (hostname.to_owned(), tls.allowed_hostname.join(",")),
         (format!("{prefix}auto-tls"), tls.auto.to_string()),
         (format!("{prefix}skip-client-san-verification"), tls.skip_client_san_verification.to_string()),

@@ -87,6 +87,9 @@ pub fn read_command_line(words: &[String]) -> Result<CommandLine, SettingsError>
         let Some((name, inline)) = split_flag(word)? else {
             let stray = if word == "--" { words.next() } else { Some(word) };
             match stray {
+                Some(stray) if matches!(stray.as_str(), "gateway" | "grpc-proxy") && values == Values::default() => {
+                    return Err(SettingsError::Subcommand(stray.clone()));
+                }
                 Some(stray) => return Err(SettingsError::StrayWord(shown(stray))),
                 None => break,
             }

@@ -220,6 +220,28 @@ impl Database {
         self.db.write_opt(batch, &self.writes).map_err(StoreError::engine("write a batch"))
     }
 
+    /// Bytes that are in memory only: what a flush would write.
+    pub fn unflushed(&self) -> u64 {
+        let of = |name: &&str| {
+            let family = self.family(name);
+            self.db
+                .property_int_value_cf(family, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
+                .ok()
+                .flatten()
+                .unwrap_or(0)
+        };
+        keys::FAMILIES.iter().map(of).sum()
+    }
+
+    /// Lets RocksDB merge table files by itself, or stops it from starting further merges.
+    pub fn set_merging(&self, on: bool) -> Result<(), StoreError> {
+        let off = if on { "false" } else { "true" };
+        keys::FAMILIES.iter().try_for_each(|name| {
+            let set = self.db.set_options_cf(self.family(name), &[("disable_auto_compactions", off)]);
+            set.map_err(StoreError::engine("switch RocksDB's merging"))
+        })
+    }
+
     /// Makes everything written so far durable, all families at one point.
     pub fn flush(&self) -> Result<(), StoreError> {
         let families: Vec<_> = keys::FAMILIES.iter().map(|name| self.family(name)).collect();

@@ -18,6 +18,7 @@ use super::error::{StoreError, fatal};
 use super::keys::{self, Dropped, HistoryRow, meta};
 use super::reader::Shared;
 use super::size;
+use super::space::{Part, Space};
 use super::view::Era;
 
 /// Rows counted between two looks at the stop flag, with a pause after each such piece.
@@ -46,8 +47,9 @@ impl Housekeeper {
     /// Starts the thread.
     pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
         let signal = Arc::new(Signal::default());
+        let low = shared.options.space.is_low();
         let keeper =
-            Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0 };
+            Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0, low };
         let thread = std::thread::Builder::new()
             .name("store-keeper".to_owned())
             .spawn(move || keeper.run())
@@ -82,6 +84,8 @@ struct Keeper {
     flushed_at: Instant,
     /// Versions dropped since the index was merged last.
     versions: u64,
+    /// Space was low when we looked last, so RocksDB does not merge.
+    low: bool,
 }
 
 impl Keeper {
@@ -91,7 +95,8 @@ impl Keeper {
             if background_errors(&database) > 0 {
                 fatal("RocksDB failed in the background", &"see the engine's LOG file in the state directory");
             }
-            if let Err(error) = self.flush_if_due(&database).and_then(|()| self.compact(&database)) {
+            let kept = self.follow_space(&database).and_then(|()| self.flush_if_due(&database));
+            if let Err(error) = kept.and_then(|()| self.compact(&database)) {
                 fatal("housekeeping of the state failed", &error);
             }
             drop(database);
@@ -107,13 +112,41 @@ impl Keeper {
         self.signal.stop.load(Ordering::Acquire)
     }
 
+    /// When space becomes low: flushes while it still fits and stops merging, which needs room for both old and new
+    /// files. When there is enough again: merges on.
+    fn follow_space(&mut self, database: &Database) -> Result<(), StoreError> {
+        let low = self.shared.options.space.is_low();
+        if low == self.low {
+            return Ok(());
+        }
+        if low && self.can_flush(database) {
+            database.flush()?;
+            self.flushed_at = Instant::now();
+        }
+        // Without room for even RocksDB's own notes the switch has to wait.
+        if self.can_flush(database) {
+            database.set_merging(!low)?;
+            self.low = low;
+        }
+        Ok(())
+    }
+
+    /// Whether a flush would find room. What is not flushed is safe in the log.
+    fn can_flush(&self, database: &Database) -> bool {
+        self.shared.options.space.has_room(Part::State, database.unflushed())
+    }
+
     /// Bounds what a crash makes us replay.
     fn flush_if_due(&mut self, database: &Database) -> Result<(), StoreError> {
         let applied = self.shared.applied_next.durable();
         let pending = applied.saturating_sub(self.flushed);
         let options = &self.shared.options;
         let late = self.flushed_at.elapsed() >= options.flush_after;
-        if pending >= options.flush_after_entries || (late && pending > 0) {
+        let due = pending >= options.flush_after_entries || (late && pending > 0);
+        if due && !self.can_flush(database) {
+            return Ok(());
+        }
+        if due {
             database.flush()?;
             self.flushed = applied;
             self.flushed_at = Instant::now();
@@ -131,7 +164,7 @@ impl Keeper {
             self.shared.dropped_below.advance(u64::try_from(old).unwrap_or(0));
             return Ok(());
         }
-        if !self.wait_for_readers(database) {
+        if !self.can_flush(database) || !self.wait_for_readers(database) {
             return Ok(());
         }
         let Some((rows, bytes)) = self.measure(database, old, floor)? else { return Ok(()) };
@@ -219,10 +252,21 @@ impl Database {
     }
 
     /// Merges what compaction left behind and lets the allocated size fall to what is in use. Blocks; the state serves on.
-    pub fn defragment(&self) -> Result<(), StoreError> {
-        self.flush()?;
-        self.merge(keys::HISTORY);
-        self.merge(keys::VERSIONS);
+    /// A family that `space` has no room for is left as it is: RocksDB merges it when there is room.
+    pub fn defragment(&self, space: &Space) -> Result<(), StoreError> {
+        if space.has_room(Part::State, self.unflushed()) {
+            self.flush()?;
+        }
+        for family in [keys::HISTORY, keys::VERSIONS] {
+            let files =
+                self.engine().property_int_value_cf(self.family(family), rocksdb::properties::TOTAL_SST_FILES_SIZE);
+            let bytes = files.ok().flatten().unwrap_or(u64::MAX);
+            if space.has_room(Part::State, bytes) {
+                self.merge(family);
+            } else {
+                tracing::warn!(family, bytes, "not merged: the disk has no room for the new files beside the old ones");
+            }
+        }
         let allocated = size::pages(self.in_use());
         self.marks.allocated.store(allocated, Ordering::Release);
         let mut batch = WriteBatch::default();

@@ -21,6 +21,7 @@ use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
 use super::reader::{Shared, Store};
 use super::snapshot::SnapshotFiles;
+use super::space::{Part, Space};
 use super::watermark::Watermark;
 use super::{records, size};
 use crate::model::auth::Identity;
@@ -54,6 +55,17 @@ pub struct Builder {
 impl Machine {
     pub(super) fn new(store: Store, watermark: Watermark) -> Self {
         Self { store, watermark }
+    }
+
+    /// Returns when a write buffer that `bytes` of entries fill could be flushed. Small things pass without: they fill none,
+    /// and alarms, votes and deletions must go on.
+    async fn wait_for_space(&self, space: &Space, bytes: usize) {
+        let database = self.store.shared.database();
+        // Every row is written with its predecessor and its place in the version index.
+        let buffered = || database.unflushed() + 3 * bytes as u64;
+        if buffered() > self.store.shared.options.bytes_without_flush() {
+            space.ready(Part::State, buffered, "committed entries are applied").await;
+        }
     }
 
     /// Applies one piece of the log.
@@ -228,6 +240,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         while let Some(piece) = Piece::take(&mut entries).await? {
             let full = piece.entries.len() >= MAX_BATCH_ENTRIES || piece.bytes >= MAX_BATCH_BYTES;
             self.watermark.wait(piece.last.index).await;
+            let space = &self.store.shared.options.space;
+            if space.is_low() {
+                self.wait_for_space(space, piece.bytes).await;
+            }
             self.apply_piece(piece);
             if full {
                 // There is probably more: let requests that share this thread run in between.
@@ -264,8 +280,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let store = self.store.clone();
         let build = move || {
+            let database = store.shared.database();
+            // A checkpoint flushes. It runs beside everything else, so it may as well wait.
+            let space = &store.shared.options.space;
+            space.wait(Part::State, database.unflushed(), "a snapshot flushes the state", || false);
             let begun = Instant::now();
-            let snapshot = store.shared.snapshots.build(&store.shared.database())?;
+            let snapshot = store.shared.snapshots.build(&database)?;
             store.worked(Work::Snapshot, begun.elapsed());
             Ok(snapshot)
         };

@@ -25,6 +25,7 @@ mod recent;
 mod records;
 mod size;
 mod snapshot;
+mod space;
 #[cfg(test)]
 mod tests;
 mod versions;
@@ -41,5 +42,6 @@ pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
 pub use receiver::SnapshotReceiver;
 pub use snapshot::SnapshotFiles;
+pub use space::Space;
 #[cfg(test)]
 pub use watermark::Watermark;

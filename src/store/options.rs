@@ -15,6 +15,7 @@ use rocksdb::{
 
 use super::error::StoreError;
 use super::keys;
+use super::space::Space;
 
 const MIB: usize = 1 << 20;
 
@@ -35,6 +36,8 @@ pub struct StoreOptions {
     pub flush_after: Duration,
     /// How often the housekeeper looks for background errors and due flushes.
     pub housekeeping: Duration,
+    /// What the file system has left.
+    pub space: Space,
 }
 
 impl Default for StoreOptions {
@@ -47,6 +50,7 @@ impl Default for StoreOptions {
             flush_after_entries: 500_000,
             flush_after: Duration::from_secs(60),
             housekeeping: Duration::from_secs(1),
+            space: Space::unbounded(),
         }
     }
 }
@@ -79,18 +83,30 @@ pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> R
     Ok(db)
 }
 
+/// A small family's write buffer is so much smaller than a large one's.
+const SHARE_OF_SMALL: usize = 4;
+
+impl StoreOptions {
+    /// Written bytes below which no write buffer can be full, so that RocksDB does not flush by itself.
+    pub(super) fn bytes_without_flush(&self) -> u64 {
+        (self.write_buffers / 2 / SHARE_OF_SMALL / 2) as u64
+    }
+}
+
 /// One descriptor per family. History and version rows below `floor` are dropped by compactions as garbage.
 pub(super) fn families(options: &StoreOptions, cache: &Cache, floor: &Arc<AtomicI64>) -> Vec<ColumnFamilyDescriptor> {
     let half = options.write_buffers / 2;
     keys::FAMILIES
         .iter()
         .map(|&name| {
-            let family = match name {
+            let mut family = match name {
                 keys::LATEST => latest(cache, half),
                 keys::HISTORY => with_floor(history(cache, half), floor),
                 keys::VERSIONS => with_floor(sequential(cache, half), floor),
-                _ => sequential(cache, half / 4),
+                _ => sequential(cache, half / SHARE_OF_SMALL),
             };
+            // Merging on a full disk fails, and a failed merge ends the process. See `Keeper::follow_space`.
+            family.set_disable_auto_compactions(options.space.is_low());
             ColumnFamilyDescriptor::new(name, family)
         })
         .collect()

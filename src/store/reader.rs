@@ -19,6 +19,7 @@ use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
 use super::snapshot::Snapshots;
+use super::space::Space;
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
@@ -128,6 +129,11 @@ impl Store {
         Size { allocated: allocated.max(size::pages(in_use)), in_use }
     }
 
+    /// What the file systems under this member have left.
+    pub fn space(&self) -> &Space {
+        &self.shared.options.space
+    }
+
     /// Adds a listener; it hears of every batch from now on.
     pub fn subscribe(&self, sink: Arc<dyn EventSink>) {
         self.shared.sinks.write().push(Arc::downgrade(&sink));
@@ -183,7 +189,8 @@ impl Store {
     pub async fn defragment(&self) -> Result<(), StoreError> {
         self.compacted_physically(self.compacted()).await;
         let (database, begun) = (self.shared.database(), Instant::now());
-        let work = tokio::task::spawn_blocking(move || database.defragment());
+        let space = self.shared.options.space.clone();
+        let work = tokio::task::spawn_blocking(move || database.defragment(&space));
         let done = work.await.unwrap_or_else(|stopped| std::panic::resume_unwind(stopped.into_panic()));
         self.worked(Work::Defragment, begun.elapsed());
         done

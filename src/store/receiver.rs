@@ -9,6 +9,7 @@ use super::error::StoreError;
 use super::files;
 use super::reader::Store;
 use super::snapshot::{SnapshotFile, SnapshotFiles, decode_manifest};
+use super::space::Part;
 use crate::raft::types::SnapshotMeta;
 
 /// A snapshot on its way in. Dropping it before [`finish`](Self::finish) throws away what has come.
@@ -33,9 +34,15 @@ impl SnapshotReceiver {
     /// Reads the sender's [`manifest`](SnapshotFiles::manifest) and makes room for its files.
     ///
     /// # Errors
-    /// A manifest that is damaged, of a newer format, or names files as RocksDB would not.
+    /// A manifest that is damaged, of a newer format, names files as RocksDB would not, or announces more than fits.
     pub fn begin(store: &Store, manifest: &[u8]) -> Result<Self, StoreError> {
         let (meta, files) = decode_manifest(manifest)?;
+        let bytes: u64 = files.iter().map(|file| file.size).sum();
+        if !store.space().has_spare_room(Part::State, bytes) {
+            return Err(StoreError::Snapshot(format!(
+                "its {bytes} bytes do not fit on this member's disk; free some space"
+            )));
+        }
         let dir = store.shared.snapshots.receiving();
         files::private_dir(&dir)?;
         let index = files.iter().enumerate().map(|(at, file)| (file.name.clone(), at)).collect();

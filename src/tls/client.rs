@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::error::TlsError;
 use super::reload::Reloading;
-use super::server::peer_files;
-use super::verify::AnyServer;
+use super::server::{conditions, peer_files};
+use super::verify::{AnyServer, CalledVerifier};
 use super::{files, policy};
 use crate::clock::Clock;
 use crate::settings::{Settings, TlsPolicy, TlsSettings};
@@ -32,7 +33,8 @@ impl ClientTls {
     ) -> Result<ClientTls, TlsError> {
         let (tls, policy) = (tls.clone(), policy.clone());
         let (cert, key) = pair(&tls);
-        let watched: Vec<PathBuf> = [cert, key, tls.trusted_ca_file.clone()].into_iter().flatten().collect();
+        let watched = [cert, key, tls.trusted_ca_file.clone(), tls.crl_file.clone()];
+        let watched: Vec<PathBuf> = watched.into_iter().flatten().collect();
         let configuration = Reloading::start(purpose, watched, clock, move || build(&tls, &policy).map(Arc::new))?;
         Ok(ClientTls { configuration: Arc::new(configuration) })
     }
@@ -89,11 +91,16 @@ fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<ClientConfig, TlsError>
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&policy::versions(rules))
         .map_err(|error| TlsError::Config(error.to_string()))?;
-    let builder = match &tls.trusted_ca_file {
-        Some(path) => builder.with_root_certificates(files::authorities(path)?),
-        None if tls.auto => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
-        None => builder.with_root_certificates(files::system_authorities()?),
+    let roots = match &tls.trusted_ca_file {
+        Some(path) => Some(files::authorities(path)?),
+        None if tls.auto => None,
+        None => Some(files::system_authorities()?),
     };
+    let verifier: Arc<dyn ServerCertVerifier> = match roots {
+        Some(roots) => Arc::new(CalledVerifier::new(roots, provider, conditions(tls)?)?),
+        None => Arc::new(AnyServer(provider)),
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match pair(tls) {
         (Some(cert), Some(key)) => builder
             .with_client_auth_cert(files::certificates(&cert)?, files::private_key(&key)?)

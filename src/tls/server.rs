@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use super::error::TlsError;
 use super::identity::PeerIdentity;
 use super::reload::Reloading;
-use super::verify::{AllowedNames, CallerVerifier};
+use super::verify::{AllowedNames, CallerVerifier, Conditions};
 use super::{files, policy, self_signed};
 use crate::clock::Clock;
 use crate::settings::{Settings, TlsPolicy, TlsSettings};
@@ -105,6 +105,13 @@ pub(super) fn peer_files(settings: &Settings, clock: &dyn Clock) -> Result<TlsSe
     self_signed::with_files(&settings.peer_tls, &dir, &[&settings.listen_peer_urls], years, clock)
 }
 
+/// What the other side of a connection must satisfy beyond its chain.
+pub(super) fn conditions(tls: &TlsSettings) -> Result<Conditions, TlsError> {
+    let revoked = tls.crl_file.as_ref().map(|path| files::revoked_serials(path)).transpose()?.unwrap_or_default();
+    let allowed = AllowedNames { cns: tls.allowed_cn.clone(), hostnames: tls.allowed_hostname.clone() };
+    Ok(Conditions { revoked, allowed })
+}
+
 fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
     let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) else { return Err(TlsError::NoPair) };
     let provider = policy::provider(rules)?;
@@ -119,9 +126,7 @@ fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
             Some(path) => files::authorities(path)?,
             None => files::system_authorities()?,
         };
-        let revoked = tls.crl_file.as_ref().map(|path| files::revoked_serials(path)).transpose()?.unwrap_or_default();
-        let allowed = AllowedNames { cns: tls.allowed_cn.clone(), hostnames: tls.allowed_hostname.clone() };
-        let verifier = CallerVerifier::new(roots, provider, revoked, allowed)?;
+        let verifier = CallerVerifier::new(roots, provider, conditions(tls)?)?;
         builder.with_client_cert_verifier(Arc::new(verifier))
     } else {
         builder.with_no_client_auth()

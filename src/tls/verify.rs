@@ -1,9 +1,10 @@
-//! Checks of a caller's certificate beyond its chain: revocation by serial number and the lists of
-//! allowed names. They sit inside the handshake, so no listener can forget them.
+//! Checks of the other side's certificate beyond its chain: revocation by serial number and the lists
+//! of allowed names. They sit inside the handshake, so no listener and no call can forget them.
 
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -40,11 +41,44 @@ impl AllowedNames {
     }
 }
 
-/// Chain first, then revocation, then names.
+/// What is asked of a certificate whose chain is good.
+#[derive(Default)]
+pub struct Conditions {
+    /// Serial numbers that are refused.
+    pub revoked: RevokedSerials,
+    /// Names of which the leaf must carry one.
+    pub allowed: AllowedNames,
+}
+
+impl Conditions {
+    /// Revocation of any certificate of the chain first, then the leaf's names.
+    fn check(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let unreadable = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        for certificate in std::iter::once(leaf).chain(intermediates) {
+            let identity = PeerIdentity::of(certificate).ok_or_else(unreadable)?;
+            if self.revoked.contains(&identity.serial) {
+                return Err(Error::InvalidCertificate(CertificateError::Revoked));
+            }
+        }
+        if !self.allowed.admit(&PeerIdentity::of(leaf).ok_or_else(unreadable)?) {
+            let other = CertificateError::Other(OtherError(Arc::new(NotAllowed)));
+            return Err(Error::InvalidCertificate(other));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Conditions({} revoked, allowed {:?})", self.revoked.len(), self.allowed)
+    }
+}
+
+/// Judges callers: chain first, then the conditions.
+#[derive(Debug)]
 pub struct CallerVerifier {
     chain: Arc<dyn ClientCertVerifier>,
-    revoked: RevokedSerials,
-    allowed: AllowedNames,
+    conditions: Conditions,
 }
 
 impl CallerVerifier {
@@ -52,22 +86,71 @@ impl CallerVerifier {
     pub fn new(
         roots: RootCertStore,
         provider: Arc<CryptoProvider>,
-        revoked: RevokedSerials,
-        allowed: AllowedNames,
+        conditions: Conditions,
     ) -> Result<CallerVerifier, TlsError> {
         let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|error| TlsError::Config(error.to_string()))?;
-        Ok(CallerVerifier { chain, revoked, allowed })
+        Ok(CallerVerifier { chain, conditions })
     }
 }
 
-impl fmt::Debug for CallerVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallerVerifier")
-            .field("revoked", &self.revoked.len())
-            .field("allowed", &self.allowed)
-            .finish_non_exhaustive()
+/// Judges servers that are called, by the same conditions: etcd holds both ends of a peer connection
+/// to `--peer-cert-allowed-cn`.
+#[derive(Debug)]
+pub struct CalledVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    conditions: Conditions,
+}
+
+impl CalledVerifier {
+    /// A verifier of servers under `roots`.
+    pub fn new(
+        roots: RootCertStore,
+        provider: Arc<CryptoProvider>,
+        conditions: Conditions,
+    ) -> Result<CalledVerifier, TlsError> {
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| TlsError::Config(error.to_string()))?;
+        Ok(CalledVerifier { chain, conditions })
+    }
+}
+
+impl ServerCertVerifier for CalledVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.chain.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        self.conditions.check(leaf, intermediates)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
     }
 }
 
@@ -83,17 +166,7 @@ impl ClientCertVerifier for CallerVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        let unreadable = || Error::InvalidCertificate(CertificateError::BadEncoding);
-        for certificate in std::iter::once(leaf).chain(intermediates) {
-            let identity = PeerIdentity::of(certificate).ok_or_else(unreadable)?;
-            if self.revoked.contains(&identity.serial) {
-                return Err(Error::InvalidCertificate(CertificateError::Revoked));
-            }
-        }
-        if !self.allowed.admit(&PeerIdentity::of(leaf).ok_or_else(unreadable)?) {
-            let other = CertificateError::Other(OtherError(Arc::new(NotAllowed)));
-            return Err(Error::InvalidCertificate(other));
-        }
+        self.conditions.check(leaf, intermediates)?;
         Ok(verified)
     }
 

@@ -4,6 +4,8 @@ pub mod checker;
 pub mod cluster;
 pub mod ctl;
 pub mod disk;
+pub mod frames;
+pub mod handshake;
 pub mod history;
 pub mod http;
 pub mod member;

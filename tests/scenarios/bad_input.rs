@@ -1,4 +1,4 @@
-//! Wrong settings, wrong directories, wrong clusters, full disks: a clear sentence, and nothing changed.
+//! Wrong settings, wrong directories, wrong clusters: a clear sentence, and nothing changed.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use crate::harness::cluster::{Cluster, START_LIMIT};
 use crate::harness::ctl::Ctl;
-use crate::harness::disk::Disk;
 use crate::harness::member::{Member, Product, free_ports};
-use crate::harness::wait::{can, turn, until};
+use crate::harness::wait::until;
 
 const END_LIMIT: Duration = Duration::from_secs(20);
-const DISK_MEBIBYTES: u64 = 64;
 
 /// Flags, the exit code, and what is said of them: etcd's sentence.
 const NONSENSE: [(&[&str], i32, &str); 9] = [
@@ -131,53 +129,4 @@ async fn a_request_that_is_too_large_is_refused_and_changes_nothing() {
     assert_eq!(said.code, Some(1));
     assert_eq!(cluster.read_at(0).await, Ok(revision), "nothing changed");
     ctl.run_with(&["put", "fits"], &"x".repeat(90_000)).ok();
-}
-
-#[tokio::test]
-async fn a_full_disk_is_named_and_loses_nothing_once_there_is_space() {
-    let _turn = turn().await;
-    let Some(disk) = Disk::new(DISK_MEBIBYTES) else {
-        can("root and loop devices", false);
-        return;
-    };
-    let mut cluster = Cluster::start_with_data(Product::Ours, &disk.path().join("data"), &[]).await;
-    let ctl = Ctl::v3(cluster.endpoint(0));
-    ctl.run(&["put", "kept", "1"]).ok();
-    let ballast = disk.fill();
-    let value = "x".repeat(1 << 20);
-    let mut acknowledged = 0;
-    while ctl.run_with(&["put", &format!("fill{acknowledged}")], &value).code == Some(0) {
-        acknowledged += 1;
-        assert!(acknowledged < DISK_MEBIBYTES, "more was written than the disk holds");
-    }
-    println!(
-        "{acknowledged} puts of 1 MiB after the disk was full; then: still running: {}",
-        cluster.members[0].is_running()
-    );
-    let named = cluster.members[0].log();
-    assert!(named.contains("No space left on device") || named.contains("no space left on device"), "{named}");
-    if cluster.members[0].is_running() {
-        let read = ctl.run(&["get", "kept", "--consistency=s", "--print-value-only"]).ok();
-        assert_eq!(read.trim(), "1", "a member that runs on answers reads");
-        cluster.members[0].crash();
-    } else {
-        assert!(!cluster.members[0].wait().success(), "a member that had to end says so by its code");
-        let error = named
-            .lines()
-            .rev()
-            .find(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\""));
-        assert!(
-            error.is_some_and(|line| line.contains("o space left on device")),
-            "the last error names the reason:\n{named}"
-        );
-    }
-    std::fs::remove_file(ballast).expect("space is freed");
-    cluster.members[0].start();
-    cluster.ready(0).await;
-    assert_eq!(ctl.run(&["get", "kept", "--print-value-only"]).ok().trim(), "1");
-    let kept = ctl.run(&["get", "fill", "--prefix", "--keys-only"]).ok().split_whitespace().count() as u64;
-    assert!(kept >= acknowledged, "{kept} of {acknowledged} acknowledged puts");
-    ctl.run(&["put", "after", "1"]).ok();
-    // Before the disk goes away.
-    drop(cluster);
 }

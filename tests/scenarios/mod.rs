@@ -2,9 +2,14 @@
 
 mod bad_input;
 mod bad_tls;
+mod command_line;
 mod corruption;
 mod crash;
+mod disk_full;
 mod etcdctl;
+mod floods;
+mod force_new;
+mod listeners;
 mod membership;
 mod partition;
 mod power;

@@ -150,6 +150,7 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
         id: Member::ID,
         cluster_id: Member::CLUSTER_ID,
         rules,
+        force_alone: false,
         log,
         machine,
         store: store.clone(),

@@ -12,7 +12,7 @@ use super::propose::{Failure, propose};
 use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
 use super::{V2, json, not_allowed, render, unix_now, wait, with_cluster_id};
 use crate::model::v2::auth::Want;
-use crate::model::v2::types::{Error, Outcome, code};
+use crate::model::v2::types::{Error, Outcome, Verb, code};
 use crate::model::v2::{self, Budget};
 use crate::model::view::ViewError;
 use crate::store::Store;
@@ -137,6 +137,9 @@ async fn read_large(v2: &V2, request: &KeyRequest) -> Option<Read> {
 async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
     let mutation = request.command(unix_now());
     let verb = mutation.verb();
+    if v2.state.store.space().refuses_growth() && !matches!(verb, Verb::Delete | Verb::CompareAndDelete | Verb::Sync) {
+        return refused(&raft_error("etcdserver: mvcc: database space exceeded"));
+    }
     let outcome = match propose(v2, &mutation).await {
         Ok(outcome) => outcome,
         Err(failure) => return refused(&raft_error(&failure.to_string())),

@@ -104,9 +104,6 @@ pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> 
 /// Not root; a failed read.
 pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
     access::root(state, call).await?;
-    let store = state.store.clone();
-/// A failed read.
-pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
     let (store, begun) = (state.store.clone(), Instant::now());
     let hash = blocking(move || store.hash()).await??;
     state.metrics.hash.observe(begun.elapsed());

@@ -1,7 +1,8 @@
 //! The little HTTP of the peer port: who the members are, for whoever joins or looks around.
 //!
 //! `GET /members` answers a JSON list and the cluster's id in `X-Etcd-Cluster-ID`, as etcd does; `GET /version` the
-//! version. One request per connection, small and bounded.
+//! version; `GET /space`, which etcd does not have, whether disk space is low. One request per connection, small and
+//! bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ const MAX_REQUEST: usize = 8 << 10;
 const MAX_ANSWER: u64 = 1 << 20;
 /// How long one member may take to answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
+const SPACE_IS_LOW: &str = "{\"low\":true}";
+const SPACE_SUFFICES: &str = "{\"low\":false}";
 const CLUSTER_ID: &str = "X-Etcd-Cluster-ID";
 
 #[derive(Serialize, Deserialize)]
@@ -62,6 +65,7 @@ pub(super) async fn answer(stream: &mut Stream, first: BytesMut, inner: &Arc<Inn
     let (status, body) = match path {
         b"/members" => ("200 OK", members_json(inner)),
         b"/version" => ("200 OK", version_json()),
+        b"/space" => ("200 OK", if inner.store.space().is_low() { SPACE_IS_LOW } else { SPACE_SUFFICES }.to_owned()),
         _ => ("404 Not Found", "404 page not found\n".to_owned()),
     };
     let answer = format!(
@@ -97,7 +101,24 @@ fn version_json() -> String {
 /// # Errors
 /// Nobody answers there within seconds, or what answers is no member.
 pub async fn fetch_members(peer_url: &str, tls: &PeerTls) -> Result<PeerMembers, WireError> {
-    match timeout(FETCH_TIMEOUT, fetch(peer_url, tls)).await {
+    parse(&fetch_in_time(peer_url, "/members", tls).await?).ok_or(WireError::Magic)
+}
+
+/// Asks the member at a peer URL whether it has disk space to write to.
+///
+/// # Errors
+/// Nobody answers there within seconds, or what answers is no member.
+pub async fn fetch_has_space(peer_url: &str, tls: &PeerTls) -> Result<bool, WireError> {
+    let answer = fetch_in_time(peer_url, "/space", tls).await?;
+    match answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| &answer[at + 4..]) {
+        Some(body) if body == SPACE_SUFFICES.as_bytes() => Ok(true),
+        Some(body) if body == SPACE_IS_LOW.as_bytes() => Ok(false),
+        _ => Err(WireError::Magic),
+    }
+}
+
+async fn fetch_in_time(peer_url: &str, path: &str, tls: &PeerTls) -> Result<Vec<u8>, WireError> {
+    match timeout(FETCH_TIMEOUT, fetch(peer_url, path, tls)).await {
         Ok(fetched) => fetched,
         Err(_) => {
             Err(WireError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{peer_url}: no answer"))))
@@ -105,9 +126,10 @@ pub async fn fetch_members(peer_url: &str, tls: &PeerTls) -> Result<PeerMembers,
     }
 }
 
-async fn fetch(peer_url: &str, tls: &PeerTls) -> Result<PeerMembers, WireError> {
+async fn fetch(peer_url: &str, path: &str, tls: &PeerTls) -> Result<Vec<u8>, WireError> {
     let mut stream = connect(peer_url, tls).await?;
-    stream.write_all(b"GET /members HTTP/1.1\r\nHost: peer\r\nConnection: close\r\n\r\n").await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: peer\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut answer = Vec::new();
     let read = (&mut stream).take(MAX_ANSWER).read_to_end(&mut answer).await;
@@ -117,7 +139,7 @@ async fn fetch(peer_url: &str, tls: &PeerTls) -> Result<PeerMembers, WireError> 
     {
         return Err(error.into());
     }
-    parse(&answer).ok_or(WireError::Magic)
+    Ok(answer)
 }
 
 fn parse(answer: &[u8]) -> Option<PeerMembers> {

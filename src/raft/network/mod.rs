@@ -35,7 +35,7 @@ use self::append::{AppendStream, Connection};
 use super::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 use crate::store::SnapshotFiles;
 
-pub use http::{PeerMembers, fetch_members};
+pub use http::{PeerMembers, fetch_has_space, fetch_members};
 pub(crate) use link::CallError;
 pub(crate) use message::{Answer, Request};
 pub use peers::{Peer, Peers};

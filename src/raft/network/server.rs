@@ -1,11 +1,13 @@
 //! The peer port: accepts connections, checks who dials, and serves each channel.
 //!
-//! Nothing that arrives here can end the accept loop. A connection gets a handshake within a deadline or is closed; a
+//! Nothing that arrives here can end the accept loop. A connection gets a handshake within a deadline or is closed, and
+//! of more silent ones than [`MAX_GREETING`] the oldest goes first, so a flood of them cannot keep the members out. A
 //! member of another cluster, a member that was removed, and one that wanted somebody else are told so and turned away
 //! before any Raft byte is read.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -27,8 +29,10 @@ use crate::raft::codec::Reader;
 use crate::raft::types::NodeId;
 use crate::raft::{Consensus, Inner};
 
-/// Connections at once; later ones wait in the kernel's queue.
+/// Members' connections at once; further ones are closed.
 const MAX_CONNECTIONS: usize = 1024;
+/// Connections that have not said yet who they are. A member does so within milliseconds.
+const MAX_GREETING: usize = 256;
 /// From the first packet to the end of TLS and handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection on which nothing arrives for this long is closed; links ping every second.
@@ -57,8 +61,8 @@ pub fn serve(listener: PeerListener, tls: PeerTls, consensus: Consensus) -> Join
     tokio::spawn(async move {
         let stopping = consensus.inner.stopping.clone();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut greeting = Greetings::default();
         loop {
-            let Ok(place) = room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.socket.accept() => accepted,
                 () = stopping.cancelled() => return,
@@ -73,29 +77,62 @@ pub fn serve(listener: PeerListener, tls: PeerTls, consensus: Consensus) -> Join
             };
             let _ = socket.set_nodelay(true);
             let secure = listener.tls.then(|| tls.clone());
-            let (inner, stopping) = (consensus.inner.clone(), stopping.clone());
-            tokio::spawn(async move {
-                let _place = place;
-                let served = async {
-                    let greeted = timeout(HANDSHAKE_TIMEOUT, greet(socket, from, secure, &inner)).await;
-                    match greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into())))? {
-                        Some((hello, stream)) => channel(&inner, hello, stream).await,
-                        None => Ok(()),
+            let (inner, stopping, room) = (consensus.inner.clone(), stopping.clone(), room.clone());
+            greeting.add(|stranger| {
+                tokio::spawn(async move {
+                    let served = async {
+                        let greeted = timeout(HANDSHAKE_TIMEOUT, greet(socket, from, secure, &inner)).await;
+                        let greeted =
+                            greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into())));
+                        let Some((hello, stream)) = greeted? else { return Ok(()) };
+                        drop(stranger);
+                        let _place =
+                            room.try_acquire().map_err(|_| WireError::Io(std::io::ErrorKind::QuotaExceeded.into()))?;
+                        channel(&inner, hello, stream).await
+                    };
+                    tokio::select! {
+                        outcome = served => if let Err(error) = outcome { closed(from, &error) },
+                        () = stopping.cancelled() => {}
                     }
-                };
-                tokio::select! {
-                    outcome = served => if let Err(error) = outcome { closed(from, &error) },
-                    () = stopping.cancelled() => {}
-                }
+                })
             });
         }
     })
 }
 
+/// The connections that have not said yet who they are, oldest first.
+#[derive(Default)]
+struct Greetings {
+    strangers: VecDeque<(Weak<()>, AbortHandle)>,
+}
+
+impl Greetings {
+    /// Starts a connection, which drops what it is given once it is known. Ends the oldest when there are too many.
+    fn add(&mut self, start: impl FnOnce(Arc<()>) -> JoinHandle<()>) {
+        let stranger = Arc::new(());
+        let known = Arc::downgrade(&stranger);
+        self.strangers.push_back((known, start(stranger).abort_handle()));
+        if self.strangers.len() > MAX_GREETING {
+            self.strangers.retain(|(stranger, _)| stranger.strong_count() > 0);
+        }
+        if self.strangers.len() > MAX_GREETING
+            && let Some((_, oldest)) = self.strangers.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+}
+
 fn closed(from: SocketAddr, error: &WireError) {
     match error {
-        WireError::Closed | WireError::Io(_) => tracing::debug!(%from, %error, "peer connection ended"),
-        other => tracing::warn!(remote_addr = %from, error = %other, "rejected connection on the peer port"),
+        WireError::Closed => tracing::debug!(%from, %error, "peer connection ended"),
+        // A handshake that was refused comes as an error of the stream, with the reason inside.
+        WireError::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            let error = crate::tls::reason_of(cause);
+            tracing::warn!(remote_addr = %from, error, "rejected connection on peer endpoint");
+        }
+        WireError::Io(_) => tracing::debug!(%from, %error, "peer connection ended"),
+        other => tracing::warn!(remote_addr = %from, error = %other, "rejected connection on peer endpoint"),
     }
 }
 
@@ -263,5 +300,39 @@ where
         if answers.send(out).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_too_many_strangers_the_oldest_goes_and_members_stay() {
+        let mut greetings = Greetings::default();
+        let mut member = None;
+        greetings.add(|stranger| {
+            drop(stranger);
+            let task = tokio::spawn(std::future::pending());
+            member = Some(task.abort_handle());
+            task
+        });
+        let mut silent = Vec::new();
+        for _ in 0..MAX_GREETING + 10 {
+            greetings.add(|stranger| {
+                let task = tokio::spawn(async move {
+                    let _stranger = stranger;
+                    std::future::pending().await
+                });
+                silent.push(task.abort_handle());
+                task
+            });
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        let ended: Vec<bool> = silent.iter().map(AbortHandle::is_finished).collect();
+        assert_eq!(ended.iter().filter(|ended| **ended).count(), 10);
+        assert!(ended[..10].iter().all(|ended| *ended), "the oldest ones");
+        assert!(!member.expect("started").is_finished());
     }
 }

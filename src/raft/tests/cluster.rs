@@ -72,6 +72,7 @@ async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consens
         id,
         cluster_id,
         rules,
+        force_alone: false,
         log,
         machine,
         store: store.clone(),

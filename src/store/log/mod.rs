@@ -30,6 +30,7 @@ use std::time::Duration;
 use openraft::storage::RaftLogStorage;
 
 pub use self::storage::LogStore;
+use super::space::Space;
 use super::watermark::Watermark;
 use crate::raft::types::{LogId, NodeId, Vote};
 
@@ -51,6 +52,8 @@ pub struct LogOptions {
     pub queue_bytes: usize,
     /// Bytes of entries that one limited read returns.
     pub read_bytes: usize,
+    /// What the log's file system has left: the log waits for space before it grows a file.
+    pub space: Space,
     /// For the disk metrics.
     pub on_sync: Option<SyncObserver>,
     /// Called on the log's thread after the log failed, its error was logged and every waiter was told. Must not return
@@ -67,6 +70,7 @@ impl Default for LogOptions {
             ring_entries: 100_000,
             queue_bytes: 64 << 20,
             read_bytes: 1 << 20,
+            space: Space::unbounded(),
             on_sync: None,
             on_failure: || std::process::abort(),
         }
@@ -140,6 +144,9 @@ pub enum LogError {
         /// The missing entry.
         index: u64,
     },
+    /// It was closed while it waited for space.
+    #[error("the raft log was closed while it waited for disk space; what it had not written was never acknowledged")]
+    Full,
     /// The log failed earlier; nothing is accepted any more.
     #[error("the raft log failed earlier and accepts nothing more; see the first error in this process's log")]
     Failed,

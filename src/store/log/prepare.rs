@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::LogError;
 use super::segment::{Segment, Spare, sync_directory};
+use super::{LogError, LogOptions};
+use crate::store::space::{Part, Space};
 
 /// Zeros written at once.
 const STEP: usize = 1 << 20;
@@ -37,6 +38,7 @@ struct Shared {
     dir: PathBuf,
     /// Length of a full spare.
     segment_bytes: u64,
+    space: Space,
     shelf: Mutex<Shelf>,
     wake: Condvar,
 }
@@ -55,13 +57,19 @@ impl Preparer {
     /// Starts with the spares and superfluous segments that recovery found. `mark` is a handle on the mark's file.
     pub fn start(
         dir: &Path,
-        segment_bytes: u64,
+        options: &LogOptions,
         spares: Vec<Spare>,
         released: Vec<Arc<Segment>>,
         mark: File,
     ) -> Result<Self, LogError> {
         let shelf = Mutex::new(Shelf { spares, released, ..Shelf::default() });
-        let shared = Arc::new(Shared { dir: dir.to_path_buf(), segment_bytes, shelf, wake: Condvar::new() });
+        let shared = Arc::new(Shared {
+            dir: dir.to_path_buf(),
+            segment_bytes: options.segment_bytes,
+            space: options.space.clone(),
+            shelf,
+            wake: Condvar::new(),
+        });
         let thread = std::thread::Builder::new()
             .name("log-prepare".into())
             .spawn({
@@ -168,6 +176,10 @@ impl Shared {
         let wanted = shelf.wanted;
         let ready = wanted == 0 || shelf.spares.iter().any(|spare| spare.filled() >= wanted);
         if ready || shelf.stopped || !shelf.released.is_empty() {
+            return false;
+        }
+        if !self.space.has_spare_room(Part::Log, STEP as u64) {
+            // A file made ready must not be what makes space low; the log waits for space when it needs some.
             return false;
         }
         // Under the lock: once taken, a spare is written by the log alone.

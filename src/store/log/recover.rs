@@ -32,6 +32,8 @@ pub(super) struct Tail {
     pub chain: u32,
     /// The segment is closed before it grows beyond this.
     pub capacity: u64,
+    /// Up to here the file's blocks are its own already: writing there needs no space.
+    pub filled: u64,
 }
 
 /// What the stream has said so far; repeated at the start of each segment, so that older ones can go.
@@ -173,7 +175,8 @@ impl Replay {
         }
         let cut = bytes[at..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         tracing::debug!(segment = %path.display(), end = at, behind = cut, "read a segment of the raft log");
-        self.tail = Some(Tail { segment, offset: at as u64, chain, capacity: bytes.len() as u64 });
+        self.tail =
+            Some(Tail { segment, offset: at as u64, chain, capacity: bytes.len() as u64, filled: bytes.len() as u64 });
         Ok(())
     }
 
@@ -255,13 +258,14 @@ fn first_segment(dir: &Path, options: &LogOptions, spare: Option<Spare>) -> Resu
     };
     let zeros = vec![0; options.first_segment_bytes.saturating_sub(spare.filled()) as usize];
     spare.fill(&zeros).map_err(|source| LogError::io("fill the first segment in", dir, source))?;
+    let filled = spare.filled();
     let segment = Segment::adopt(dir, spare, 1)?;
     let header = Header { seq: 1, nonce: rand::random(), previous_end: 0, previous_chain: 0 };
     let (bytes, chain) = header.encode();
     segment.write(&bytes, 0)?;
     segment.sync()?;
     let capacity = options.first_segment_bytes;
-    Ok(Tail { segment: Arc::new(segment), offset: HEADER as u64, chain, capacity })
+    Ok(Tail { segment: Arc::new(segment), offset: HEADER as u64, chain, capacity, filled })
 }
 
 fn damaged(path: &Path, offset: u64, detail: String) -> LogError {

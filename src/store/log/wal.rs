@@ -20,6 +20,7 @@ use super::segment::{HEADER, Header, Segment};
 use super::state::{Point, State, Step, cost};
 use super::{LogError, LogOptions};
 use crate::raft::types::{Entry, LogId, Vote};
+use crate::store::space::Part;
 use crate::store::watermark::Watermark;
 
 /// Bytes that one write takes from the queue; a single larger item goes alone.
@@ -83,7 +84,7 @@ impl Wal {
         watermark: Watermark,
     ) -> Result<Self, LogError> {
         let Recovered { state, tail, summary, spares, released } = recovered;
-        let preparer = Preparer::start(dir, options.segment_bytes, spares, released, mark.handle()?)?;
+        let preparer = Preparer::start(dir, &options, spares, released, mark.handle()?)?;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             queue: Mutex::default(),
@@ -290,17 +291,23 @@ impl Writer {
                             tell(item.done.take(), Ok(()));
                         }
                     }
+                    Err(LogError::Full) => {
+                        self.close(items);
+                        break;
+                    }
                     Err(error) => {
                         self.fail(&error, items);
                         break;
                     }
                 },
-                Work::Hint(hint) => {
-                    if let Err(error) = self.write_hint(hint) {
+                Work::Hint(hint) => match self.write_hint(hint) {
+                    Ok(()) => {}
+                    Err(LogError::Full) => break,
+                    Err(error) => {
                         self.fail(&error, Vec::new());
                         break;
                     }
-                }
+                },
                 Work::Stop => break,
             }
         }
@@ -326,7 +333,7 @@ impl Writer {
             self.summary.committed = Some(hint);
             self.push(&Record::Committed(hint));
         }
-        self.tail.segment.write(&self.buffer, start)?;
+        self.write_at(start)?;
         let began = Instant::now();
         self.tail.segment.sync()?;
         self.observe(began.elapsed());
@@ -376,6 +383,20 @@ impl Writer {
         let start = self.tail.offset;
         self.summary.committed = Some(hint);
         self.push(&Record::Committed(hint));
+        self.write_at(start)
+    }
+
+    /// Writes the buffer, once the file's own blocks or the file system have room for it.
+    fn write_at(&mut self, start: u64) -> Result<(), LogError> {
+        let end = start + self.buffer.len() as u64;
+        if end > self.tail.filled {
+            let more = end - self.tail.filled;
+            let stopped = || self.shared.queue.lock().stopped;
+            if !self.shared.options.space.wait(Part::Log, more, "the raft log grows", stopped) {
+                return Err(LogError::Full);
+            }
+            self.tail.filled = end;
+        }
         self.tail.segment.write(&self.buffer, start)
     }
 
@@ -387,6 +408,7 @@ impl Writer {
             self.tail.segment.sync()?;
         }
         let spare = self.preparer.take()?;
+        let filled = spare.filled();
         let seq = self.tail.segment.seq + 1;
         let segment = Arc::new(Segment::adopt(&self.dir, spare, seq)?);
         let header =
@@ -394,7 +416,7 @@ impl Writer {
         let (bytes, chain) = header.encode();
         self.buffer.extend_from_slice(&bytes);
         let capacity = self.shared.options.segment_bytes;
-        self.tail = Tail { segment: segment.clone(), offset: HEADER as u64, chain, capacity };
+        self.tail = Tail { segment: segment.clone(), offset: HEADER as u64, chain, capacity, filled };
         self.synced = 0;
         self.opened.push(segment);
         let Summary { vote, purged, committed } = self.summary;
@@ -445,6 +467,14 @@ impl Writer {
         }
         if took > SLOW_SYNC {
             tracing::warn!(took = ?took, expected = ?SLOW_SYNC, "slow fdatasync of the raft log: the disk is too slow or busy");
+        }
+    }
+
+    /// Ends without having written `items` and what is queued: they were never acknowledged, and nobody waits any more.
+    fn close(&self, items: Vec<Item>) {
+        let queued = std::mem::take(&mut self.shared.queue.lock().items);
+        for item in items.into_iter().chain(queued) {
+            tell(item.done, Err(io::Error::other(LogError::Full.to_string())));
         }
     }
 

@@ -1,0 +1,420 @@
+//! What is left on the file systems under the log and the state, so that no write is begun that could fail for want of
+//! space: a failed write ends the process (`wal`, `error::fatal`), and a member that ended cannot serve reads.
+//!
+//! Three lines of defence, in this order:
+//! 1. **Low.** When less than a low mark is left, the member is *low*: merging of table files pauses, what is in memory
+//!    only is flushed while it still fits, and the API refuses what grows the store, unless the member stands *aside*:
+//!    a quorum of others has space, and this one need not write for the cluster to go on (`node::space`).
+//! 2. **Waiting.** When not even that much is left, what needs new blocks waits ([`Space::wait`]) instead of failing: the
+//!    log's thread before it grows a file, apply before it fills a write buffer, a flush before it starts. Reads go on.
+//!    Whatever waits goes on by itself when there is space again.
+//! 3. **The reserve.** A file of real blocks that is given back when a flush, or the opening of the state, needs them.
+//!    Its length also tells the next start that this life ended low.
+//!
+//! The log needs no reserve: its files are filled with zeros before they are used. One thread looks at the file systems
+//! ten times a second; whoever only asks whether space is low reads one flag.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+const MIB: u64 = 1 << 20;
+/// Between two looks at the file systems.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Left free beside what somebody asks for: directories, extents, the journal.
+const MARGIN: u64 = 256 << 10;
+/// Written off the reserve's end while space is low, so that its length is no whole mebibyte.
+const LOW_SIGN: u64 = 4096;
+const RESERVE: &str = "reserve";
+
+/// Which files are to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// RocksDB's.
+    State,
+    /// The Raft log's.
+    Log,
+}
+
+/// The space a member lives in. Clones share it; its thread ends with the last one.
+#[derive(Debug, Clone)]
+pub struct Space {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `None`: without bounds, because the system does not say.
+    state: Option<Place>,
+    log: Option<Place>,
+    reserve: Option<Reserve>,
+    low: AtomicBool,
+    /// Low, and nobody stands in for this member.
+    refuses: AtomicBool,
+    levels: watch::Sender<bool>,
+    waiting: AtomicUsize,
+}
+
+/// A directory and the marks of its file system, bytes.
+#[derive(Debug)]
+struct Place {
+    dir: PathBuf,
+    /// With less than this left, space is low.
+    low: u64,
+    /// With this left, it is low no more.
+    enough: u64,
+}
+
+#[derive(Debug)]
+struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    /// All its blocks are held, as far as this process knows.
+    held: AtomicBool,
+    /// The life before this one ended low.
+    was_low: bool,
+}
+
+/// Total and available bytes of the file system of `dir`.
+fn measure(dir: &Path) -> io::Result<(u64, u64)> {
+    let found = nix::sys::statvfs::statvfs(dir)?;
+    let block = found.fragment_size();
+    Ok((found.blocks().saturating_mul(block), found.blocks_available().saturating_mul(block)))
+}
+
+/// The low mark of a file system of `total` bytes: a twentieth, but no less than small writes need and no more than
+/// merging large files does.
+fn low_mark(total: u64) -> u64 {
+    (total / 20).clamp(8 * MIB, 1024 * MIB)
+}
+
+fn reserve_bytes(total: u64) -> u64 {
+    (total / 16).clamp(4 * MIB, 16 * MIB) / MIB * MIB
+}
+
+impl Place {
+    fn open(dir: &Path) -> Option<Self> {
+        let (total, _) = measure(dir).ok().filter(|(total, _)| *total > 0)?;
+        let low = low_mark(total);
+        Some(Self { dir: dir.to_path_buf(), low, enough: low + (low / 4).max(2 * MIB) })
+    }
+
+    /// Bytes left. A file system that does not answer is not called full.
+    fn left(&self) -> u64 {
+        measure(&self.dir).map_or(u64::MAX, |(_, left)| left)
+    }
+}
+
+impl Reserve {
+    /// Gives an earlier life's blocks back: the state is about to be opened, which needs some.
+    fn open(path: PathBuf, bytes: u64) -> Self {
+        let length = std::fs::metadata(&path).map(|found| found.len());
+        let was_low = length.is_ok_and(|length| length == 0 || !length.is_multiple_of(MIB));
+        let reserve = Self { path, bytes, held: AtomicBool::new(false), was_low };
+        reserve.give_back();
+        reserve
+    }
+
+    /// Takes the blocks. They are as real as data: the system cannot give them to anybody else.
+    fn hold(&self) {
+        let take = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            let file = options.create(true).truncate(false).write(true).mode(0o600).open(&self.path)?;
+            // SAFETY: the call reads no memory of ours, and the descriptor is open.
+            let failed = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, self.bytes as libc::off_t) };
+            if failed == 0 { file.set_len(self.bytes) } else { Err(io::Error::from_raw_os_error(failed)) }
+        };
+        match take() {
+            Ok(()) => self.held.store(true, Ordering::Release),
+            // A reserve of half the size would be mistaken for a whole one.
+            Err(_) => {
+                self.give_back();
+            }
+        }
+    }
+
+    /// Leaves the sign that space was low; the blocks stay.
+    fn sign(&self) {
+        if self.held.load(Ordering::Acquire) {
+            self.set_length(self.bytes - LOW_SIGN);
+        }
+    }
+
+    /// Gives the blocks back and says whether there were any.
+    fn give_back(&self) -> bool {
+        let held = self.held.swap(false, Ordering::AcqRel);
+        self.set_length(0);
+        held
+    }
+
+    fn set_length(&self, length: u64) {
+        let cut = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(length));
+        if let Err(error) = cut
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %self.path.display(), %error, "cannot change the reserve of free space");
+        }
+    }
+}
+
+impl Space {
+    /// Looks at the file systems of `state` (which must exist) and `log`, gives an earlier reserve back, and starts to
+    /// watch.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn watch(state: &Path, log: &Path) -> io::Result<Self> {
+        let log = log.ancestors().find(|dir| dir.is_dir()).unwrap_or(state);
+        let place = Place::open(state);
+        let total = measure(state).map_or(0, |(total, _)| total);
+        let reserve = place.as_ref().map(|_| Reserve::open(state.join(RESERVE), reserve_bytes(total)));
+        let space = Self::of(place, Place::open(log), reserve);
+        space.look();
+        let watched = Arc::downgrade(&space.inner);
+        std::thread::Builder::new().name("disk-space".to_owned()).spawn(move || {
+            while let Some(inner) = Weak::upgrade(&watched) {
+                Self { inner }.look();
+                std::thread::sleep(LOOK_EVERY);
+            }
+        })?;
+        Ok(space)
+    }
+
+    /// Space without end, for parts that run without a member around them.
+    pub fn unbounded() -> Self {
+        Self::of(None, None, None)
+    }
+
+    fn of(state: Option<Place>, log: Option<Place>, reserve: Option<Reserve>) -> Self {
+        let inner = Inner {
+            state,
+            log,
+            reserve,
+            low: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            levels: watch::Sender::new(false),
+            waiting: AtomicUsize::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether less than the low mark is left.
+    pub fn is_low(&self) -> bool {
+        self.inner.low.load(Ordering::Relaxed)
+    }
+
+    /// Whether this member must refuse what grows the store.
+    pub fn refuses_growth(&self) -> bool {
+        self.inner.refuses.load(Ordering::Relaxed)
+    }
+
+    /// While space is low: whether others write in this member's place. Refusing is what it begins with.
+    pub fn stand_aside(&self, aside: bool) {
+        self.inner.refuses.store(!aside && self.is_low(), Ordering::Relaxed);
+    }
+
+    /// Whether this member's last life ended low: a NOSPACE alarm of this member is then the disk's, not the quota's.
+    pub fn was_low(&self) -> bool {
+        self.inner.reserve.as_ref().is_some_and(|reserve| reserve.was_low)
+    }
+
+    /// Changes of [`is_low`](Self::is_low).
+    pub fn levels(&self) -> watch::Receiver<bool> {
+        self.inner.levels.subscribe()
+    }
+
+    /// Whether somebody waits for space at this moment.
+    pub fn is_awaited(&self) -> bool {
+        self.inner.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long a log file should be here: large ones cost fewer directory syncs, but two of them are kept ready.
+    pub fn log_file_bytes(&self, most: u64) -> u64 {
+        let total =
+            self.place(Part::Log).and_then(|place| measure(&place.dir).ok()).map_or(u64::MAX, |(total, _)| total);
+        (total / 16 / MIB * MIB).clamp(4 * MIB, most.max(4 * MIB))
+    }
+
+    fn place(&self, part: Part) -> Option<&Place> {
+        match part {
+            Part::State => self.inner.state.as_ref(),
+            Part::Log => self.inner.log.as_ref(),
+        }
+    }
+
+    /// Looks now. Says so once when the level changes, and keeps the reserve.
+    fn look(&self) {
+        let inner = &self.inner;
+        let was = inner.low.load(Ordering::Acquire);
+        let left = |place: &Option<Place>| place.as_ref().map(|place| (place.left(), place.low, place.enough));
+        let places = [left(&inner.state), left(&inner.log)];
+        let is_short = |(left, low, enough): &(u64, u64, u64)| *left < if was { *enough } else { *low };
+        let low = places.iter().flatten().any(is_short);
+        if low != was {
+            inner.low.store(low, Ordering::Release);
+            inner.refuses.store(low, Ordering::Release);
+            self.announce(low, &places);
+            inner.levels.send_replace(low);
+        }
+        let Some(reserve) = &inner.reserve else { return };
+        if low && !was {
+            reserve.sign();
+        } else if !low && (was || !reserve.held.load(Ordering::Acquire)) {
+            let room = places[0].is_none_or(|(left, _, enough)| left >= enough + reserve.bytes);
+            // While it is held, only the sign that space was low is taken back.
+            if room || reserve.held.load(Ordering::Acquire) {
+                reserve.hold();
+            }
+        }
+    }
+
+    fn announce(&self, low: bool, places: &[Option<(u64, u64, u64)>; 2]) {
+        let dir = |part| self.place(part).map(|place: &Place| place.dir.display().to_string());
+        let shown: Vec<String> = [(Part::State, places[0]), (Part::Log, places[1])]
+            .into_iter()
+            .filter_map(|(part, place)| {
+                let (left, low, enough) = place?;
+                Some(format!("{} bytes left in {} (low below {low}, enough from {enough})", left, dir(part)?))
+            })
+            .collect();
+        let space = shown.join("; ");
+        if low {
+            tracing::warn!(
+                space,
+                "disk space is low: this member raises NOSPACE or, where others have space, stands aside, and goes on serving \
+                 reads; free space on this file system or enlarge it"
+            );
+        } else {
+            tracing::info!(space, "disk space is sufficient again");
+        }
+    }
+
+    /// Whether `bytes` can be written to `part` without fear. Gives the reserve back to the state when that helps.
+    pub fn has_room(&self, part: Part, bytes: u64) -> bool {
+        let Some(place) = self.place(part) else { return true };
+        let enough = || place.left() >= bytes.saturating_add(MARGIN);
+        enough() || (part == Part::State && self.inner.reserve.as_ref().is_some_and(Reserve::give_back) && enough())
+    }
+
+    /// Whether `bytes` can be written to `part` and the low mark kept: for what is useful but need not be.
+    pub fn has_spare_room(&self, part: Part, bytes: u64) -> bool {
+        let Some(place) = self.place(part) else { return true };
+        !self.is_low() && place.left() >= place.enough.saturating_add(bytes)
+    }
+
+    /// Blocks until `bytes` can be written to `part`, and says what for while it waits. False when `stopped` says so first.
+    pub fn wait(&self, part: Part, bytes: u64, what: &'static str, stopped: impl Fn() -> bool) -> bool {
+        if self.has_room(part, bytes) {
+            return true;
+        }
+        let _waiting = self.start_waiting(part, bytes, what);
+        loop {
+            if stopped() {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+            if self.has_room(part, bytes) {
+                return true;
+            }
+        }
+    }
+
+    /// The same for tasks; `bytes` is asked anew each time.
+    pub async fn ready(&self, part: Part, bytes: impl Fn() -> u64, what: &'static str) {
+        if self.has_room(part, bytes()) {
+            return;
+        }
+        let _waiting = self.start_waiting(part, bytes(), what);
+        while !self.has_room(part, bytes()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn start_waiting(&self, part: Part, bytes: u64, what: &'static str) -> Waiting<'_> {
+        self.inner.waiting.fetch_add(1, Ordering::AcqRel);
+        let dir = self.place(part).map_or_else(String::new, |place| place.dir.display().to_string());
+        tracing::warn!(what, bytes, dir, "no space left: waiting for space instead of failing; free some to go on");
+        Waiting { space: self, what }
+    }
+}
+
+/// Somebody waits for space.
+struct Waiting<'a> {
+    space: &'a Space,
+    what: &'static str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.space.inner.waiting.fetch_sub(1, Ordering::AcqRel);
+        tracing::info!(what = self.what, "the wait for space is over");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn length(path: &Path) -> u64 {
+        std::fs::metadata(path).expect("a reserve").len()
+    }
+
+    #[test]
+    fn marks_leave_a_small_disk_usable_and_a_large_one_room_to_merge() {
+        assert_eq!(low_mark(64 * MIB), 8 * MIB);
+        assert_eq!(low_mark(10 << 30), 512 * MIB);
+        assert_eq!(low_mark(1 << 40), 1024 * MIB);
+        assert_eq!(reserve_bytes(58 * MIB), 4 * MIB);
+        assert_eq!(reserve_bytes(100 * MIB), 6 * MIB);
+        assert_eq!(reserve_bytes(1 << 40), 16 * MIB);
+    }
+
+    #[test]
+    fn the_reserve_is_real_and_its_length_tells_the_next_life_how_this_one_ended() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join(RESERVE);
+        let first = Reserve::open(path.clone(), 4 * MIB);
+        assert!(!first.was_low, "a first life follows none");
+        first.hold();
+        assert_eq!(length(&path), 4 * MIB);
+        use std::os::unix::fs::MetadataExt;
+        let blocks = std::fs::metadata(&path).expect("a reserve").blocks() * 512;
+        assert!(blocks >= 4 * MIB, "{blocks} bytes are held");
+        let second = Reserve::open(path.clone(), 4 * MIB);
+        assert!(!second.was_low);
+        assert_eq!(length(&path), 0, "given back while the state opens");
+        second.hold();
+        second.sign();
+        let third = Reserve::open(path.clone(), 4 * MIB);
+        assert!(third.was_low);
+        third.hold();
+        assert!(third.give_back());
+        assert!(!third.give_back(), "only once");
+        assert!(Reserve::open(path, 4 * MIB).was_low, "one that gave its reserve back was low");
+    }
+
+    #[test]
+    fn space_that_nobody_measures_is_never_low() {
+        let space = Space::unbounded();
+        space.look();
+        assert!(!space.is_low() && !space.was_low());
+        assert!(space.has_room(Part::State, u64::MAX) && space.has_spare_room(Part::Log, u64::MAX));
+        assert_eq!(space.log_file_bytes(64 * MIB), 64 * MIB);
+    }
+
+    #[test]
+    fn a_wait_ends_when_it_is_stopped() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let space = Space::watch(dir.path(), &dir.path().join("wal")).expect("a space");
+        assert!(space.wait(Part::Log, 1, "test", || false));
+        assert!(!space.wait(Part::Log, u64::MAX, "test", || true));
+        assert!(!space.is_awaited());
+    }
+}
