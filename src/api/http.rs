@@ -13,7 +13,6 @@ use http_body::Body;
 use tower::ServiceExt;
 
 use super::body::{BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
-use super::body::{BodyError, ClientBody};
 use super::service::ClientService;
 use super::state::State;
 use super::{debug, exposition, gateway, health};
