@@ -467,11 +467,7 @@ mod tests {
         (ApiError::AuthOldRevision, Code::InvalidArgument, "etcdserver: revision of auth store is old"),
         (ApiError::PermissionDenied, Code::PermissionDenied, "etcdserver: permission denied"),
         (ApiError::InvalidAuthToken, Code::Unauthenticated, "etcdserver: invalid auth token"),
-        (
-            ApiError::AuthFailed,
-            Code::InvalidArgument,
-            "etcdserver: authentication failed, invalid user ID or password",
-        ),
+        (ApiError::AuthFailed, Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
         (
             ApiError::NoPasswordUser,
             Code::Unknown,
@@ -488,11 +484,7 @@ mod tests {
         (ApiError::RoleNotFound, Code::FailedPrecondition, "etcdserver: role name not found"),
         (ApiError::RoleNotGranted, Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
         (ApiError::PermissionNotGiven, Code::InvalidArgument, "etcdserver: permission not given"),
-        (
-            ApiError::PermissionNotGranted,
-            Code::FailedPrecondition,
-            "etcdserver: permission is not granted to the role",
-        ),
+        (ApiError::PermissionNotGranted, Code::FailedPrecondition, "etcdserver: permission is not granted to the role"),
         (ApiError::InvalidAuthManagement, Code::InvalidArgument, "etcdserver: invalid auth management"),
         (ApiError::NotLeader, Code::FailedPrecondition, "etcdserver: not leader"),
         (ApiError::BadLeaderTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee"),

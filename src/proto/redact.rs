@@ -113,11 +113,7 @@ mod tests {
             ),
             format!(
                 "{:?}",
-                pb::AuthUserChangePasswordRequest {
-                    name: "ann".into(),
-                    password: secret(),
-                    hashed_password: secret()
-                }
+                pb::AuthUserChangePasswordRequest { name: "ann".into(), password: secret(), hashed_password: secret() }
             ),
             in_log(Action::Login(command::Login { user: "ann".into(), token_prefix: secret() })),
             in_log(Action::UserAdd(command::NewUser {

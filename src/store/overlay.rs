@@ -12,8 +12,8 @@ use bytes::Bytes;
 use rocksdb::WriteBatch;
 
 use super::database::{Database, walk};
-use super::events::AuthEvent;
 use super::error::StoreError;
+use super::events::AuthEvent;
 use super::keys::{self, HistoryRow, Progress, meta};
 use super::{auth, leases, records};
 use crate::model::auth::{Auth, AuthEffect};

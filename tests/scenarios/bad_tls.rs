@@ -13,7 +13,7 @@ use crate::harness::wait::until;
 const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// A single member that wants client certificates, not started.
-fn member(folder: &Path, authority: &Path, leaf: &Leaf) -> Member {
+pub(super) fn member(folder: &Path, authority: &Path, leaf: &Leaf) -> Member {
     let ports = free_ports(2);
     let (client, peer) = (format!("https://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
     let pairs = [

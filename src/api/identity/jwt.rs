@@ -23,7 +23,12 @@ pub struct Jwt {
 }
 
 enum Method {
-    Library { algorithm: Algorithm, signing: Option<EncodingKey>, verifying: DecodingKey, rules: Validation },
+    Library {
+        algorithm: Algorithm,
+        signing: Option<EncodingKey>,
+        verifying: DecodingKey,
+        rules: Validation,
+    },
     /// ES512, which the library does not know.
     P521(P521),
 }

@@ -116,12 +116,7 @@ impl Identities {
     ///
     /// # Errors
     /// [`ApiError::InvalidAuthToken`]; barrier errors, for a token from the log's future.
-    pub async fn resolve(
-        &self,
-        state: &State,
-        call: &Call,
-        credentials: &Credentials,
-    ) -> Result<Identity, ApiError> {
+    pub async fn resolve(&self, state: &State, call: &Call, credentials: &Credentials) -> Result<Identity, ApiError> {
         if !state.store.auth_mark().is_on() {
             return Ok(Identity::nobody());
         }
@@ -224,9 +219,9 @@ mod tests {
     use super::*;
 
     fn token(headers: &[(&'static str, &'static str)]) -> Option<String> {
-        let headers = headers.iter().map(|&(name, value)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
-        });
+        let headers = headers
+            .iter()
+            .map(|&(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)));
         Credentials::of(&headers.collect(), None).token
     }
 

@@ -133,7 +133,12 @@ mod tests {
     #[test]
     fn what_is_no_token_is_told_from_the_text_alone() {
         let bad = ["", "a.1", "abcdefghijklmnop", "abcdefghijklmnop.", "abcdefghijklmnop.x", "abcdefghijklmnop.1.2"];
-        let odd = ["abcdefghijklmno1.1", "abcdefghijklmnop.-1", "abcdefghijklmnop.+1", "abcdefghijklmnop.99999999999999999999"];
+        let odd = [
+            "abcdefghijklmno1.1",
+            "abcdefghijklmnop.-1",
+            "abcdefghijklmnop.+1",
+            "abcdefghijklmnop.99999999999999999999",
+        ];
         assert!(bad.iter().chain(&odd).all(|token| index_of(token).is_none()));
     }
 

@@ -100,11 +100,7 @@ fn signed(keys: &jwt::Jwt, state: &State, name: &str, revision: u64) -> Result<S
 }
 
 /// A token that every member remembers, made known through the log. Nobody needs to be known already for that.
-async fn remembered(
-    state: &State,
-    call: &Call,
-    name: &str,
-) -> Result<(Option<pb::ResponseHeader>, String), ApiError> {
+async fn remembered(state: &State, call: &Call, name: &str) -> Result<(Option<pb::ResponseHeader>, String), ApiError> {
     let login = Login { user: name.to_owned(), token_prefix: simple::new_prefix() };
     let command = Command::Auth(AuthCommand { action: Some(Action::Login(login)) });
     let (revision, Response::Login(token)) = call.as_member().propose(state, command).await? else {
@@ -126,11 +122,8 @@ pub async fn user_add(
     // First: hashing is slow on purpose, and not for everybody.
     access::root(state, call).await?;
     let no_password = request.options.is_some_and(|options| options.no_password);
-    let password_hash = if no_password {
-        Bytes::new()
-    } else {
-        state.identities.passwords().hash(call, request.password).await?
-    };
+    let password_hash =
+        if no_password { Bytes::new() } else { state.identities.passwords().hash(call, request.password).await? };
     let action = Action::UserAdd(NewUser { name: request.name, password_hash, no_password });
     Ok(pb::AuthUserAddResponse { header: change(state, call, action).await? })
 }

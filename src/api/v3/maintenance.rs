@@ -83,11 +83,7 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 ///
 /// # Errors
 /// Not root; compacted or future revision.
-pub async fn hash_kv(
-    state: &State,
-    call: &Call,
-    request: pb::HashKvRequest,
-) -> Result<pb::HashKvResponse, ApiError> {
+pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     access::root(state, call).await?;
     let store = state.store.clone();
     let hash = blocking(move || store.hash_kv(request.revision)).await??;

@@ -78,10 +78,12 @@ impl Session for Watching {
                     Err(status) => return Some(Err(end_of(status))),
                 },
                 output = self.watchers.next() => {
-                    self.look_again().await;
+                    if self.is_outdated() {
+                        Box::pin(self.look_again()).await;
+                    }
                     self.send(output);
                 }
-                () = &mut self.auth_change => self.look_again().await,
+                () = &mut self.auth_change => Box::pin(self.look_again()).await,
             }
         }
     }
@@ -147,14 +149,16 @@ impl Watching {
         self.watchers.create(create).map_err(|refusal| refusal.to_string())
     }
 
-    /// Cancels every watcher whose user may no longer read its range. Costs one load when nothing changed.
+    /// Whether the auth store changed since all watchers were permitted.
+    fn is_outdated(&self) -> bool {
+        self.state.store.auth_mark().state() != self.permitted_at
+    }
+
+    /// Cancels every watcher whose user may no longer read its range.
     async fn look_again(&mut self) {
-        let now = self.state.store.auth_mark().state();
-        if now == self.permitted_at {
-            return;
-        }
-        self.permitted_at = now;
+        // In this order: a change in between is one too many, not one too few.
         self.auth_change = next_auth_change(&self.state);
+        self.permitted_at = self.state.store.auth_mark().state();
         let auth = self.state.store.auth();
         if !auth.is_enabled() {
             return;
@@ -295,8 +299,8 @@ impl pb::watch_server::Watch for Watch {
             ending: stream::ending(&self.0, call.require_leader),
             credentials,
             user: None,
-            permitted_at: self.0.store.auth_mark().state(),
             auth_change: next_auth_change(&self.0),
+            permitted_at: self.0.store.auth_mark().state(),
         };
         Ok(Reply::new(stream::serve(session)))
     }

@@ -183,7 +183,9 @@ mod tests {
     fn witnesses() -> Vec<Vec<u8>> {
         let letters = [0u8, b'a', b'b', 0xff];
         let longer = |keys: &[Vec<u8>]| -> Vec<Vec<u8>> {
-            keys.iter().flat_map(|key| letters.iter().map(move |letter| [key.as_slice(), &[*letter]].concat())).collect()
+            keys.iter()
+                .flat_map(|key| letters.iter().map(move |letter| [key.as_slice(), &[*letter]].concat()))
+                .collect()
         };
         let one = longer(&[Vec::new()]);
         let two = longer(&one);

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::super::effects::{Effects, Position, Refusal, Response};
 use super::super::view::View;
+use super::AuthError;
 use super::grants::is_grantable;
 use super::state::{Auth, AuthChange, AuthEffect, ROOT, Role, Secret, User};
-use super::AuthError;
 use crate::proto::authpb::Permission;
 use crate::proto::command::auth_command::Action;
 use crate::proto::command::{AuthCommand, Login, NewPassword, NewUser};

@@ -297,7 +297,8 @@ mod tests {
 
     fn store() -> Auth {
         let users = [("ann".to_owned(), user(&["left", "right"])), (ROOT.to_owned(), user(&[ROOT]))];
-        let roles = [("left".to_owned(), role(Type::Read, "a", "c")), ("right".to_owned(), role(Type::Readwrite, "c", "e"))];
+        let roles =
+            [("left".to_owned(), role(Type::Read, "a", "c")), ("right".to_owned(), role(Type::Readwrite, "c", "e"))];
         Auth::new(true, 7, users, roles)
     }
 
@@ -356,7 +357,8 @@ mod tests {
         let next = auth.after(&change);
         assert_eq!(next.read(&by("ann", 8), b"b", b""), Err(AuthError::Denied));
         assert_eq!(next.write(&by("ann", 8), b"a", b""), Ok(()));
-        let gone = AuthChange { enabled: true, revision: 9, users: vec![("ann".to_owned(), None)], ..AuthChange::default() };
+        let gone =
+            AuthChange { enabled: true, revision: 9, users: vec![("ann".to_owned(), None)], ..AuthChange::default() };
         assert_eq!(next.after(&gone).write(&by("ann", 9), b"a", b""), Err(AuthError::Denied));
         assert_eq!(auth.read(&by("ann", 7), b"b", b""), Ok(()), "the old value is untouched");
     }

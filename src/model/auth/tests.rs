@@ -34,7 +34,8 @@ fn take_role(name: &str, role: &str) -> Command {
 }
 
 fn allow(role: &str, kind: Type, key: &str, range_end: &str) -> Command {
-    let perm = Permission { perm_type: kind.into(), key: key.to_owned().into(), range_end: range_end.to_owned().into() };
+    let perm =
+        Permission { perm_type: kind.into(), key: key.to_owned().into(), range_end: range_end.to_owned().into() };
     auth(Action::RoleGrantPermission(pb::AuthRoleGrantPermissionRequest { name: role.to_owned(), perm: Some(perm) }))
 }
 

@@ -162,7 +162,8 @@ fn rsa(source: &Source) -> Result<(EncodingKey, Vec<u8>), KeyError> {
 
 fn ec(source: &Source, curve: &'static EcdsaSigningAlgorithm) -> Result<(EncodingKey, Vec<u8>), KeyError> {
     let der = source.private_der()?;
-    let pair = EcdsaKeyPair::from_private_key_der(curve, der.secret_der()).map_err(|rejected| source.unfit(rejected))?;
+    let pair =
+        EcdsaKeyPair::from_private_key_der(curve, der.secret_der()).map_err(|rejected| source.unfit(rejected))?;
     let document = pair.to_pkcs8v1().map_err(|rejected| source.unfit(rejected))?;
     Ok((EncodingKey::from_ec_der(document.as_ref()), pair.public_key().as_ref().to_vec()))
 }
@@ -185,9 +186,8 @@ fn es512(private: Option<Source>, public: Option<Source>) -> Option<Result<Metho
         Err(error) => return Some(Err(error)),
     };
     let Some(source) = &private else { return Some(Ok(Method::P521(P521::public(given?)))) };
-    let key = source
-        .private_der()
-        .and_then(|der| P521::private(der.secret_der()).map_err(|rejected| source.unfit(rejected)));
+    let key =
+        source.private_der().and_then(|der| P521::private(der.secret_der()).map_err(|rejected| source.unfit(rejected)));
     Some(match key {
         Ok(key) if given.is_some_and(|given| given != key.point()) => Err(mismatch(&private, &public)),
         Ok(key) => Ok(Method::P521(key)),

@@ -42,11 +42,7 @@ impl P521 {
 
     pub(super) fn sign(&self, claims: &Value) -> Result<String, SignError> {
         let pair = self.pair.as_ref().ok_or(SignError::VerifyOnly)?;
-        let message = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(HEADER),
-            URL_SAFE_NO_PAD.encode(claims.to_string())
-        );
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).map_err(|_| SignError::Failed)?;
         Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }

@@ -178,8 +178,11 @@ fn a_certificate_stands_for_its_public_key() {
 
 #[test]
 fn keys_that_cannot_work_stop_the_start_and_are_named() {
-    let (p256, p384, other) =
-        (ec(&ECDSA_P256_SHA256_FIXED_SIGNING), ec(&ECDSA_P384_SHA384_FIXED_SIGNING), ec(&ECDSA_P256_SHA256_FIXED_SIGNING));
+    let (p256, p384, other) = (
+        ec(&ECDSA_P256_SHA256_FIXED_SIGNING),
+        ec(&ECDSA_P384_SHA384_FIXED_SIGNING),
+        ec(&ECDSA_P256_SHA256_FIXED_SIGNING),
+    );
     let garbage = files("no key at all", "nor here");
     assert!(refused("ES256", None, None).contains("missing key data"));
     let absent = refused("ES256", Some(Path::new("/nowhere/key")), None);
