@@ -114,7 +114,7 @@ impl Server {
             }
             Call::Grant(request) => masked!(self.lease.lease_grant(self.signed(by, request))),
             Call::Revoke(request) => masked!(self.lease.lease_revoke(self.signed(by, request))),
-            Call::MemberAdd(request) => masked!(self.cluster.member_add(self.signed(by, request))),
+            Call::MemberRemove(request) => masked!(self.cluster.member_remove(self.signed(by, request))),
             Call::Watch(request) => self.first_of_watch(by, request).await?,
         })
     }
@@ -131,16 +131,22 @@ impl Server {
     }
 }
 
-async fn compare(flags: &[&str], operations: u64, seed: u64) {
+async fn compare(flags: &[&str], leases: bool, operations: u64, seed: u64) {
     let (etcd, ours) = (
         Cluster::start_in_memory(Product::Etcd, 1, flags).await,
         Cluster::start_in_memory(Product::Ours, 1, flags).await,
     );
     let (mut etcd_server, mut our_server) = (Server::connect(&etcd).await, Server::connect(&ours).await);
     let mut generator = Generator::new(SmallRng::seed_from_u64(seed));
+    generator.leases = leases;
     let (mut enabled, mut while_on, mut refused) = (false, 0u64, BTreeMap::<String, u64>::new());
     for n in 0..operations {
         let (by, call) = generator.next(enabled);
+        // Leases of nobody in particular: etcd 3.4 does not ask.
+        let known = matches!(&by, By::User(name) if our_server.tokens.contains_key(*name));
+        if enabled && !known && matches!(call, Call::Grant(_) | Call::Revoke(_)) {
+            continue;
+        }
         let expected = etcd_server.ask(&by, &call).await;
         let got = our_server.ask(&by, &call).await;
         assert!(
@@ -173,7 +179,7 @@ async fn compare(flags: &[&str], operations: u64, seed: u64) {
 async fn random_auth_operations_answer_as_etcd_answers_them() {
     let _turn = turn().await;
     let (operations, seed) = (setting("DIFF_AUTH_OPS", 4_000), setting("DIFF_AUTH_SEED", 1));
-    compare(&["--bcrypt-cost", "4"], operations, seed).await;
+    compare(&["--bcrypt-cost", "4"], true, operations, seed).await;
 }
 
 #[tokio::test]
@@ -184,7 +190,7 @@ async fn signed_tokens_answer_as_etcds_do() {
     let key = folder.path().join("key.pem");
     rsa_key(&key);
     let token = format!("jwt,sign-method=RS256,priv-key={0},pub-key={0}.pub,ttl=10m", key.display());
-    compare(&["--bcrypt-cost", "4", "--auth-token", &token], operations, seed).await;
+    compare(&["--bcrypt-cost", "4", "--auth-token", &token], false, operations, seed).await;
 }
 
 /// An RSA pair in two files, as etcd's documentation makes them.

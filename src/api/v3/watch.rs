@@ -22,6 +22,7 @@ use crate::api::error::ApiError;
 use crate::api::identity::Credentials;
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
+use crate::model::auth::AuthError;
 use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
@@ -193,7 +194,7 @@ impl Watching {
         }
         let by = Call::on_stream(&self.state, &self.credentials).identity(&self.state).await?;
         if by.is_nobody() {
-            return Err(ApiError::UserEmpty);
+            return Err(ApiError::Auth(AuthError::UserEmpty));
         }
         self.user = Some(by.user.clone());
         Ok(by.user)
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn reasons_are_written_as_go_prints_a_status() {
         let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
-        assert_eq!(as_status(ApiError::PermissionDenied), denied);
+        assert_eq!(as_status(ApiError::Auth(AuthError::Denied)), denied);
         let unknown = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
         assert_eq!(as_status(ApiError::InvalidAuthToken), unknown);
     }

@@ -74,18 +74,18 @@ async fn entries_of_one_batch_see_the_changes_before_them() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut machine) = open(dir.path());
     let mut entries = log(setup());
-    entries.push(as_user(8, "ann", 6, put(b"k", b"1")));
-    entries.push(as_user(9, "ann", 6, put(b"z", b"1")));
+    entries.push(as_user(8, "ann", 7, put(b"k", b"1")));
+    entries.push(as_user(9, "ann", 7, put(b"z", b"1")));
     entries.push(entry(10, put(b"k", b"nobody")));
     let forbid = pb::AuthRoleRevokePermissionRequest { role: "r".to_owned(), key: "k".into(), ..Default::default() };
-    entries.push(as_user(11, "root", 6, auth(Action::RoleRevokePermission(forbid))));
-    entries.push(as_user(12, "ann", 6, put(b"k", b"late")));
+    entries.push(as_user(11, "root", 7, auth(Action::RoleRevokePermission(forbid))));
+    entries.push(as_user(12, "ann", 7, put(b"k", b"late")));
     apply(&mut machine, entries).await;
     let view = store.view();
     assert_eq!(view.get(b"k").unwrap().unwrap().decode().unwrap().value, "1");
     assert!(view.get(b"z").unwrap().is_none());
     assert_eq!(view.revision(), 3);
-    let by = Identity { user: "ann".to_owned(), revision: 7 };
+    let by = Identity { user: "ann".to_owned(), revision: 8 };
     assert_eq!(view.auth().write(&by, b"k", b""), Err(AuthError::Denied));
     assert_eq!(store.hash_kv(0).unwrap().hash_revision, 3, "users and roles are no part of the key hash");
 }
@@ -132,7 +132,7 @@ async fn a_snapshot_brings_the_rules_with_the_data() {
     assert_eq!(follower.auth(), leader.auth());
     assert_eq!(follower.hash().unwrap(), leader.hash().unwrap());
     for machine in [&mut leading, &mut following] {
-        apply(machine, [as_user(8, "ann", 6, put(b"k", b"1")), entry(9, put(b"k", b"nobody"))]).await;
+        apply(machine, [as_user(8, "ann", 7, put(b"k", b"1")), entry(9, put(b"k", b"nobody"))]).await;
     }
     assert_eq!(follower.hash_kv(0).unwrap(), leader.hash_kv(0).unwrap());
     assert_eq!(follower.revision(), 3);
