@@ -22,7 +22,7 @@ use crate::proto::etcdserverpb as pb;
 /// Lets pass who has the root role.
 ///
 /// # Errors
-/// [`ApiError::InvalidAuthToken`], [`ApiError::UserEmpty`], [`ApiError::UserNotFound`], [`ApiError::PermissionDenied`].
+/// [`ApiError::InvalidAuthToken`], `UserEmpty`, `UserNotFound`, `Denied`.
 pub async fn root(state: &State, call: &Call) -> Result<(), ApiError> {
     if !is_guarded(state, call) {
         return Ok(());
@@ -34,7 +34,7 @@ pub async fn root(state: &State, call: &Call) -> Result<(), ApiError> {
 /// Lets pass whoever is known.
 ///
 /// # Errors
-/// [`ApiError::InvalidAuthToken`], [`ApiError::UserEmpty`].
+/// [`ApiError::InvalidAuthToken`], `UserEmpty`.
 pub async fn somebody(state: &State, call: &Call) -> Result<(), ApiError> {
     if !is_guarded(state, call) {
         return Ok(());
@@ -71,8 +71,8 @@ async fn root_or(state: &State, call: &Call, also: impl Fn(&Auth, &Identity) -> 
 /// Lets pass who may renew the lease: whoever may write all of its keys.
 ///
 /// # Errors
-/// [`ApiError::InvalidAuthToken`], [`ApiError::UserEmpty`], [`ApiError::AuthOldRevision`],
-/// [`ApiError::PermissionDenied`].
+/// [`ApiError::InvalidAuthToken`], `UserEmpty`, `OldRevision`,
+/// `Denied`.
 pub async fn renewal(state: &State, call: &Call, lease: i64) -> Result<(), ApiError> {
     let Some(reading) = Reading::guard(state, call).await? else { return Ok(()) };
     reading.auth.somebody(&reading.by)?;
@@ -175,10 +175,10 @@ impl Reading {
     /// What was read was read under these rules, if they still stand.
     ///
     /// # Errors
-    /// [`ApiError::AuthOldRevision`].
+    /// `OldRevision`.
     pub fn end(&self, state: &State) -> Result<(), ApiError> {
         let stands = self.by.is_nobody() || self.by.revision == state.store.auth().revision();
-        if stands { Ok(()) } else { Err(ApiError::AuthOldRevision) }
+        if stands { Ok(()) } else { Err(AuthError::OldRevision.into()) }
     }
 }
 

@@ -56,8 +56,7 @@ impl Call {
     /// # Errors
     /// Those of [`Call::admit`].
     pub fn of<T>(state: &State, request: &tonic::Request<T>, audience: Audience) -> Result<Self, ApiError> {
-        let caller = request.extensions().get::<Caller>();
-        Self::admit_from(state, request.metadata().as_ref(), caller, audience)
+        Self::admit_from(state, request.metadata().as_ref(), || request.extensions().get(), audience)
     }
 
     /// Admits a request with these headers, in etcd's order: learner, then leader. Who asks is told by a token among
@@ -67,13 +66,14 @@ impl Call {
     /// [`ApiError::NotSupportedForLearner`], [`ApiError::NoLeader`], [`ApiError::BadTimeout`].
     #[allow(dead_code, reason = "the way in for requests that are not gRPC")]
     pub fn admit(state: &State, headers: &HeaderMap, audience: Audience) -> Result<Self, ApiError> {
-        Self::admit_from(state, headers, None, audience)
+        Self::admit_from(state, headers, || None, audience)
     }
 
-    fn admit_from(
+    /// The caller is looked for only when he matters.
+    fn admit_from<'a>(
         state: &State,
         headers: &HeaderMap,
-        caller: Option<&Caller>,
+        caller: impl FnOnce() -> Option<&'a Caller>,
         audience: Audience,
     ) -> Result<Self, ApiError> {
         let status = state.consensus.status();
@@ -84,7 +84,7 @@ impl Call {
         if require_leader && status.leader.is_none() {
             return Err(ApiError::NoLeader);
         }
-        let asker = state.store.auth_mark().is_on().then(|| Arc::new(Credentials::of(headers, caller)));
+        let asker = state.store.auth_mark().is_on().then(|| Arc::new(Credentials::of(headers, caller())));
         let mut call = Self { require_leader, asker: Asker::Client(asker), ..Self::internal(state) };
         if let Some(value) = headers.get("grpc-timeout") {
             let timeout = parse_timeout(value.as_bytes()).ok_or(ApiError::BadTimeout)?;
@@ -106,6 +106,12 @@ impl Call {
         Self { asker: Asker::Client(Some(Arc::clone(credentials))), ..Self::internal(state) }
     }
 
+    /// The same asker again, with a deadline of its own: for what goes on after the call, such as cleaning up.
+    #[allow(dead_code, reason = "for calls that outlive their request")]
+    pub fn again(&self, state: &State) -> Self {
+        Self { asker: self.asker.clone(), ..Self::internal(state) }
+    }
+
     /// The same call for something that this member does on the way and for itself.
     pub fn as_member(&self) -> Self {
         Self { asker: Asker::Member, ..self.clone() }
@@ -122,7 +128,8 @@ impl Call {
     /// [`ApiError::InvalidAuthToken`]; barrier errors, for a token that this member has yet to hear of.
     pub async fn identity(&self, state: &State) -> Result<Identity, ApiError> {
         match &self.asker {
-            Asker::Client(Some(credentials)) => state.identities.resolve(state, self, credentials).await,
+            // Boxed, here and below: what happens only with authentication on must not make every call's future larger.
+            Asker::Client(Some(credentials)) => Box::pin(state.identities.resolve(state, self, credentials)).await,
             Asker::Client(None) | Asker::Member => Ok(Identity::nobody()),
         }
     }
@@ -186,7 +193,7 @@ impl Call {
     /// still happen); the command's refusal.
     pub async fn propose(&self, state: &State, command: Command) -> Result<(i64, Response), ApiError> {
         let bytes = if state.store.auth_mark().is_on() && !self.is_member() {
-            access::signed(state, self, command).await?
+            Box::pin(access::signed(state, self, command)).await?
         } else {
             command::encode(command)
         };

@@ -67,46 +67,14 @@ pub enum ApiError {
     LearnerNotReady,
     /// One more learner than allowed.
     TooManyLearners,
-    /// Authentication asked for while auth is off.
-    AuthNotEnabled,
-    /// Nobody asks, where somebody must; or a user without a name.
-    UserEmpty,
-    /// Identified before the auth store changed.
-    AuthOldRevision,
-    /// The asker may not.
-    PermissionDenied,
+    /// Who asks may not, or users and roles forbid it.
+    Auth(AuthError),
     /// A token that is unknown, expired or forged.
     InvalidAuthToken,
-    /// Unknown user or wrong password at a login.
-    AuthFailed,
-    /// A password for a user who has none.
-    NoPasswordUser,
     /// A password longer than bcrypt takes.
     PasswordTooLong,
     /// A login at a member that can only verify tokens.
     VerifyOnlyKey,
-    /// No root user when authentication is switched on.
-    RootUserMissing,
-    /// A root user without the root role.
-    RootRoleMissing,
-    /// A user name in use.
-    UserExists,
-    /// Unknown user.
-    UserNotFound,
-    /// A role without a name.
-    RoleEmpty,
-    /// A role name in use.
-    RoleExists,
-    /// Unknown role.
-    RoleNotFound,
-    /// A role that the user does not have.
-    RoleNotGranted,
-    /// A grant of nothing.
-    PermissionNotGiven,
-    /// A permission that the role does not have.
-    PermissionNotGranted,
-    /// A change of root's own standing, or a permission for no key.
-    InvalidAuthManagement,
     /// Leader transfer asked of a follower.
     NotLeader,
     /// Leader transfer to a learner or a stranger.
@@ -187,26 +155,11 @@ impl ApiError {
                 (Code::FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader")
             }
             Self::TooManyLearners => (Code::FailedPrecondition, "etcdserver: too many learner members in cluster"),
-            Self::AuthNotEnabled
-            | Self::UserEmpty
-            | Self::AuthOldRevision
-            | Self::PermissionDenied
-            | Self::InvalidAuthToken
-            | Self::AuthFailed
-            | Self::NoPasswordUser
-            | Self::PasswordTooLong
-            | Self::VerifyOnlyKey
-            | Self::RootUserMissing
-            | Self::RootRoleMissing
-            | Self::UserExists
-            | Self::UserNotFound
-            | Self::RoleEmpty
-            | Self::RoleExists
-            | Self::RoleNotFound
-            | Self::RoleNotGranted
-            | Self::PermissionNotGiven
-            | Self::PermissionNotGranted
-            | Self::InvalidAuthManagement => self.auth_row(),
+            Self::Auth(error) => auth_row(error),
+            Self::InvalidAuthToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            // These two have no row in etcd's own table and reach the wire as they are.
+            Self::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
+            Self::VerifyOnlyKey => (Code::Unknown, "auth: token signing attempted with verify-only key"),
             Self::NotLeader => (Code::FailedPrecondition, "etcdserver: not leader"),
             Self::BadLeaderTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
             Self::LeaderTransferTimeout => {
@@ -239,37 +192,32 @@ impl ApiError {
     }
 }
 
-impl ApiError {
-    /// The rows about users, roles and permissions.
-    fn auth_row(self) -> (Code, &'static str) {
-        match self {
-            Self::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
-            Self::AuthOldRevision => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
-            Self::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
-            Self::InvalidAuthToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
-            Self::AuthFailed => {
-                (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
-            }
-            // The next three have no row in etcd's own table and reach the wire as they are.
-            Self::NoPasswordUser => {
-                (Code::Unknown, "auth: authentication failed, password was given for no password user")
-            }
-            Self::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
-            Self::VerifyOnlyKey => (Code::Unknown, "auth: token signing attempted with verify-only key"),
-            Self::RootUserMissing => (Code::FailedPrecondition, "etcdserver: root user does not exist"),
-            Self::RootRoleMissing => (Code::FailedPrecondition, "etcdserver: root user does not have root role"),
-            Self::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
-            Self::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
-            Self::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
-            Self::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
-            Self::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
-            Self::RoleNotGranted => (Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
-            Self::PermissionNotGiven => (Code::InvalidArgument, "etcdserver: permission not given"),
-            Self::PermissionNotGranted => {
-                (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
-            }
-            Self::InvalidAuthManagement => (Code::InvalidArgument, "etcdserver: invalid auth management"),
-            _ => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+/// The rows about users, roles and permissions.
+fn auth_row(error: AuthError) -> (Code, &'static str) {
+    match error {
+        AuthError::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
+        AuthError::OldRevision => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        AuthError::Denied => (Code::PermissionDenied, "etcdserver: permission denied"),
+        AuthError::NoRootUser => (Code::FailedPrecondition, "etcdserver: root user does not exist"),
+        AuthError::NoRootRole => (Code::FailedPrecondition, "etcdserver: root user does not have root role"),
+        AuthError::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
+        AuthError::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
+        AuthError::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
+        AuthError::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
+        AuthError::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
+        AuthError::RoleNotGranted => (Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
+        AuthError::PermissionNotGiven => (Code::InvalidArgument, "etcdserver: permission not given"),
+        AuthError::PermissionNotGranted => {
+            (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
+        }
+        AuthError::InvalidManagement => (Code::InvalidArgument, "etcdserver: invalid auth management"),
+        AuthError::NotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+        AuthError::LoginFailed => {
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+        }
+        // No row in etcd's own table.
+        AuthError::NoPasswordUser => {
+            (Code::Unknown, "auth: authentication failed, password was given for no password user")
         }
     }
 }
@@ -331,25 +279,7 @@ impl From<Refusal> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::UserEmpty => Self::UserEmpty,
-            AuthError::OldRevision => Self::AuthOldRevision,
-            AuthError::Denied => Self::PermissionDenied,
-            AuthError::NoRootUser => Self::RootUserMissing,
-            AuthError::NoRootRole => Self::RootRoleMissing,
-            AuthError::UserExists => Self::UserExists,
-            AuthError::UserNotFound => Self::UserNotFound,
-            AuthError::RoleEmpty => Self::RoleEmpty,
-            AuthError::RoleExists => Self::RoleExists,
-            AuthError::RoleNotFound => Self::RoleNotFound,
-            AuthError::RoleNotGranted => Self::RoleNotGranted,
-            AuthError::PermissionNotGiven => Self::PermissionNotGiven,
-            AuthError::PermissionNotGranted => Self::PermissionNotGranted,
-            AuthError::InvalidManagement => Self::InvalidAuthManagement,
-            AuthError::NotEnabled => Self::AuthNotEnabled,
-            AuthError::LoginFailed => Self::AuthFailed,
-            AuthError::NoPasswordUser => Self::NoPasswordUser,
-        }
+        Self::Auth(error)
     }
 }
 
@@ -494,30 +424,46 @@ mod tests {
             "etcdserver: can only promote a learner member which is in sync with leader",
         ),
         (ApiError::TooManyLearners, Code::FailedPrecondition, "etcdserver: too many learner members in cluster"),
-        (ApiError::AuthNotEnabled, Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
-        (ApiError::UserEmpty, Code::InvalidArgument, "etcdserver: user name is empty"),
-        (ApiError::AuthOldRevision, Code::InvalidArgument, "etcdserver: revision of auth store is old"),
-        (ApiError::PermissionDenied, Code::PermissionDenied, "etcdserver: permission denied"),
+        (ApiError::Auth(AuthError::NotEnabled), Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+        (ApiError::Auth(AuthError::UserEmpty), Code::InvalidArgument, "etcdserver: user name is empty"),
+        (ApiError::Auth(AuthError::OldRevision), Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        (ApiError::Auth(AuthError::Denied), Code::PermissionDenied, "etcdserver: permission denied"),
         (ApiError::InvalidAuthToken, Code::Unauthenticated, "etcdserver: invalid auth token"),
-        (ApiError::AuthFailed, Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
         (
-            ApiError::NoPasswordUser,
+            ApiError::Auth(AuthError::LoginFailed),
+            Code::InvalidArgument,
+            "etcdserver: authentication failed, invalid user ID or password",
+        ),
+        (
+            ApiError::Auth(AuthError::NoPasswordUser),
             Code::Unknown,
             "auth: authentication failed, password was given for no password user",
         ),
         (ApiError::PasswordTooLong, Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
         (ApiError::VerifyOnlyKey, Code::Unknown, "auth: token signing attempted with verify-only key"),
-        (ApiError::RootUserMissing, Code::FailedPrecondition, "etcdserver: root user does not exist"),
-        (ApiError::RootRoleMissing, Code::FailedPrecondition, "etcdserver: root user does not have root role"),
-        (ApiError::UserExists, Code::FailedPrecondition, "etcdserver: user name already exists"),
-        (ApiError::UserNotFound, Code::FailedPrecondition, "etcdserver: user name not found"),
-        (ApiError::RoleEmpty, Code::InvalidArgument, "etcdserver: role name is empty"),
-        (ApiError::RoleExists, Code::FailedPrecondition, "etcdserver: role name already exists"),
-        (ApiError::RoleNotFound, Code::FailedPrecondition, "etcdserver: role name not found"),
-        (ApiError::RoleNotGranted, Code::FailedPrecondition, "etcdserver: role is not granted to the user"),
-        (ApiError::PermissionNotGiven, Code::InvalidArgument, "etcdserver: permission not given"),
-        (ApiError::PermissionNotGranted, Code::FailedPrecondition, "etcdserver: permission is not granted to the role"),
-        (ApiError::InvalidAuthManagement, Code::InvalidArgument, "etcdserver: invalid auth management"),
+        (ApiError::Auth(AuthError::NoRootUser), Code::FailedPrecondition, "etcdserver: root user does not exist"),
+        (
+            ApiError::Auth(AuthError::NoRootRole),
+            Code::FailedPrecondition,
+            "etcdserver: root user does not have root role",
+        ),
+        (ApiError::Auth(AuthError::UserExists), Code::FailedPrecondition, "etcdserver: user name already exists"),
+        (ApiError::Auth(AuthError::UserNotFound), Code::FailedPrecondition, "etcdserver: user name not found"),
+        (ApiError::Auth(AuthError::RoleEmpty), Code::InvalidArgument, "etcdserver: role name is empty"),
+        (ApiError::Auth(AuthError::RoleExists), Code::FailedPrecondition, "etcdserver: role name already exists"),
+        (ApiError::Auth(AuthError::RoleNotFound), Code::FailedPrecondition, "etcdserver: role name not found"),
+        (
+            ApiError::Auth(AuthError::RoleNotGranted),
+            Code::FailedPrecondition,
+            "etcdserver: role is not granted to the user",
+        ),
+        (ApiError::Auth(AuthError::PermissionNotGiven), Code::InvalidArgument, "etcdserver: permission not given"),
+        (
+            ApiError::Auth(AuthError::PermissionNotGranted),
+            Code::FailedPrecondition,
+            "etcdserver: permission is not granted to the role",
+        ),
+        (ApiError::Auth(AuthError::InvalidManagement), Code::InvalidArgument, "etcdserver: invalid auth management"),
         (ApiError::NotLeader, Code::FailedPrecondition, "etcdserver: not leader"),
         (ApiError::BadLeaderTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee"),
         (

@@ -118,6 +118,20 @@ struct CallerInfo {
 
 #[allow(dead_code, reason = "who calls, and under which name, is for authentication by certificate")]
 impl Caller {
+    /// The holder of a certificate with this common name, for tests.
+    #[cfg(test)]
+    pub fn with_common_name(name: &str) -> Caller {
+        let identity = PeerIdentity {
+            common_name: Some(name.to_owned()),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            serial: Vec::new(),
+            not_before: Duration::ZERO,
+            not_after: Duration::MAX,
+        };
+        Caller(Arc::new(CallerInfo { address: None, tls: true, identity: Some(identity) }))
+    }
+
     /// Its address; `None` on a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         self.0.address

@@ -1,7 +1,9 @@
 //! One stream of operations to Debian's etcd and to this project's daemon, answers compared field by field.
 
+mod auth;
 mod gateway;
 mod generate;
+mod generate_auth;
 mod generate_gateway;
 mod generate_v2;
 mod mask;

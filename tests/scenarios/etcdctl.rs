@@ -149,7 +149,7 @@ async fn both() -> (Cluster, Cluster) {
 }
 
 /// Runs every line of `script` against both and collects all differences, so that one run shows them all.
-fn compare(script: &str, both: [Ctl; 2]) {
+pub(super) fn compare(script: &str, both: [Ctl; 2]) {
     let mut leases = ["0".to_owned(), "0".to_owned()];
     let (mut differences, mut lines) = (Vec::new(), 0);
     for line in script.lines().filter(|line| !line.is_empty()) {

@@ -1,5 +1,6 @@
 //! Scenarios on real processes: crashes, partitions, bad input, membership, and the stock command line.
 
+mod auth;
 mod bad_input;
 mod bad_tls;
 mod command_line;

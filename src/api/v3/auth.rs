@@ -62,7 +62,7 @@ pub async fn authenticate(
     let pb::AuthenticateRequest { name, password } = request;
     loop {
         let checked_at = password_is_right(state, call, &name, &password).await.inspect_err(|error| {
-            if *error != ApiError::AuthNotEnabled {
+            if *error != ApiError::Auth(AuthError::NotEnabled) {
                 tracing::warn!(user = name, error = %error, "invalid authentication was requested");
             }
         })?;
@@ -140,7 +140,7 @@ pub async fn user_change_password(
 ) -> Result<pb::AuthUserChangePasswordResponse, ApiError> {
     access::root(state, call).await?;
     let password_hash = if request.password.is_empty() {
-        STANDARD.decode(&request.hashed_password).map_err(|_| ApiError::NoPasswordUser)?.into()
+        STANDARD.decode(&request.hashed_password).map_err(|_| ApiError::Auth(AuthError::NoPasswordUser))?.into()
     } else {
         state.identities.passwords().hash(call, request.password).await?
     };

@@ -22,6 +22,7 @@ use crate::api::error::ApiError;
 use crate::api::identity::Credentials;
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
+use crate::model::auth::AuthError;
 use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
@@ -78,10 +79,12 @@ impl Session for Watching {
                     Err(status) => return Some(Err(end_of(status))),
                 },
                 output = self.watchers.next() => {
-                    self.look_again().await;
+                    if self.is_outdated() {
+                        Box::pin(self.look_again()).await;
+                    }
                     self.send(output);
                 }
-                () = &mut self.auth_change => self.look_again().await,
+                () = &mut self.auth_change => Box::pin(self.look_again()).await,
             }
         }
     }
@@ -147,14 +150,16 @@ impl Watching {
         self.watchers.create(create).map_err(|refusal| refusal.to_string())
     }
 
-    /// Cancels every watcher whose user may no longer read its range. Costs one load when nothing changed.
+    /// Whether the auth store changed since all watchers were permitted.
+    fn is_outdated(&self) -> bool {
+        self.state.store.auth_mark().state() != self.permitted_at
+    }
+
+    /// Cancels every watcher whose user may no longer read its range.
     async fn look_again(&mut self) {
-        let now = self.state.store.auth_mark().state();
-        if now == self.permitted_at {
-            return;
-        }
-        self.permitted_at = now;
+        // In this order: a change in between is one too many, not one too few.
         self.auth_change = next_auth_change(&self.state);
+        self.permitted_at = self.state.store.auth_mark().state();
         let auth = self.state.store.auth();
         if !auth.is_enabled() {
             return;
@@ -189,7 +194,7 @@ impl Watching {
         }
         let by = Call::on_stream(&self.state, &self.credentials).identity(&self.state).await?;
         if by.is_nobody() {
-            return Err(ApiError::UserEmpty);
+            return Err(ApiError::Auth(AuthError::UserEmpty));
         }
         self.user = Some(by.user.clone());
         Ok(by.user)
@@ -295,8 +300,8 @@ impl pb::watch_server::Watch for Watch {
             ending: stream::ending(&self.0, call.require_leader),
             credentials,
             user: None,
-            permitted_at: self.0.store.auth_mark().state(),
             auth_change: next_auth_change(&self.0),
+            permitted_at: self.0.store.auth_mark().state(),
         };
         Ok(Reply::new(stream::serve(session)))
     }
@@ -323,7 +328,7 @@ mod tests {
     #[test]
     fn reasons_are_written_as_go_prints_a_status() {
         let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
-        assert_eq!(as_status(ApiError::PermissionDenied), denied);
+        assert_eq!(as_status(ApiError::Auth(AuthError::Denied)), denied);
         let unknown = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
         assert_eq!(as_status(ApiError::InvalidAuthToken), unknown);
     }

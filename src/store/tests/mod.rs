@@ -1,5 +1,6 @@
 //! The state machine against its contracts: openraft's suite, the rules' reference view, crashes, snapshots.
 
+mod auth;
 mod conformance;
 mod crashes;
 mod oracle;

@@ -137,7 +137,9 @@ impl Run {
         for op in ops {
             let command = command(op, self.oracle.revision());
             let position = Position { term: 1, index: self.index };
-            let effects = crate::model::apply::apply(&self.oracle, &command, position).unwrap();
+            let effects =
+                crate::model::apply::apply(&self.oracle, &crate::model::auth::Identity::nobody(), &command, position)
+                    .unwrap();
             self.oracle.absorb(&effects);
             self.history.extend(effects.changes.into_iter().map(|change| (effects.revision, change)));
             entries.push(entry(self.index, command));

@@ -12,7 +12,7 @@ use crate::store::{Batch, EventSink, Machine, SnapshotFiles, SnapshotReceiver, S
 
 const PIECE: usize = 1000;
 
-async fn build(machine: &mut Machine) -> SnapshotFiles {
+pub(super) async fn build(machine: &mut Machine) -> SnapshotFiles {
     let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
     builder.build_snapshot().await.unwrap().snapshot
 }
@@ -23,7 +23,7 @@ fn contents(snapshot: &SnapshotFiles, name: &str) -> Vec<u8> {
     contents
 }
 
-fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
+pub(super) fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
     let mut receiver = SnapshotReceiver::begin(to, &snapshot.manifest()).unwrap();
     assert_eq!(receiver.meta(), snapshot.meta());
     for file in snapshot.files() {

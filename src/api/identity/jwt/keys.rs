@@ -112,7 +112,7 @@ pub(super) fn load(settings: &Settings) -> Result<Method, KeyError> {
         Algorithm::ES256 => pair(private, public, |source| ec(source, &ECDSA_P256_SHA256_FIXED_SIGNING), point::<65>),
         Algorithm::ES384 => pair(private, public, |source| ec(source, &ECDSA_P384_SHA384_FIXED_SIGNING), point::<97>),
         Algorithm::EdDSA => pair(private, public, ed25519, point::<32>),
-        _ => pair(private, public, rsa, Source::public_bits),
+        _ => pair(private, public, rsa, rsa_public),
     };
     let (signing, bits) = keys?.ok_or_else(|| missing("pub-key or priv-key"))?;
     let verifying = match algorithm {
@@ -158,6 +158,14 @@ fn rsa(source: &Source) -> Result<(EncodingKey, Vec<u8>), KeyError> {
     let pair = RsaKeyPair::from_der(key.as_bytes()).map_err(|rejected| source.unfit(rejected))?;
     let public = pair.public_key().as_ref().to_vec();
     Ok((key, public))
+}
+
+fn rsa_public(source: &Source) -> Result<Vec<u8>, KeyError> {
+    let bits = source.public_bits()?;
+    match aws_lc_rs::rsa::PublicKey::from_der(&bits) {
+        Ok(_) => Ok(bits),
+        Err(rejected) => Err(source.unfit(rejected)),
+    }
 }
 
 fn ec(source: &Source, curve: &'static EcdsaSigningAlgorithm) -> Result<(EncodingKey, Vec<u8>), KeyError> {
