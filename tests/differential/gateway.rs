@@ -156,6 +156,9 @@ fn mask(call: &Call, value: &mut Value) {
                 fields.remove("ID");
             }
             if let Some(leases) = fields.get_mut("leases").and_then(Value::as_array_mut) {
+                for lease in leases.iter_mut().filter(|lease| is_servers_choice(&lease["ID"])) {
+                    lease["ID"] = "chosen by the server".into();
+                }
                 leases.sort_by_key(|lease| lease["ID"].as_str().map(str::to_owned));
             }
             fields.values_mut().for_each(|value| mask(call, value));
@@ -164,6 +167,11 @@ fn mask(call: &Call, value: &mut Value) {
         Value::String(text) => *text = text.replace("proto:\u{a0}", "proto: "),
         _ => {}
     }
+}
+
+/// Ids of requests are small, those that a server picks are not.
+fn is_servers_choice(id: &Value) -> bool {
+    id.as_str().and_then(|text| text.parse::<i64>().ok()).is_some_and(|id| id > 1_000_000)
 }
 
 /// Names of fields as they stand in a text, without those that may differ.

@@ -89,7 +89,7 @@ impl Generator {
             20 => self.lock(),
             21 => self.cluster(),
             22 => self.maintenance(),
-            _ => self.auth(),
+            _ => ("auth/authenticate", "{\"name\":\"a\",\"password\":\"b\"}".to_owned()),
         }
     }
 
@@ -328,15 +328,6 @@ impl Generator {
             4 => (self.pick_path(&["nope", "kv", "kv/put/", "KV/put", "maintenance/hash/"]), "{}".to_owned()),
             _ => ("maintenance/alarm", "{\"action\":\"GET\",\"alarm\":\"NOSPACE\"}".to_owned()),
         }
-    }
-
-    fn auth(&mut self) -> (&'static str, String) {
-        self.pick_pair(&[("auth/authenticate", "{\"name\":\"a\",\"password\":\"b\"}"), ("auth/disable", "")])
-    }
-
-    fn pick_pair(&mut self, of: &[(&'static str, &str)]) -> (&'static str, String) {
-        let (path, body) = of[self.below(of.len())];
-        (path, body.to_owned())
     }
 
     /// A read whose body is damaged in some way.

@@ -40,12 +40,13 @@ pub async fn campaign(
         failure: vec![op(Op::RequestRange(queue::get(key.clone())))],
     };
     let entered = kv::txn(state, &call.step(state), enter).await?;
-    let (mut header, own) = (entered.header, queue::key_of(&entered, 0)?);
+    // The answer has the header of this step whatever follows, as in etcd.
+    let (header, own) = (entered.header, queue::key_of(&entered, 0)?);
     let rev = own.as_ref().map_or(queue::revision(header.as_ref()), |own| own.create_revision);
     let leader = pb::LeaderKey { name: request.name, key: key.clone(), rev, lease };
     let place = Place::new(state, key.clone(), rev);
     if own.is_some_and(|own| own.value != request.value) {
-        header = put_if_leading(state, &call.step(state), &leader, request.value).await?;
+        put_if_leading(state, &call.step(state), &leader, request.value).await?;
     }
     let turn = queue.wait_for_turn(state, call, rev).await;
     if turn != Err(ApiError::DeadlineExceeded) {
