@@ -105,7 +105,7 @@ impl Checker {
     /// Compares everybody at the last compaction revision, unless that was done.
     async fn compare_compaction(&self, checked: &mut i64) {
         let compacted = self.store.compacted();
-        if compacted <= *checked.max(&mut 0) {
+        if compacted <= (*checked).max(0) {
             return;
         }
         let Some(own) = self.own_hash(compacted).await.filter(|own| own.compact_revision == compacted) else { return };

@@ -245,7 +245,7 @@ async fn bad_files_and_places_are_refused_before_anything_is_touched() {
         refused("flipped", &flipped, &[], "expected sha256 ");
     }
     let trusting = ["--skip-hash-check"];
-    refused("foreign", &vec![b'x'; 65536], &trusting, "the file is no bbolt database");
+    refused("foreign", &[b'x'; 65536], &trusting, "the file is no bbolt database");
     refused("half a database", &bytes[..bytes.len() / 8192 * 4096], &trusting, "the file is no bbolt database");
     let mut broken = bytes.clone();
     // Behind the two headers and the free list: leaves, whose element heads no longer make sense.
