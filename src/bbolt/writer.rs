@@ -71,7 +71,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Bytes written so far, those of the bucket being written included.
-    pub fn len(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.out.next * PAGE as u64
     }
 
@@ -102,7 +102,7 @@ impl<W: Write + Seek> Writer<W> {
             meta.encode(&mut header);
             header.resize((number as usize + 1) * PAGE, 0);
         }
-        let len = self.len();
+        let len = self.written();
         let Pages { mut out, .. } = self.out;
         out.seek(SeekFrom::Start(0)).map_err(Error::io("seek in"))?;
         out.write_all(&header).map_err(Error::io("write"))?;

@@ -105,7 +105,7 @@ impl Checker {
     /// Compares everybody at the last compaction revision, unless that was done.
     async fn compare_compaction(&self, checked: &mut i64) {
         let compacted = self.store.compacted();
-        if compacted <= *checked.max(&mut 0) {
+        if compacted <= (*checked).max(0) {
             return;
         }
         let Some(own) = self.own_hash(compacted).await.filter(|own| own.compact_revision == compacted) else { return };
@@ -204,8 +204,9 @@ impl Checker {
             tracing::info!(local_member_id = hex(id), "initial corruption checking passed; no corruption");
             return Ok(());
         }
-        let others: Vec<String> = others.into_iter().map(hex).collect();
-        Err(Inconsistent { id: hex(id), revision: own.hash_revision, others: others.join(", ") })
+        let (revision, others) = (own.hash_revision, others.into_iter().map(hex).collect::<Vec<_>>().join(", "));
+        tracing::error!(local_member_id = hex(id), revision, others, "found data inconsistency with peers");
+        Err(Inconsistent { id: hex(id), revision, others })
     }
 }
 

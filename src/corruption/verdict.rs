@@ -48,7 +48,8 @@ fn comparable<'a>(own: &'a Reading, others: &'a [Option<Reading>]) -> impl Itera
 }
 
 fn majority(others: &[Option<Reading>]) -> usize {
-    (others.len() + 1) / 2 + 1
+    let members = others.len() + 1;
+    members / 2 + 1
 }
 
 /// Compares `own` with what the others said. `others` has a place for every other member.

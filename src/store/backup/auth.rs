@@ -7,6 +7,7 @@ use rocksdb::WriteBatch;
 
 use super::ImportError;
 use super::export::ExportError;
+use super::import::BATCH_BYTES;
 use super::rows;
 use crate::bbolt::{Bucket, ReadAt, Reader};
 use crate::proto::authpb;
@@ -99,6 +100,9 @@ fn import_named<F: ReadAt>(
             return Err(bad(&shown));
         }
         batch.put_cf(state.family(META), [prefix, &name].concat(), row);
+        if batch.size_in_bytes() > BATCH_BYTES {
+            state.write(std::mem::take(batch))?;
+        }
         Ok(())
     })
 }

@@ -131,7 +131,7 @@ fn write(state: &Database, folder: &Folder, abandoned: &AtomicBool) -> Result<Et
     let removed: std::collections::BTreeSet<Vec<u8>> = facts.removed.iter().map(|id| rows::member_key(*id)).collect();
     bucket(&mut out, rows::MEMBERS_REMOVED, removed.into_iter().map(|id| (id, b"removed".to_vec())))?;
     bucket(&mut out, rows::META, meta(state))?;
-    guard.look(out.len())?;
+    guard.look(out.written())?;
     let (mut file, len) = out.finish()?;
     file.seek(SeekFrom::Start(0)).map_err(StoreError::files("seek in", &folder.path))?;
     Ok(EtcdFile { file, len, revision: state.marks.revision.load(Ordering::SeqCst) })

@@ -24,7 +24,7 @@ use crate::store::options::StoreOptions;
 use crate::store::{leases, open, records, size};
 
 /// Bytes of one write, about.
-const BATCH_BYTES: usize = 4 << 20;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 /// Most alarms: one of each kind for each member that ever was.
 const MAX_ALARMS: usize = 4096;
 

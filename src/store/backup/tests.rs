@@ -139,7 +139,7 @@ proptest! {
         let (restored, _machine) = open(&folder.path().join("b"));
         prop_assert_eq!(visible(&restored), visible(&store));
         prop_assert_eq!((imported.revision, imported.compacted), (store.revision(), store.compacted()));
-        prop_assert_eq!(restored.size().in_use > 0, true);
+        prop_assert!(restored.size().in_use > 0);
         // And once more: what was restored saves the same keyspace.
         import_bytes(&export(&restored), &folder.path().join("c"), &how(None)).expect("our own file");
         let (again, _machine) = open(&folder.path().join("c"));
