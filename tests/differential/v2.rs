@@ -27,7 +27,7 @@ const AHEAD: usize = 50;
 /// A round in which nodes expire comes every so many.
 const EXPIRY_EVERY: u64 = 25;
 /// Operations in it, and how long they may take so that nothing expires between them.
-const EXPIRY_OPS: u64 = 150;
+const EXPIRY_OPS: u64 = 300;
 const SHORT_TTL: u64 = 4;
 /// Where to look so that most of what is hidden is seen too.
 const HIDDEN_AND_OPEN: [&str; 5] = ["/", "/_hidden", "/a/_hidden", "/c/_hidden", "/a/a/_hidden"];
