@@ -12,6 +12,12 @@ use super::files::without_leading_zeros;
 /// Longest look-up of the names in a peer's certificate.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The public key that a certificate is about, as a `SubjectPublicKeyInfo`; `None` when it does not decode.
+pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
+}
+
 /// What a verified certificate says about its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio_rustls::TlsAcceptor;
 
@@ -11,7 +14,7 @@ use super::error::TlsError;
 use super::identity::PeerIdentity;
 use super::reload::Reloading;
 use super::verify::{AllowedNames, CallerVerifier, Conditions};
-use super::{files, policy, self_signed};
+use super::{files, identity, policy, self_signed};
 use crate::clock::Clock;
 use crate::settings::{Settings, TlsPolicy, TlsSettings};
 
@@ -126,18 +129,40 @@ fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
             Some(path) => files::authorities(path)?,
             None => files::system_authorities()?,
         };
-        let verifier = CallerVerifier::new(roots, provider, conditions(tls)?)?;
+        let verifier = CallerVerifier::new(roots, provider.clone(), conditions(tls)?)?;
         builder.with_client_cert_verifier(Arc::new(verifier))
     } else {
         builder.with_no_client_auth()
     };
-    let mut config = builder.with_single_cert(chain, private).map_err(|error| TlsError::Mismatch {
+    let pair = certified(chain, private, &provider).map_err(|error| TlsError::Mismatch {
         cert: cert.clone(),
         key: key.clone(),
         reason: error.to_string(),
     })?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = policy::alpn();
     config.ticketer =
         rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Config(error.to_string()))?;
     Ok(Loaded { config: Arc::new(config), own })
+}
+
+/// A chain with the key that belongs to it. rustls reads no certificate of X.509 version 1 and so cannot tell whether the
+/// key fits; Go serves them, and it is for callers to judge them: their key is compared here.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    private: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, rustls::Error> {
+    let pair = CertifiedKey::new(chain, provider.key_provider.load_private_key(private)?);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(pair),
+        Err(rustls::Error::InvalidCertificate(_)) if has_key_of(&pair) => Ok(pair),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_key_of(pair: &CertifiedKey) -> bool {
+    let certified = pair.cert.first().and_then(identity::public_key);
+    let own = pair.key.public_key();
+    own.zip(certified).is_some_and(|(own, certified)| *own == *certified)
 }

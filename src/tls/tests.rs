@@ -310,6 +310,36 @@ fn unusable_files_are_refused_at_start_by_name() {
     }
 }
 
+/// A certificate of X.509 version 1, good for a hundred years, and its key.
+const VERSION_1: (&str, &str) = (
+    "-----BEGIN CERTIFICATE-----\n\
+     MIIBFzCBvwIUc/Rr/7MGi0n97Ucoj20JwLXcDg8wCgYIKoZIzj0EAwIwDjEMMAoG\n\
+     A1UEAwwDb2xkMCAXDTI2MTEyNTE0MTA1NFoYDzIxMjYxMTAxMTQxMDU0WjAOMQww\n\
+     CgYDVQQDDANvbGQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQjeReGh+LjZi0i\n\
+     PhFgE5ViWd9HGzRpj67h/CeSsy2AplXVaqK+lMyNwJt/w2Sf+KmeZVziU8jxkNTJ\n\
+     Q81tQs5sMAoGCCqGSM49BAMCA0cAMEQCIGtV7/9/dIQh97UEWbz25b3VNxDEeiaj\n\
+     DB8pOzVAl25vAiBnXe3MFWKqmFudSs9eeClHwT13RR1i+sU2Nx21uYWxbA==\n\
+     -----END CERTIFICATE-----\n",
+    "-----BEGIN PRIVATE KEY-----\n\
+     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgt7sS2gsizxjZ0N8a\n\
+     EEShQ4LSo9yA7tQAiZuyNfi9RJehRANCAAQjeReGh+LjZi0iPhFgE5ViWd9HGzRp\n\
+     j67h/CeSsy2AplXVaqK+lMyNwJt/w2Sf+KmeZVziU8jxkNTJQ81tQs5s\n\
+     -----END PRIVATE KEY-----\n",
+);
+
+#[tokio::test]
+async fn a_certificate_of_version_1_is_served_with_its_own_key_only() {
+    let house = house();
+    let at = |name: &str| house.dir.path().join(name);
+    std::fs::write(at("old.pem"), VERSION_1.0).expect("write");
+    std::fs::write(at("old.key"), VERSION_1.1).expect("write");
+    let pair =
+        |key: &str| TlsSettings { cert_file: Some(at("old.pem")), key_file: Some(at(key)), ..TlsSettings::default() };
+    assert!(load_server(&pair("old.key")).is_ok());
+    let error = load_server(&pair("server.key")).err().expect("another key").to_string();
+    assert!(error.contains("does not belong to the certificate"), "{error}");
+}
+
 #[tokio::test]
 async fn auto_tls_signs_once_and_serves() {
     let dir = tempfile::tempdir().expect("dir");

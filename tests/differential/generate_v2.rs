@@ -157,7 +157,7 @@ impl Generator {
         if self.chance(if refresh { 2 } else { 6 }) {
             form.push(("ttl", self.pick(&["100000", "500000", ""]).to_owned()));
         } else if let Some(seconds) = self.short_ttl
-            && self.chance(4)
+            && self.chance(2)
         {
             form.push(("ttl", seconds.to_string()));
         }

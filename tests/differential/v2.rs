@@ -26,9 +26,13 @@ const WATCHES: usize = 20;
 const AHEAD: usize = 50;
 /// A round in which nodes expire comes every so many.
 const EXPIRY_EVERY: u64 = 25;
-/// Operations in it, and how long they may take so that nothing expires between them.
-const EXPIRY_OPS: u64 = 150;
+/// Operations in it.
+const EXPIRY_OPS: u64 = 300;
 const SHORT_TTL: u64 = 4;
+/// How long the writes of such a round may take, so that nothing expires between them.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+/// Between two sweeps of either server, with room.
+const SWEEP: Duration = Duration::from_millis(1500);
 /// Where to look so that most of what is hidden is seen too.
 const HIDDEN_AND_OPEN: [&str; 5] = ["/", "/_hidden", "/a/_hidden", "/c/_hidden", "/a/a/_hidden"];
 /// How long the other side may take for what one side has answered.
@@ -261,7 +265,7 @@ impl Both {
         let start = Instant::now();
         let (etcd, ours) = (self.etcd.address.clone(), self.ours.address.clone());
         self.operate(&calls).await;
-        if start.elapsed() > Duration::from_secs(SHORT_TTL) / 2 {
+        if start.elapsed() > LAST_WRITE {
             eprintln!("{etcd} and {ours} were too slow for lives of {SHORT_TTL} s: what follows is not comparable");
             return false;
         }
@@ -272,6 +276,7 @@ impl Both {
                 gone(server, path).await;
             }
         }
+        self.settle(start + Duration::from_secs(SHORT_TTL) + LAST_WRITE).await;
         self.operate(&HIDDEN_AND_OPEN.map(Call::whole)).await;
         self.expired += self.generator.index - before;
         for path in &mortal {
@@ -281,6 +286,23 @@ impl Both {
             assert_eq!(mask(&expected.body), mask(&got.body), "seed {}: {target}", self.seed);
         }
         true
+    }
+
+    /// Waits until everything that was written with a short life is over on both sides, seen or not: their indexes are the
+    /// same then, and nothing moves them any more.
+    async fn settle(&mut self, over: Instant) {
+        tokio::time::sleep_until(over.into()).await;
+        let end = Instant::now() + LIMIT;
+        loop {
+            let (etcd, ours) = tokio::join!(self.etcd.get("/v2/keys"), self.ours.get("/v2/keys"));
+            let index = |whole: &Whole| whole.head.get("x-etcd-index").map(str::to_owned);
+            let swept = [&etcd, &ours].iter().all(|whole| Instant::now() > over + SWEEP && whole.head.status == 200);
+            if swept && index(&etcd) == index(&ours) {
+                return;
+            }
+            assert!(Instant::now() < end, "seed {}: {etcd:?}\n{ours:?}: not the same expired", self.seed);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Paths that will expire soon, percent-encoded, the same on both sides: written by `calls` or right below.

@@ -123,7 +123,7 @@ async fn a_stream_on_a_deleted_directory_hears_of_it_once() {
 }
 
 /// Bytes that fill every buffer between a server and a client that does not read.
-const FILL: usize = 200_000;
+const FILL: usize = 100_000;
 const WRITES: usize = 1200;
 
 #[tokio::test]

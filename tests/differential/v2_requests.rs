@@ -149,14 +149,14 @@ GET /v2/keys/
 GET /v2/keys/foo/a
 PUT /v2/keys/x?value=1
 GET /v2/keys/zz?prevIndex=x
--u root:r GET /v2/keys/
+-u root:r GET /v2/keys/?sorted=true
 -u root:r PUT /v2/auth/users/root < {"user":"root","password":"new"}
--u root:r GET /v2/keys/
--u root:new GET /v2/keys/
+-u root:r GET /v2/keys/?sorted=true
+-u root:new GET /v2/keys/?sorted=true
 -u root:new DELETE /v2/auth/enable
 DELETE /v2/auth/enable
 DELETE /v2/auth/users/root
-GET /v2/keys/
+GET /v2/keys/?sorted=true
 GET /v2/stats/leader
 GET /version
 GET /health

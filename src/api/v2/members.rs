@@ -8,10 +8,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::{V2, auth, json, message, not_allowed, only, render, respond, with_cluster_id};
+use super::{V2, auth, json, message, not_allowed, only, plain, render, respond, with_cluster_id};
 use crate::raft::{MemberError, MemberInfo};
 
-const GET: &[Method] = &[Method::GET];
 const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
 const COLLECTION: &[Method] = &[Method::GET, Method::POST, Method::DELETE, Method::PUT];
 /// Largest accepted body, bytes. A member has a handful of URLs.
@@ -55,28 +54,24 @@ pub(super) async fn collection(v2: &Arc<V2>, request: Request<Body>) -> Response
             json(StatusCode::OK, out)
         }
         Method::POST => add(v2, request).await,
-        Method::PUT | Method::DELETE => {
-            respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n")
-        }
-        _ => not_allowed(COLLECTION),
+        Method::PUT | Method::DELETE => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        _ => return not_allowed(COLLECTION),
     };
     with_cluster_id(v2, response)
 }
 
-/// `/v2/members/leader`.
-pub(super) async fn leader(v2: &Arc<V2>, method: &Method) -> Response<Body> {
-    let response = only(GET, method, || {
-        let leader = v2.state.consensus.leader_watch().borrow().leader;
-        match members(v2).iter().find(|info| Some(info.id) == leader) {
-            Some(info) => {
-                let mut out = String::new();
-                member(&mut out, info);
-                out.push('\n');
-                json(StatusCode::OK, out)
-            }
-            None => message(StatusCode::SERVICE_UNAVAILABLE, "During election"),
+/// A GET of `/v2/members/leader`; other methods take the word for an id.
+pub(super) fn leader(v2: &V2) -> Response<Body> {
+    let leader = v2.state.consensus.leader_watch().borrow().leader;
+    let response = match members(v2).iter().find(|info| Some(info.id) == leader) {
+        Some(info) => {
+            let mut out = String::new();
+            member(&mut out, info);
+            out.push('\n');
+            json(StatusCode::OK, out)
         }
-    });
+        None => message(StatusCode::SERVICE_UNAVAILABLE, "During election"),
+    };
     with_cluster_id(v2, response)
 }
 
@@ -93,7 +88,7 @@ pub(super) async fn one(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> 
         Method::PUT => update(v2, &text, request).await,
         Method::DELETE => remove(v2, &text).await,
         Method::GET => message(StatusCode::NOT_FOUND, "Not found"),
-        _ => not_allowed(COLLECTION),
+        _ => return not_allowed(COLLECTION),
     };
     with_cluster_id(v2, response)
 }
@@ -192,6 +187,10 @@ fn wanted_urls(bytes: &Bytes) -> Result<Vec<String>, String> {
         return Err("no valid URLs given".to_owned());
     }
     for text in &wanted.peer_urls {
+        let first = text.split('/').next().unwrap_or_default();
+        if first.contains(':') && !first.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(format!("parse {text:?}: first path segment in URL cannot contain colon"));
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(format!("URL scheme must be http, https, unix, or unixs: {text}"));
         };
@@ -262,6 +261,9 @@ mod tests {
         assert_eq!(urls("\"ftp://h:1\""), Err("URL scheme must be http, https, unix, or unixs: ftp://h:1".into()));
         assert_eq!(urls("\"http://h\""), Err("URL address does not have the form \"host:port\": http://h".into()));
         assert_eq!(urls("\"http://h:1/p\""), Err("URL must not contain a path: http://h:1/p".into()));
+        let colon = "parse \"127.0.0.1:1\": first path segment in URL cannot contain colon";
+        assert_eq!(urls("\"127.0.0.1:1\""), Err(colon.into()));
+        assert_eq!(urls("\"localhost:1\""), Err("URL scheme must be http, https, unix, or unixs: localhost:1".into()));
         assert_eq!(urls("\"http://b:2\",\"http://a:1\""), Ok(vec!["http://a:1".into(), "http://b:2".into()]));
         assert!(wanted_urls(&Bytes::from_static(b"{")).is_err());
     }

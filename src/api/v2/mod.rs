@@ -100,7 +100,7 @@ async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Respon
     match path {
         "/v2/machines" => members::machines(&v2, request.method()),
         "/v2/members" | "/v2/members/" => members::collection(&v2, request).await,
-        "/v2/members/leader" => members::leader(&v2, request.method()).await,
+        "/v2/members/leader" if request.method() == Method::GET => members::leader(&v2),
         "/v2/stats/self" => stats::own(&v2, request.method()),
         "/v2/stats/leader" => stats::leader(&v2, request.method()),
         "/v2/stats/store" => stats::store(&v2, request.method()),

@@ -24,19 +24,31 @@ pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<Body> {
         Err(error) => return broken(&error),
     };
     let since = if request.wait_index == 0 { now + 1 } else { request.wait_index };
-    let oldest = v2::oldest_event(now);
-    if since < oldest {
-        let cause = format!("the requested history has been cleared [{oldest}/{since}]");
-        return refused(&Error { code: code::EVENT_INDEX_CLEARED, cause: cause.into(), index: now });
+    if let Some(refusal) = cleared(since, now) {
+        return refused(&refusal);
     }
     let wish = Wish { path: request.path.clone(), recursive: request.recursive, stream: request.stream, since };
     match v2.hub.wait(&wish, || v2.state.store.view()) {
         Ok(waiter) => {
+            // The window may have moved on meanwhile, and what was asked for may have left it unseen.
+            let later = v2::index(&v2.state.store.view()).unwrap_or(now);
+            if let Some(refusal) = cleared(since, later) {
+                return refused(&refusal);
+            }
             let body = Events { v2: v2.clone(), waiter, stream: request.stream, done: false };
             with_raft(v2, now, json(StatusCode::OK, Body::new(body)))
         }
         Err(error) => broken(&error),
     }
+}
+
+/// The refusal of a wait that begins before the window of a keyspace at `now`.
+fn cleared(since: u64, now: u64) -> Option<Error> {
+    let oldest = v2::oldest_event(now);
+    (since < oldest).then(|| {
+        let cause = format!("the requested history has been cleared [{oldest}/{since}]");
+        Error { code: code::EVENT_INDEX_CLEARED, cause: cause.into(), index: now }
+    })
 }
 
 /// The body of a waiting response: driven by the connection that reads it.

@@ -63,7 +63,7 @@ fn listed<M: Message + Default>(view: &impl View, prefix: &[u8]) -> Result<Vec<M
     rows.iter().map(decode).collect()
 }
 
-/// Runs one change over the tree's index. A refusal leaves no trace.
+/// Runs one change over the tree's index. A refusal changes no user, role or switch.
 pub(in crate::model::v2) fn run<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Result<Outcome, ViewError> {
     let done = match &command.change {
         Some(Change::PutUser(put)) => put_user(tree, put)?,
@@ -223,6 +223,8 @@ fn switch<V: View>(tree: &mut Tree<'_, V>, to: &'static [u8]) {
 }
 
 fn remove<V: View>(tree: &mut Tree<'_, V>, row: Bytes, missing: Reason, name: &str) -> Done {
+    // etcd makes its directories also for what it then refuses, and later indexes show it.
+    make_directories(tree)?;
     if tree.view().v2_get(&row)?.is_none() {
         return refuse(missing, name);
     }
@@ -232,12 +234,18 @@ fn remove<V: View>(tree: &mut Tree<'_, V>, row: Bytes, missing: Reason, name: &s
 }
 
 fn write<V: View>(tree: &mut Tree<'_, V>, row: Bytes, stored: &impl Message) -> Result<(), ViewError> {
+    make_directories(tree)?;
+    tree.step_unseen();
+    tree.put_row(row, Some(stored.encode_to_vec().into()));
+    Ok(())
+}
+
+/// Takes the indexes that etcd takes before it first writes here.
+fn make_directories<V: View>(tree: &mut Tree<'_, V>) -> Result<(), ViewError> {
     if !tree.has_row(layout::AUTH_SWITCH)? {
         (0..FIRST_STEPS).for_each(|_| tree.step_unseen());
         tree.put_row(Bytes::from_static(layout::AUTH_SWITCH), Some(Bytes::from_static(OFF)));
     }
-    tree.step_unseen();
-    tree.put_row(row, Some(stored.encode_to_vec().into()));
     Ok(())
 }
 

@@ -51,6 +51,9 @@ fn the_first_write_takes_five_indexes_and_later_ones_one_each() {
     assert_eq!(index(&space).expect("readable"), 9, "a user without a list of roles gets an empty one");
     assert_eq!(reason(&mut space, Change::PutUser(user_named("alice"))), Reason::UserUnchanged);
     assert_eq!(index(&space).expect("readable"), 9);
+    let mut fresh = Space::default();
+    assert!(change(&mut fresh, Change::DeleteUser("nobody".into())).refusal.is_some());
+    assert_eq!(index(&fresh).expect("readable"), 7, "as etcd, which makes its directories first");
     assert!(window(&space).expect("readable").is_empty(), "nobody is shown who was made a user");
     assert_eq!(event_at(&space, 9).expect("readable"), None);
 }
