@@ -55,10 +55,10 @@ fn path(parts: &[&str]) -> String {
     parts.iter().map(|part| format!("/{}", escape(part))).collect()
 }
 
-/// A few thousand nodes of every kind.
-async fn fill(http: &mut Http, seed: u64) {
+/// `files` files and as many other nodes of every kind.
+async fn fill(http: &mut Http, seed: u64, files: usize) {
     let mut random = SmallRng::seed_from_u64(seed);
-    for n in 0..2_000 {
+    for n in 0..files {
         let depth = random.random_range(1..5);
         let parts: Vec<String> = (0..depth)
             .map(|_| format!("{}{}", ODD[random.random_range(0..ODD.len())], random.random_range(0..6)))
@@ -152,7 +152,7 @@ async fn a_tree_of_real_etcd_moves_here_and_back_and_is_the_same_each_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 1).await;
+    fill(&mut from, 1, 2_000).await;
 
     let said = export(&old.endpoint(0), &file("1"), HIDDEN);
     assert!(said.contains("any others are NOT") && said.contains("/deep/down/_in"), "{said}");
@@ -219,7 +219,7 @@ async fn bad_files_change_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 2).await;
+    fill(&mut from, 2, 300).await;
     export(&old.endpoint(0), &file("good"), &[]);
     let good = fs::read(file("good")).expect("the export");
     let before = index(&mut to).await;
@@ -272,7 +272,7 @@ async fn an_import_that_was_killed_is_resumed_and_a_target_with_data_is_left_alo
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 3).await;
+    fill(&mut from, 3, 300).await;
     export(&old.endpoint(0), &file("1"), &[]);
     let endpoint = new.endpoint(0);
     let mut tool = start_v2(&["import", "--parallel", "1", "--endpoints", &endpoint, word(&file("1"))]);
