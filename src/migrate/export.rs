@@ -83,7 +83,9 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
         let reason = "it has no X-Etcd-Index".to_owned();
         return Err(MigrateError::Answer { endpoint: connection.endpoint().to_owned(), reason });
     };
+    // Now: the answer itself may take minutes.
     let said = date(&headers);
+    let ahead = said.map(|said| said - now());
     let names = hidden.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
     let time = said.unwrap_or_else(now);
     let header = Header { hidden: names, ..Header::new(&prefix, cut, cluster(&headers), time) };
@@ -93,7 +95,7 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
     listed.hidden_before(None).await?;
     listed.writer.finish()?;
     let (totals, endpoint) = (listed.totals, listed.endpoint);
-    Ok(Exported { header, totals, endpoint, ahead: said.map(|said| said - now()) })
+    Ok(Exported { header, totals, endpoint, ahead })
 }
 
 /// Whether a server of this project answers with the file.

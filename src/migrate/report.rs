@@ -28,8 +28,9 @@ pub fn exported(exported: &Exported, file: &Path) {
         eprintln!("{note}");
     }
     if let Some(ahead) = exported.skew_seconds() {
+        let (seconds, way) = (ahead.abs(), if ahead > 0 { "ahead of" } else { "behind" });
         eprintln!(
-            "note: the clock of {endpoint} is {ahead} s ahead of this machine's; expirations are kept by that clock, so TTLs will be off by as much where clocks are right"
+            "note: the clock of {endpoint} is {seconds} s {way} this machine's; expirations are kept by that clock, so TTLs will be off by as much where clocks are right"
         );
     }
 }

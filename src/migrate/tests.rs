@@ -49,7 +49,7 @@ fn a_recursive_answer_is_read_in_pieces_of_any_size() {
     for piece in [1, 2, 7, 64, 4096] {
         assert_eq!(listed(answer, piece).as_ref(), Ok(&expected), "pieces of {piece}");
     }
-    for end in 1..answer.len() - 2 {
+    for end in (1..answer.len() - 2).filter(|&end| answer.is_char_boundary(end)) {
         assert!(listed(&answer[..end], 64).is_err(), "cut at {end}");
     }
 }
@@ -102,7 +102,7 @@ fn paths_and_values_are_escaped_as_far_as_they_must_be() {
 fn paths_of_the_command_line_are_absolute_and_clean() {
     assert_eq!(clean("--prefix", "/a/b/").unwrap(), "/a/b");
     assert_eq!(clean("--prefix", "/").unwrap(), "/");
-    for bad in ["", "a", "//", "/a//b", "/a/./b", "/.."] {
+    for bad in ["", "a", "///", "/a//b", "/a/./b", "/.."] {
         let error = clean("--prefix", bad).unwrap_err().to_string();
         assert!(error.contains("--prefix") && error.contains("begins with /"), "{error}");
     }

@@ -8,7 +8,7 @@ use super::ctl::Said;
 /// Runs `etcd v2 WORDS`; what hangs fails instead, with exit code 124.
 pub fn v2(words: &[&str]) -> Said {
     let mut command = Command::new("timeout");
-    command.args(["120", env!("CARGO_BIN_EXE_etcd"), "v2"]).args(words).stdin(Stdio::null());
+    command.args(["400", env!("CARGO_BIN_EXE_etcd"), "v2"]).args(words).stdin(Stdio::null());
     let output = command.output().expect("the tool starts");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

@@ -55,10 +55,10 @@ fn path(parts: &[&str]) -> String {
     parts.iter().map(|part| format!("/{}", escape(part))).collect()
 }
 
-/// A few thousand nodes of every kind.
-async fn fill(http: &mut Http, seed: u64) {
+/// `files` files and as many other nodes of every kind.
+async fn fill(http: &mut Http, seed: u64, files: usize) {
     let mut random = SmallRng::seed_from_u64(seed);
-    for n in 0..2_000 {
+    for n in 0..files {
         let depth = random.random_range(1..5);
         let parts: Vec<String> = (0..depth)
             .map(|_| format!("{}{}", ODD[random.random_range(0..ODD.len())], random.random_range(0..6)))
@@ -120,17 +120,18 @@ async fn index(http: &mut Http) -> String {
 }
 
 fn export(endpoint: &str, file: &Path, more: &[&str]) -> String {
-    let said = v2(&[&["export", "--endpoints", endpoint], more, &[word(file)]].concat());
+    let said = v2(&[&["export", "--endpoints", endpoint][..], more, &[word(file)]].concat());
     assert_eq!(said.code, Some(0), "{said:?}");
     said.err
 }
 
 fn import(endpoint: &str, file: &Path, more: &[&str]) -> crate::harness::ctl::Said {
-    v2(&[&["import", "--endpoints", endpoint], more, &[word(file)]].concat())
+    v2(&[&["import", "--endpoints", endpoint][..], more, &[word(file)]].concat())
 }
 
 fn assert_same(left: &Path, right: &Path) {
-    let said = v2(&["compare", word(left), word(right)]);
+    // How late a write comes on a busy machine moves its expiry.
+    let said = v2(&["compare", "--ttl-tolerance", "120", word(left), word(right)]);
     assert_eq!(said.code, Some(0), "{said:?}");
 }
 
@@ -151,7 +152,7 @@ async fn a_tree_of_real_etcd_moves_here_and_back_and_is_the_same_each_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 1).await;
+    fill(&mut from, 1, 2_000).await;
 
     let said = export(&old.endpoint(0), &file("1"), HIDDEN);
     assert!(said.contains("any others are NOT") && said.contains("/deep/down/_in"), "{said}");
@@ -192,7 +193,7 @@ async fn a_comparison_finds_what_differs() {
         "2",
         &[
             r#"{"key":"/a","value":"2"}"#,
-            r#"{"key":"/b","value":"1","expiration":"2100-01-01T00:01:00Z"}"#,
+            r#"{"key":"/b","value":"1","expiration":"2100-01-01T00:00:03Z"}"#,
             r#"{"key":"/c","value":""}"#,
             r#"{"key":"/e","value":""}"#,
         ],
@@ -218,7 +219,7 @@ async fn bad_files_change_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 2).await;
+    fill(&mut from, 2, 300).await;
     export(&old.endpoint(0), &file("good"), &[]);
     let good = fs::read(file("good")).expect("the export");
     let before = index(&mut to).await;
@@ -271,7 +272,7 @@ async fn an_import_that_was_killed_is_resumed_and_a_target_with_data_is_left_alo
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let ((old, mut from), (new, mut to)) = (one(Product::Etcd).await, one(Product::Ours).await);
-    fill(&mut from, 3).await;
+    fill(&mut from, 3, 300).await;
     export(&old.endpoint(0), &file("1"), &[]);
     let endpoint = new.endpoint(0);
     let mut tool = start_v2(&["import", "--parallel", "1", "--endpoints", &endpoint, word(&file("1"))]);
@@ -281,7 +282,15 @@ async fn an_import_that_was_killed_is_resumed_and_a_target_with_data_is_left_alo
     }
     tool.kill().expect("the tool is killed");
     tool.wait().expect("it ends");
-    let half = index(&mut to).await;
+    // The last request of the tool may still be on its way.
+    let mut half = index(&mut to).await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = index(&mut to).await;
+        if std::mem::replace(&mut half, now.clone()) == now {
+            break;
+        }
+    }
 
     let said = import(&endpoint, &file("1"), &[]);
     assert!(said.code == Some(1) && said.err.contains("is not empty"), "{said:?}");
@@ -338,7 +347,7 @@ async fn times_to_live_go_on_and_what_has_expired_stays_behind() {
         ]});
         assert_eq!(tree, expected, "{product:?}");
         let expiration = http.get("/v2/keys/d").await.json()["node"]["expiration"].as_str().expect("a time").to_owned();
-        assert!(expiration.starts_with("2100-01-01T00:00:0"), "{product:?}: {expiration}");
+        assert!(expiration.starts_with("2100-01-01T00:0"), "{product:?}: {expiration}");
     }
 }
 
@@ -466,11 +475,11 @@ async fn v2_files_become_v3_keys_and_nothing_that_exists_is_replaced() {
         assert!(leases.contains("found 2 leases"), "{leases}");
         for lease in leases.lines().skip(1) {
             let lives = ctl.run(&["lease", "timetolive", lease, "--keys"]).ok();
-            assert!(
-                lives.contains("[/a/ttl]") && lives.contains("granted with TTL(5000s)")
-                    || lives.contains("[/d/f]") && lives.contains("granted with TTL(4000s)"),
-                "{lives}"
-            );
+            let granted = lives.split("TTL(").nth(1).and_then(|rest| rest.split('s').next()?.parse::<u64>().ok());
+            let granted = granted.unwrap_or_else(|| panic!("{lives}"));
+            let full = if lives.contains("[/a/ttl]") { 5_000 } else { 4_000 };
+            assert!(lives.contains("[/a/ttl]") || lives.contains("[/d/f]"), "{lives}");
+            assert!((full - 600..=full).contains(&granted), "{lives}");
         }
         // Again: all the same, nothing is written.
         ctl.run(&["del", "/b"]).ok();
