@@ -142,7 +142,11 @@ fn perform(juju: &Juju, host: &Host, sight: &Sight, action: &Action, done: &mut 
         Action::OpenPort(port) => juju.open_port(*port)?,
         Action::ClosePort(port) => juju.close_port(*port)?,
         Action::SetVersion(version) => juju.version(version)?,
-        Action::Rotate(steps) => rotate(juju, host, sight, steps)?,
+        Action::Rotate(steps) => {
+            if !rotate(juju, host, sight, steps)? {
+                juju.log("INFO", "leadership has moved: the next leader takes this step");
+            }
+        }
         Action::PruneSecret(revision) => {
             done.pruned = true;
             juju.remove_secret_revision(*revision)?;
@@ -182,16 +186,15 @@ fn create_authorities(juju: &Juju, host: &Host, sight: &Sight, relation: &str) -
 
 /// Takes steps of replacing authorities: reads the secret, stores the next revision, publishes its
 /// public half. Juju keeps both only when the hook ends well, the secret first; what a crash between
-/// the two leaves behind, the next leader publishes.
+/// the two leaves behind, the next leader publishes. False when leadership has moved meanwhile.
 ///
 /// # Errors
 /// [`CharmError`]; nothing was changed then.
-pub fn rotate(juju: &Juju, host: &Host, sight: &Sight, steps: &[(Side, Step)]) -> Result<(), CharmError> {
+pub fn rotate(juju: &Juju, host: &Host, sight: &Sight, steps: &[(Side, Step)]) -> Result<bool, CharmError> {
     // Asked again, because what came before in this hook may have taken long: from here Juju promises
     // leadership for 30 seconds, and the hook is about to end.
     if !juju.is_leader()? {
-        juju.log("INFO", "leadership has moved: the next leader goes on with the authorities");
-        return Ok(());
+        return Ok(false);
     }
     let mut secret = secret(juju)?;
     for (side, step) in steps {
@@ -201,7 +204,8 @@ pub fn rotate(juju: &Juju, host: &Host, sight: &Sight, steps: &[(Side, Step)]) -
     let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
     host.with_private_file(&text, |path| juju.change_secret(path).map_err(CharmError::from))?;
     let relation = sight.relation.as_deref().unwrap_or_default();
-    Ok(juju.set(relation, true, &AppChange::Trust(trust).write())?)
+    juju.set(relation, true, &AppChange::Trust(trust).write())?;
+    Ok(true)
 }
 
 fn sign(juju: &Juju, side: Side, request: &str, names: &[String], now: i64) -> Result<String, CharmError> {

@@ -32,7 +32,10 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     match wish {
         Wish::Begin { sides, grace_days } => {
             let steps = begin(&sight.facts, &sides, grace_days).map_err(CharmError::Parameter)?;
-            rotate(juju, host, &sight, &steps)?;
+            if !rotate(juju, host, &sight, &steps)? {
+                let message = format!("leadership has just moved: run it again on {application}/leader");
+                return Err(CharmError::Parameter(message));
+            }
             let words: Vec<&str> = sides.iter().map(|side| side.authority_word()).collect();
             juju.result("authority", &words.join(","))?;
             let mut message = "every unit will trust the old and the new authority".to_owned();

@@ -81,7 +81,7 @@ impl ResolvesClientCert for Witness {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::settings::{TlsPolicy, TlsSettings};
+    use crate::settings::{Settings, TlsSettings};
     use crate::tls::ServerTls;
 
     const NAMES: [&str; 1] = ["127.0.0.1"];
@@ -113,7 +113,8 @@ mod tests {
             trusted_ca_file: write("ca", &both),
             ..TlsSettings::default()
         };
-        let server = ServerTls::load("test", &settings, &TlsPolicy::default(), Arc::new(SystemClock::new())).unwrap();
+        let server =
+            ServerTls::load("test", &settings, &Settings::default().tls_policy, Arc::new(SystemClock::new())).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("https://{}", listener.local_addr().unwrap());
         let serve = tokio::spawn(async move {

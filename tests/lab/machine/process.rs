@@ -30,10 +30,11 @@ impl Prefix {
             fs::create_dir_all(root.join(part))
                 .map_err(|error| format!("cannot make machine {id} in {}: {error}", root.display()))?;
         }
-        let net = home.tag().bytes().fold(0u32, |sum, byte| sum * 31 + u32::from(byte)) % 250;
+        // Labs that run side by side share the loopback network: each takes its own part of it.
+        let mark = u32::from_str_radix(home.tag().trim_start_matches("lab"), 16).unwrap_or(0);
         let identity = Identity {
             id,
-            address: format!("127.{}.{net}.{}", 20 + id / 240 % 200, 10 + id % 240),
+            address: format!("127.{}.{}.{}", 20 + mark / 250 % 200, mark % 250, 10 + id % 240),
             prefix: 8,
             interface: "lo".to_owned(),
             mac: "00:00:00:00:00:00".to_owned(),

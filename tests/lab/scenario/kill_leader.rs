@@ -18,8 +18,8 @@ const PREFIX: &str = "kill/";
 /// How long writes may stand still when a machine dies.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a unit is watched for joining before the dead member is removed.
-const JOIN_LIMIT: Duration = Duration::from_secs(120);
+/// How long a unit may take to join before the dead member is removed: leadership must move first.
+const JOIN_LIMIT: Duration = STAGE_LIMIT;
 
 pub(super) fn run(lab: &Lab, charm: &Path) -> Result<(), String> {
     let mut cluster = Cluster::deploy(lab, charm, 3, &Options { update_status_ms: 30_000, ..Options::default() })?;
