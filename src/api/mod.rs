@@ -11,6 +11,7 @@ mod body;
 pub mod call;
 pub mod error;
 mod exposition;
+mod gather;
 mod health;
 pub mod histogram;
 pub mod http;
