@@ -27,8 +27,6 @@ const ROWS_PER_PIECE: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often the compactor looks whether old readers are gone.
 const READER_POLL: Duration = Duration::from_millis(2);
-/// Bytes in memory that are worth a flush when space is short.
-const WORTH_A_FLUSH: u64 = 1 << 20;
 /// Dropped versions after which the version index is merged at once instead of when RocksDB gets to it.
 const VERSIONS_TO_MERGE: u64 = 1_000_000;
 
@@ -144,17 +142,12 @@ impl Keeper {
         let pending = applied.saturating_sub(self.flushed);
         let options = &self.shared.options;
         let late = self.flushed_at.elapsed() >= options.flush_after;
-        let unflushed = database.unflushed();
-        options.space.set_pending(unflushed);
-        // On a small disk what waits in memory is soon more than what is left: better flushed than called low.
-        let pressing = unflushed > WORTH_A_FLUSH && !options.space.has_spare_room(Part::State, 3 * unflushed);
-        let due = pending >= options.flush_after_entries || (late && pending > 0) || (pressing && pending > 0);
+        let due = pending >= options.flush_after_entries || (late && pending > 0);
         if due && !self.can_flush(database) {
             return Ok(());
         }
         if due {
             database.flush()?;
-            options.space.set_pending(database.unflushed());
             self.flushed = applied;
             self.flushed_at = Instant::now();
         } else if late {
