@@ -12,6 +12,7 @@ use http_body_util::Full;
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
+use super::gather::Gather;
 use super::metrics::{CallCount, Metrics};
 
 /// The body of an answer.
@@ -85,10 +86,13 @@ impl Body for ClientBody {
 /// How long a request that is one message may take to arrive after its head.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The body of a gRPC request, counted.
+/// The body of a gRPC request, counted, its messages whole.
 pub struct RequestBody<B> {
     inner: TimedBody<B>,
     metrics: Arc<Metrics>,
+    gather: Gather,
+    /// What comes after the pieces that are kept: trailers or an error.
+    last: Option<Result<Frame<Bytes>, BodyError>>,
 }
 
 /// A body that must be whole in time, counted from the first wait for it. Costs nothing for one that is there already.
@@ -135,9 +139,18 @@ where
 }
 
 impl<B> RequestBody<B> {
-    /// Counts what arrives in `inner`, which must be whole within `limit` unless it is a stream.
-    pub(super) fn new(inner: B, limit: Option<Duration>, metrics: Arc<Metrics>) -> Self {
-        Self { inner: TimedBody::new(inner, limit), metrics }
+    /// Counts what arrives in `inner`, which must be whole within `limit` unless it is a stream, in messages of at most
+    /// `most` bytes.
+    pub(super) fn new(inner: B, limit: Option<Duration>, most: usize, metrics: Arc<Metrics>) -> Self {
+        Self { inner: TimedBody::new(inner, limit), metrics, gather: Gather::new(most), last: None }
+    }
+}
+
+impl<B> RequestBody<B> {
+    /// Nothing more will come but `last`.
+    fn finish(&mut self, last: Option<Result<Frame<Bytes>, BodyError>>) {
+        self.gather.end();
+        self.last = last;
     }
 }
 
@@ -150,19 +163,33 @@ where
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
-            self.metrics.received_bytes.fetch_add(data.len() as u64, Relaxed);
+        let this = &mut *self;
+        loop {
+            if let Some(piece) = this.gather.next() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if let Some(last) = this.last.take() {
+                return Poll::Ready(Some(last));
+            }
+            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        this.metrics.received_bytes.fetch_add(data.len() as u64, Relaxed);
+                        if let Some(piece) = this.gather.take(data) {
+                            return Poll::Ready(Some(Ok(Frame::data(piece))));
+                        }
+                    }
+                    Err(other) => this.finish(Some(Ok(other))),
+                },
+                Some(Err(error)) => this.finish(Some(Err(error))),
+                None if this.gather.is_empty() => return Poll::Ready(None),
+                None => this.finish(None),
+            }
         }
-        Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.gather.is_empty() && self.last.is_none() && self.inner.is_end_stream()
     }
 }
 

@@ -14,6 +14,7 @@ mod debug;
 pub mod error;
 mod exposition;
 pub mod gateway;
+mod gather;
 mod health;
 pub mod http;
 pub mod identity;

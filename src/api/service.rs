@@ -117,7 +117,8 @@ impl ClientService {
         };
         let count = CallCount::start(Arc::clone(&state.metrics), method);
         let limit = (METHODS[method].2 != methods::Kind::BidiStream).then_some(BODY_TIMEOUT);
-        let request = request.map(|body| RequestBody::new(body, limit, Arc::clone(&state.metrics)));
+        let most = state.limits.max_message_bytes();
+        let request = request.map(|body| RequestBody::new(body, limit, most, Arc::clone(&state.metrics)));
         let call = match METHODS[method].0 {
             methods::Service::Kv => self.0.kv.clone().call(request),
             methods::Service::Watch => self.0.watch.clone().call(request),

@@ -62,8 +62,6 @@ const REFUSED: &[Case] = &[
     ),
     flags(&["--auto-compaction-mode=yearly"], "unknown auto-compaction-mode \"yearly\""),
     flags(&["--cipher-suites=NOPE"], "unexpected TLS cipher suite \"NOPE\""),
-    flags(&["--cert-file=c"], ""),
-    flags(&["--listen-metrics-urls=https://127.0.0.1:1"], "must be provided for metrics secure url"),
     flags(
         &["--name=x", "--initial-cluster=a=http://127.0.0.1:1"],
         "couldn't find local name \"x\" in the initial cluster configuration",

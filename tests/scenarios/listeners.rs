@@ -85,6 +85,11 @@ impl House {
         newer
     }
 
+    /// Asks a client port by TLS 1.3 only, for rules that may change between two handshakes.
+    async fn ask_once(&self, port: u16, shows: &Shows) -> Result<String, String> {
+        get(port, &client(&self.clients.certificate, shows, &[&TLS13]), "/health").await
+    }
+
     /// Port, name in the log, whether it is the peers'.
     fn listeners(&self) -> [(u16, &'static str, bool); 4] {
         [
@@ -114,7 +119,13 @@ fn rows(house: &House, authority: &Authority, cn: &'static str, other: &Authorit
     vec![
         ("nothing", Shows::Nothing, false, false, "peer sent no certificates"),
         ("an expired one", issue("expired", Says { days: (-30, -1), ..good.clone() }), false, false, "xpired"),
-        ("one not yet valid", issue("early", Says { days: (1, 30), ..good.clone() }), false, false, "NotValidYet"),
+        (
+            "one not yet valid",
+            issue("early", Says { days: (1, 30), ..good.clone() }),
+            false,
+            false,
+            "NotValidYet|not valid yet",
+        ),
         ("one of another authority", Shows::Pair(other.issue("stranger", &good)), false, false, "UnknownIssuer"),
         (
             "a self-signed one",
@@ -123,7 +134,13 @@ fn rows(house: &House, authority: &Authority, cn: &'static str, other: &Authorit
             false,
             "UnknownIssuer",
         ),
-        ("one for servers only", issue("server", Says { client: false, ..good.clone() }), false, false, "Purpose"),
+        (
+            "one for servers only",
+            issue("server", Says { client: false, ..good.clone() }),
+            false,
+            false,
+            "Purpose|key usage",
+        ),
         (
             "one with another name",
             issue("name", Says { cn: "mallory", ..good.clone() }),
@@ -141,7 +158,7 @@ fn rows(house: &House, authority: &Authority, cn: &'static str, other: &Authorit
             "does not match any of the certificate's IP addresses",
         ),
         ("one with the key of another", Shows::Mismatched(pair("a"), pair("b")), false, false, "ignature"),
-        ("half of one", Shows::Truncated(pair("half")), false, false, "BadEncoding"),
+        ("half of one", Shows::Truncated(pair("half")), false, false, "BadEncoding|encod"),
     ]
 }
 
@@ -162,7 +179,7 @@ async fn every_listener_refuses_every_bad_certificate_with_a_reason_and_serves_g
             if !passes {
                 until(&format!("the {listener} port says why it refused {what}"), Duration::from_secs(20), || async {
                     let said = house.refusals(from, listener);
-                    if said.iter().any(|line| line.contains(reason)) {
+                    if said.iter().any(|line| reason.split('|').any(|words| line.contains(words))) {
                         Ok(())
                     } else {
                         Err(format!("{reason}: {said:?}"))
@@ -199,7 +216,7 @@ async fn new_lists_authorities_and_pairs_count_from_the_next_handshake_and_bad_o
 
     std::fs::write(house.folder.path().join("clients/clients.crl"), "no list").expect("written");
     until("the bad list is named", limit, || async {
-        house.ask(port, false, &doomed).await?;
+        house.ask_once(port, &doomed).await?;
         let log = house.member.log();
         let line =
             log.lines().find(|line| line.contains("\"error\"") && line.contains("clients.crl")).map(str::to_owned);
@@ -208,8 +225,8 @@ async fn new_lists_authorities_and_pairs_count_from_the_next_handshake_and_bad_o
     .await;
     house.clients.revoke("clients.crl", &[REVOKED, 77]);
     until("the new list counts", limit, || async {
-        house.ask(port, false, &user).await?;
-        if house.ask(port, false, &doomed).await.is_err() { Ok(()) } else { Err("still let in".to_owned()) }
+        house.ask_once(port, &user).await?;
+        if house.ask_once(port, &doomed).await.is_err() { Ok(()) } else { Err("still let in".to_owned()) }
     })
     .await;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -220,15 +237,15 @@ async fn new_lists_authorities_and_pairs_count_from_the_next_handshake_and_bad_o
 
     let next = Authority::new(house.folder.path(), "next");
     let newcomer = Shows::Pair(next.leaf("user"));
-    assert!(house.ask(port, false, &newcomer).await.is_err());
+    assert!(house.ask_once(port, &newcomer).await.is_err());
     let both = [&house.clients.certificate, &next.certificate].map(|path| std::fs::read_to_string(path).expect("read"));
     let bundle = house.folder.path().join("bundle");
     std::fs::write(&bundle, both.concat()).expect("written");
     // The tests' own clients read the same file, so both authorities are in it from now on.
     std::fs::rename(&bundle, &house.clients.certificate).expect("renamed");
     until("both authorities count", limit, || async {
-        house.ask(port, false, &user).await?;
-        house.ask(port, false, &newcomer).await
+        house.ask_once(port, &user).await?;
+        house.ask_once(port, &newcomer).await
     })
     .await;
 
@@ -236,7 +253,7 @@ async fn new_lists_authorities_and_pairs_count_from_the_next_handshake_and_bad_o
     let before = std::fs::read(&server).expect("read");
     std::fs::write(&server, &before[..before.len() / 2]).expect("written");
     until("the bad pair is named and the old one serves", limit, || async {
-        house.ask(port, false, &user).await?;
+        house.ask_once(port, &user).await?;
         let log = house.member.log();
         let line =
             log.lines().find(|line| line.contains("\"error\"") && line.contains("server.crt")).map(str::to_owned);
