@@ -8,10 +8,13 @@ use super::methods::METHODS;
 use super::metrics::{CheckCounters, Metrics};
 use super::process;
 use super::state::State;
+<<<<<<< ours
 use super::v2;
+=======
+use super::v3::maintenance::alarm_name;
+>>>>>>> theirs
 use crate::histogram::Observations;
 use crate::model::view::View;
-use crate::proto::etcdserverpb::AlarmType;
 use crate::raft::network::Peer;
 use crate::settings::SERVER_VERSION;
 use crate::watch::HubStats;
@@ -203,9 +206,8 @@ fn store(page: &mut Page, state: &State) {
         page.head("etcd_debugging_server_alarms", "gauge", "Alarms that are raised.");
     }
     for (member, kind) in alarms {
-        let kind = AlarmType::try_from(kind).map_or("UNKNOWN", |kind| kind.as_str_name());
-        let labels = [("alarm_type", kind), ("server_id", &format!("{member:x}"))];
-        page.sample("etcd_debugging_server_alarms", &labels, 1);
+        let (kind, member) = (alarm_name(kind), format!("{member:x}"));
+        page.sample("etcd_debugging_server_alarms", &[("alarm_type", &kind), ("server_id", &member)], 1);
     }
     page.counter("etcd_mvcc_range_total", "Ranges served by this member.", state.metrics.ranges.load(Relaxed));
 }

@@ -168,8 +168,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// An alarm in protobuf's text form with its trailing space, as etcd reports it.
 fn alarm_text((member, kind): Alarm) -> String {
-    let kind = AlarmType::try_from(kind).map_or("UNKNOWN", |kind| kind.as_str_name());
-    format!("memberID:{member} alarm:{kind} ")
+    format!("memberID:{member} alarm:{} ", alarm_name(kind))
+}
+
+/// An alarm's name; protobuf prints the number of one it does not know.
+pub fn alarm_name(kind: i32) -> String {
+    AlarmType::try_from(kind).map_or_else(|_| kind.to_string(), |kind| kind.as_str_name().to_owned())
 }
 
 fn alarm_member((member_id, alarm): Alarm) -> pb::AlarmMember {
@@ -245,5 +249,6 @@ mod tests {
     fn alarms_are_reported_in_protobufs_text_form() {
         assert_eq!(alarm_text((5, AlarmType::Nospace.into())), "memberID:5 alarm:NOSPACE ");
         assert_eq!(alarm_text((0, AlarmType::Corrupt.into())), "memberID:0 alarm:CORRUPT ");
+        assert_eq!(alarm_text((5, 7)), "memberID:5 alarm:7 ");
     }
 }
