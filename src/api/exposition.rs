@@ -8,11 +8,8 @@ use super::methods::METHODS;
 use super::metrics::{CheckCounters, Metrics};
 use super::process;
 use super::state::State;
-<<<<<<< ours
 use super::v2;
-=======
 use super::v3::maintenance::alarm_name;
->>>>>>> theirs
 use crate::histogram::Observations;
 use crate::model::view::View;
 use crate::raft::network::Peer;

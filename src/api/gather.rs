@@ -124,7 +124,11 @@ mod tests {
         let mut gather = Gather::new(100);
         for length in [0, 1, 100] {
             let whole = Bytes::from(message(length));
-            assert_eq!(gather.take(whole.clone()).as_ref().map(Bytes::as_ptr), Some(whole.as_ptr()), "no copy");
+            assert_eq!(
+                gather.take(whole.clone()).as_ref().map(|taken| taken.as_ptr()),
+                Some(whole.as_ptr()),
+                "no copy"
+            );
             assert!(gather.is_empty());
         }
     }
