@@ -27,6 +27,8 @@ const ROWS_PER_PIECE: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often the compactor looks whether old readers are gone.
 const READER_POLL: Duration = Duration::from_millis(2);
+/// Bytes in memory that are worth a flush when space is short.
+const WORTH_A_FLUSH: u64 = 1 << 20;
 /// Dropped versions after which the version index is merged at once instead of when RocksDB gets to it.
 const VERSIONS_TO_MERGE: u64 = 1_000_000;
 
@@ -119,7 +121,9 @@ impl Keeper {
         if low == self.low {
             return Ok(());
         }
-        if low && self.can_flush(database) {
+        // What cannot fill a write buffer needs no flush, and whoever fills the disk may be quicker than this one.
+        let worth_it = database.unflushed() > self.shared.options.bytes_without_flush();
+        if low && worth_it && self.can_flush(database) {
             database.flush()?;
             self.flushed_at = Instant::now();
         }
@@ -142,12 +146,17 @@ impl Keeper {
         let pending = applied.saturating_sub(self.flushed);
         let options = &self.shared.options;
         let late = self.flushed_at.elapsed() >= options.flush_after;
-        let due = pending >= options.flush_after_entries || (late && pending > 0);
+        let unflushed = database.unflushed();
+        options.space.set_pending(unflushed);
+        // On a small disk what waits in memory is soon more than what is left: better flushed than called low.
+        let pressing = unflushed > WORTH_A_FLUSH && !options.space.has_spare_room(Part::State, 3 * unflushed);
+        let due = pending >= options.flush_after_entries || (late && pending > 0) || (pressing && pending > 0);
         if due && !self.can_flush(database) {
             return Ok(());
         }
         if due {
             database.flush()?;
+            options.space.set_pending(database.unflushed());
             self.flushed = applied;
             self.flushed_at = Instant::now();
         } else if late {

@@ -34,6 +34,9 @@ use crate::raft::types::{Entry, LogId, Membership, Proposal, Reply, SnapshotMeta
 const MAX_BATCH_ENTRIES: usize = 512;
 /// Proposal bytes in one write batch, at most (one larger entry still fits).
 const MAX_BATCH_BYTES: usize = 4 << 20;
+/// Bytes in write buffers for a byte of an entry, at most: the value is in the live row, in history, and once more in
+/// history when it is replaced.
+const WRITTEN_PER_BYTE: u64 = 3;
 /// What an entry adds to the write batch beyond three times its own bytes; only sizes the first allocation.
 const ROW_BYTES: usize = 256;
 
@@ -61,8 +64,7 @@ impl Machine {
     /// and alarms, votes and deletions must go on.
     async fn wait_for_space(&self, space: &Space, bytes: usize) {
         let database = self.store.shared.database();
-        // Every row is written with its predecessor and its place in the version index.
-        let buffered = || database.unflushed() + 3 * bytes as u64;
+        let buffered = || database.unflushed() + WRITTEN_PER_BYTE * bytes as u64;
         if buffered() > self.store.shared.options.bytes_without_flush() {
             space.ready(Part::State, buffered, "committed entries are applied").await;
         }
@@ -241,6 +243,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let full = piece.entries.len() >= MAX_BATCH_ENTRIES || piece.bytes >= MAX_BATCH_BYTES;
             self.watermark.wait(piece.last.index).await;
             let space = &self.store.shared.options.space;
+            space.add_pending(WRITTEN_PER_BYTE * piece.bytes as u64);
             if space.is_low() {
                 self.wait_for_space(space, piece.bytes).await;
             }

@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ struct Inner {
     refuses: AtomicBool,
     levels: watch::Sender<bool>,
     waiting: AtomicUsize,
+    /// What the next flush of the state will write, bytes: taken already, as it were.
+    pending: AtomicU64,
 }
 
 /// A directory and the marks of its file system, bytes.
@@ -155,7 +157,11 @@ impl Reserve {
     }
 
     fn set_length(&self, length: u64) {
-        let cut = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(length));
+        let cut = OpenOptions::new().write(true).open(&self.path).and_then(|file| {
+            file.set_len(length)?;
+            // A journaling file system gives freed blocks to nobody before it has committed that they are free.
+            file.sync_all()
+        });
         if let Err(error) = cut
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -201,6 +207,7 @@ impl Space {
             refuses: AtomicBool::new(false),
             levels: watch::Sender::new(false),
             waiting: AtomicUsize::new(0),
+            pending: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -223,6 +230,16 @@ impl Space {
     /// Whether this member's last life ended low: a NOSPACE alarm of this member is then the disk's, not the quota's.
     pub fn was_low(&self) -> bool {
         self.inner.reserve.as_ref().is_some_and(|reserve| reserve.was_low)
+    }
+
+    /// So many bytes more wait in memory for a flush.
+    pub fn add_pending(&self, bytes: u64) {
+        self.inner.pending.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes wait in memory for a flush.
+    pub fn set_pending(&self, bytes: u64) {
+        self.inner.pending.store(bytes, Ordering::Relaxed);
     }
 
     /// Changes of [`is_low`](Self::is_low).
@@ -253,7 +270,10 @@ impl Space {
     fn look(&self) {
         let inner = &self.inner;
         let was = inner.low.load(Ordering::Acquire);
-        let left = |place: &Option<Place>| place.as_ref().map(|place| (place.left(), place.low, place.enough));
+        let pending = inner.pending.load(Ordering::Relaxed);
+        let left = |place: &Option<Place>| {
+            place.as_ref().map(|place| (place.left().saturating_sub(pending), place.low, place.enough))
+        };
         let places = [left(&inner.state), left(&inner.log)];
         let is_short = |(left, low, enough): &(u64, u64, u64)| *left < if was { *enough } else { *low };
         let low = places.iter().flatten().any(is_short);

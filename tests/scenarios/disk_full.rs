@@ -110,7 +110,6 @@ async fn a_disk_that_others_fill_stops_writes_but_not_reads_and_frees_them_by_it
 }
 
 #[tokio::test]
-#[ignore = "open: write buffers may be larger than what a small disk has left when it becomes low; see decision 050"]
 async fn a_store_that_fills_its_own_disk_stops_before_it_is_full_and_lives_on_what_is_deleted() {
     let _turn = turn().await;
     let Some(disk) = disk() else { return };
