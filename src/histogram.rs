@@ -52,7 +52,7 @@ impl Histogram {
     pub fn observe(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         // Part of a microsecond counts as one, so that a bound is never passed unseen.
-        let ceiling = micros.saturating_add(u64::from(duration.subsec_nanos() % 1_000 != 0));
+        let ceiling = micros.saturating_add(u64::from(!duration.subsec_nanos().is_multiple_of(1_000)));
         let bucket = self.bounds.partition_point(|bound| *bound < ceiling);
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_micros.fetch_add(micros, Relaxed);

@@ -193,7 +193,7 @@ async fn access_follows_the_grants_through_a_member_that_was_away_by_log_and_by_
 async fn whoever_holds_a_certificate_is_the_user_of_its_common_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let authority = Authority::new(folder.path(), "authority");
-    let leaf = |name: &str| authority.leaf(name);
+    let leaf = |name: &'static str| authority.leaf(name);
     let mut server = member(folder.path(), &authority.certificate, &leaf("server"));
     server.start();
     let endpoint = format!("https://127.0.0.1:{}", server.client_port);

@@ -101,7 +101,7 @@ fn is_metadata_name(name: &str) -> bool {
 /// A binary header in the spelling gRPC sends it.
 fn binary(name: &HeaderName, value: &HeaderValue) -> Result<HeaderValue, Status> {
     let text = value.as_bytes();
-    let engine = if text.len() % 4 == 0 { &BASE64_STANDARD } else { &BASE64_STANDARD_NO_PAD };
+    let engine = if text.len().is_multiple_of(4) { &BASE64_STANDARD } else { &BASE64_STANDARD_NO_PAD };
     let refuse = || {
         let at = text.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"+/=".contains(byte));
         let at = at.unwrap_or(text.len());

@@ -305,7 +305,7 @@ fn integer<T: std::str::FromStr>(found: &Found<'_>) -> Option<T> {
 fn base64(text: &str) -> Option<Vec<u8>> {
     let alphabet = if text.contains(['-', '_']) { &alphabet::URL_SAFE } else { &alphabet::STANDARD };
     let padding =
-        if text.len() % 4 == 0 { DecodePaddingMode::RequireCanonical } else { DecodePaddingMode::RequireNone };
+        if text.len().is_multiple_of(4) { DecodePaddingMode::RequireCanonical } else { DecodePaddingMode::RequireNone };
     let config = GeneralPurposeConfig::new().with_decode_padding_mode(padding).with_decode_allow_trailing_bits(true);
     let engine = GeneralPurpose::new(alphabet, config);
     if text.contains(['\r', '\n']) {

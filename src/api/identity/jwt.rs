@@ -22,6 +22,7 @@ pub struct Jwt {
     ttl: Duration,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Method {
     Library {
         algorithm: Algorithm,
