@@ -197,7 +197,7 @@ async fn whoever_holds_a_certificate_is_the_user_of_its_common_name() {
     let mut server = member(folder.path(), &authority.certificate, &leaf("server"));
     server.start();
     let endpoint = format!("https://127.0.0.1:{}", server.client_port);
-    let ctl = |name: &str| Ctl::v3(&endpoint).with_tls(&authority.certificate, Some(&leaf(name)));
+    let ctl = |name: &'static str| Ctl::v3(&endpoint).with_tls(&authority.certificate, Some(&leaf(name)));
     let root = ctl("root");
     until("the member serves", START_LIMIT, || async {
         let said = root.run(&["get", "k"]);

@@ -22,7 +22,6 @@ pub struct Jwt {
     ttl: Duration,
 }
 
-#[allow(clippy::large_enum_variant, reason = "a process has one")]
 enum Method {
     Library {
         algorithm: Algorithm,
