@@ -107,7 +107,6 @@ impl Call {
     }
 
     /// The same asker again, with a deadline of its own: for what goes on after the call, such as cleaning up.
-    #[allow(dead_code, reason = "for calls that outlive their request")]
     pub fn again(&self, state: &State) -> Self {
         Self { asker: self.asker.clone(), ..Self::internal(state) }
     }

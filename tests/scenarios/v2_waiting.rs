@@ -36,7 +36,7 @@ async fn metric(address: &str, name: &str) -> u64 {
 /// Client `n` begins to wait below a prefix of its own; half of them for one event after another.
 async fn begin(address: &str, n: u64) -> Raw {
     let mut raw = Raw::open(address).await.expect("a connection");
-    let target = format!("/v2/keys/app{n}?wait=true&recursive=true&stream={}", n % 2 == 0);
+    let target = format!("/v2/keys/app{n}?wait=true&recursive=true&stream={}", n.is_multiple_of(2));
     let request = raw.request("GET", &target, &[], None);
     raw.send(&request).await.expect("a request is sent");
     assert_eq!(raw.head().await.expect("a head at once").status, 200);

@@ -22,6 +22,10 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::health;
 use crate::proto::health::health_client::HealthClient;
+use crate::proto::v3electionpb as election;
+use crate::proto::v3electionpb::election_client::ElectionClient;
+use crate::proto::v3lockpb as lock;
+use crate::proto::v3lockpb::lock_client::LockClient;
 
 /// Longest wait for the first message of a stream.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,6 +78,7 @@ macro_rules! unary {
 
 fn table() -> Vec<(Service, &'static str, Due, Asked)> {
     let mut rows = keys_and_leases();
+    rows.extend(locks_and_elections());
     rows.extend(cluster_and_maintenance());
     rows.extend(users_and_roles());
     rows
@@ -182,6 +187,59 @@ fn cluster_and_maintenance() -> Vec<(Service, &'static str, Due, Asked)> {
             })
         }),
     ]
+}
+
+fn locks_and_elections() -> Vec<(Service, &'static str, Due, Asked)> {
+    vec![
+        (Service::Lock, "Lock", OWN, |seat| {
+            Box::pin(async move {
+                let request = seat.ask(lock::LockRequest { name: "zl".into(), lease: 0 });
+                LockClient::new(seat.member.service()).lock(request).await.map(drop)
+            })
+        }),
+        (Service::Lock, "Unlock", OWN, |seat| {
+            Box::pin(async move {
+                let request = seat.ask(lock::UnlockRequest { key: "zl".into() });
+                LockClient::new(seat.member.service()).unlock(request).await.map(drop)
+            })
+        }),
+        (Service::Election, "Campaign", OWN, |seat| {
+            Box::pin(async move {
+                let request = election::CampaignRequest { name: "ze".into(), lease: 0, value: "1".into() };
+                ElectionClient::new(seat.member.service()).campaign(seat.ask(request)).await.map(drop)
+            })
+        }),
+        (Service::Election, "Observe", OWN, |seat| {
+            Box::pin(async move {
+                let request = seat.ask(election::LeaderRequest { name: "ze".into() });
+                let mut leaders = ElectionClient::new(seat.member.service()).observe(request).await?.into_inner();
+                tokio::time::timeout(PATIENCE, leaders.message()).await.expect("a message in time").map(drop)
+            })
+        }),
+        (Service::Election, "Leader", OWN, |seat| {
+            Box::pin(async move {
+                let request = seat.ask(election::LeaderRequest { name: "ze".into() });
+                ElectionClient::new(seat.member.service()).leader(request).await.map(drop)
+            })
+        }),
+        (Service::Election, "Proclaim", OWN, |seat| {
+            Box::pin(async move {
+                let request = election::ProclaimRequest { leader: Some(leader_key()), value: "2".into() };
+                ElectionClient::new(seat.member.service()).proclaim(seat.ask(request)).await.map(drop)
+            })
+        }),
+        (Service::Election, "Resign", OWN, |seat| {
+            Box::pin(async move {
+                let request = election::ResignRequest { leader: Some(leader_key()) };
+                ElectionClient::new(seat.member.service()).resign(seat.ask(request)).await.map(drop)
+            })
+        }),
+    ]
+}
+
+/// A leadership that nobody has.
+fn leader_key() -> election::LeaderKey {
+    election::LeaderKey { name: "ze".into(), key: "ze/1".into(), rev: 1, lease: 1 }
 }
 
 fn users_and_roles() -> Vec<(Service, &'static str, Due, Asked)> {

@@ -44,7 +44,7 @@ pub async fn campaign(
     let (header, own) = (entered.header, queue::key_of(&entered, 0)?);
     let rev = own.as_ref().map_or(queue::revision(header.as_ref()), |own| own.create_revision);
     let leader = pb::LeaderKey { name: request.name, key: key.clone(), rev, lease };
-    let place = Place::new(state, key.clone(), rev);
+    let place = Place::new(state, call, key.clone(), rev);
     if own.is_some_and(|own| own.value != request.value) {
         put_if_leading(state, &call.step(state), &leader, request.value).await?;
     }

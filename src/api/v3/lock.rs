@@ -38,7 +38,7 @@ pub async fn lock(state: &Arc<State>, call: &Call, request: pb::LockRequest) -> 
     if owner.is_none_or(|owner| owner.create_revision == created) {
         return Ok(pb::LockResponse { header: entered.header, key });
     }
-    let place = Place::new(state, key.clone(), created);
+    let place = Place::new(state, call, key.clone(), created);
     queue.wait_for_turn(state, call, created).await?;
     let own = kv::range(state, &call.step(state), queue::get(key.clone())).await?;
     place.keep();

@@ -141,15 +141,17 @@ pub fn watch(state: &Arc<State>, range: KeyRange, from: i64, kinds: Kinds) -> Re
 /// A key that waits, taken out of the queue when its caller goes away before its turn.
 pub struct Place {
     state: Arc<State>,
+    /// Whose place it is: the removal is theirs too.
+    call: Call,
     key: Bytes,
     created: i64,
     kept: bool,
 }
 
 impl Place {
-    /// The place of `key`, made at revision `created`.
-    pub fn new(state: &Arc<State>, key: Bytes, created: i64) -> Self {
-        Self { state: Arc::clone(state), key, created, kept: false }
+    /// The place of `key`, made for `call` at revision `created`.
+    pub fn new(state: &Arc<State>, call: &Call, key: Bytes, created: i64) -> Self {
+        Self { state: Arc::clone(state), call: call.clone(), key, created, kept: false }
     }
 
     /// It stays whatever happens now.
@@ -166,8 +168,9 @@ impl Drop for Place {
         // The caller may be gone with its runtime; its lease then ends the place.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (state, delete) = (Arc::clone(&self.state), delete_if(self.key.clone(), self.created));
+        let again = self.call.again(&state);
         runtime.spawn(async move {
-            if let Err(error) = kv::txn(&state, &Call::internal(&state), delete).await {
+            if let Err(error) = kv::txn(&state, &again, delete).await {
                 tracing::warn!(%error, "failed to remove the key of a caller that went away; its lease will");
             }
         });
