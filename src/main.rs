@@ -15,6 +15,9 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == "v2") {
         return ExitCode::from(migrate::run(words));
     }
+    // The allocator asks for huge pages: a few touched bytes in each would make memory grow by half for no gain in speed.
+    // Where the kernel does not know the call there is nothing to turn off.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let (settings, notices) = match settings::from_process() {
         Ok(Invocation::Run { settings, notices }) => (settings, notices),
         Ok(Invocation::Restore(asked)) => return ExitCode::from(node::restore(&asked)),
