@@ -132,14 +132,14 @@ async fn writes_are_refused_not_hung_once_the_member_has_stopped() {
 }
 
 #[tokio::test]
-async fn authentication_is_off_and_says_so_and_what_is_missing_is_unimplemented() {
+async fn authentication_is_off_and_needs_a_root_and_what_is_missing_is_unimplemented() {
     let member = start().await;
     let mut auth = pb::auth_client::AuthClient::new(member.service());
     assert!(!ok(auth.auth_status(pb::AuthStatusRequest {}).await).enabled);
     let login = pb::AuthenticateRequest { name: "a".to_owned(), password: "b".to_owned() };
     refused(auth.authenticate(login).await, (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));
-    let enable = auth.auth_enable(pb::AuthEnableRequest {}).await.expect_err("not served yet");
-    assert_eq!(enable.code(), Code::Unimplemented);
+    let enable = auth.auth_enable(pb::AuthEnableRequest {}).await;
+    refused(enable, (Code::FailedPrecondition, "etcdserver: root user does not exist"));
     for (path, sentence) in [
         ("/v3nopepb.Nope/Nope", "unknown service v3nopepb.Nope"),
         ("/etcdserverpb.KV/RangeStream", "unknown method RangeStream for service etcdserverpb.KV"),

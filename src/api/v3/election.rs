@@ -202,6 +202,10 @@ impl Session for Observing {
                 advanced = self.advance() => advanced,
             };
             self.ending = ending;
+            if let Err(error @ (ApiError::Auth(_) | ApiError::InvalidAuthToken)) = advanced {
+                // Better than etcd, which ends this stream as any other: whoever may not look should hear it.
+                return Some(Err(error.into()));
+            }
             if let Err(error) = advanced {
                 // etcd closes the stream without a word.
                 tracing::debug!(%error, "an observer of an election ended");
@@ -220,22 +224,22 @@ impl pb::election_server::Election for Election {
     type ObserveStream = Answers<pb::LeaderResponse>;
 
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Result<Reply<pb::CampaignResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(campaign(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 
     async fn proclaim(&self, request: Request<pb::ProclaimRequest>) -> Result<Reply<pb::ProclaimResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(proclaim(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Reply<pb::LeaderResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(leader(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Reply<Self::ObserveStream>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         let session = Observing {
             queue: Queue::new(&request.get_ref().name),
             stage: Stage::Looking,
@@ -248,7 +252,7 @@ impl pb::election_server::Election for Election {
     }
 
     async fn resign(&self, request: Request<pb::ResignRequest>) -> Result<Reply<pb::ResignResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(resign(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 }

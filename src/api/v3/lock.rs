@@ -65,12 +65,12 @@ pub struct Lock(pub Arc<State>);
 #[tonic::async_trait]
 impl pb::lock_server::Lock for Lock {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Result<Reply<pb::LockResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(lock(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 
     async fn unlock(&self, request: Request<pb::UnlockRequest>) -> Result<Reply<pb::UnlockResponse>, Status> {
-        let call = Call::admit(&self.0, request.metadata().as_ref(), Audience::Voters)?;
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
         Ok(Reply::new(unlock(&self.0, &call, request.into_inner()).await.map_err(in_recipe)?))
     }
 }
