@@ -195,6 +195,10 @@ fn is_syntax(answer: &Answer) -> bool {
 fn agree(call: &Call, expected: &Answer, got: &Answer, modern: bool) -> bool {
     if call.rule == Rule::Broken && !modern && !(is_syntax(expected) && is_syntax(got)) {
         let refused = |answer: &Answer| answer.status == 400;
+        // 3.4 reads a number in quotes as JSON of its own and so finds fault with its syntax.
+        if refused(expected) && refused(got) && got.body.contains("invalid value for") {
+            return true;
+        }
         // What is valid JSON may fit the fields of one version and not those of the other; then only 3.6 is compared.
         return !(is_syntax(expected) || is_syntax(got))
             && (refused(expected) || refused(got) || expected.status == got.status);
