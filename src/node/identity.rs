@@ -129,6 +129,11 @@ fn private_dir(path: &Path) -> Result<(), IdentityError> {
 }
 
 impl DataDir {
+    /// Whether `data_dir` holds a member already; etcd then ignores what is said about a first start.
+    pub fn has_member(data_dir: &Path) -> bool {
+        data_dir.join("member").join(IDENTITY).exists()
+    }
+
     /// Makes the directory if need be and takes its lock.
     ///
     /// # Errors

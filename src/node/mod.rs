@@ -18,7 +18,7 @@ use crate::api::identity::jwt::KeyError;
 use crate::corruption::Inconsistent;
 use crate::listen::ListenError;
 use crate::raft::StartError;
-use crate::settings::{Restore, Settings, SnapshotStatus};
+use crate::settings::{CheckError, Restore, Settings, SnapshotStatus};
 use crate::store::StoreError;
 use crate::store::log::LogError;
 use crate::tls::TlsError;
@@ -41,6 +41,9 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The first start of this member does not fit the cluster it is to be born into.
+    #[error(transparent)]
+    Bootstrap(#[from] CheckError),
     /// The member cannot come into being.
     #[error(transparent)]
     Birth(#[from] BirthError),

@@ -67,6 +67,9 @@ impl Member {
     /// Any part refuses; nothing was promised to anybody then.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
         announce(&settings);
+        if !DataDir::has_member(&settings.data_dir) {
+            settings.check_bootstrap()?;
+        }
         let data_dir = DataDir::open(&settings.data_dir)?;
         let sockets = bind(&settings).await?;
         let clock = Arc::new(SystemClock::new());

@@ -90,7 +90,7 @@ pub fn read(
     let from_variable = || environment.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
     if let Some(path) = config_file.as_ref().or_else(from_variable) {
         let bytes = read_file(Path::new(path))
-            .map_err(|error| SettingsError::File { path: path.clone(), reason: error.to_string() })?;
+            .map_err(|error| SettingsError::File { path: path.clone(), reason: unreadable(&error) })?;
         let ignored: Vec<&str> = values.flags.keys().copied().collect();
         let mut settings = file::read(&bytes, path)?;
         if !ignored.is_empty() {
@@ -110,6 +110,14 @@ pub fn from_process() -> Result<Invocation, SettingsError> {
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
     read(&words, &environment, &|path| read_bounded(path))
+}
+
+/// Why a file cannot be read; for one that is not there in the words etcd has for it.
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Reads at most one byte more than [`MAX_FILE_BYTES`], so that a huge file is refused, not held.

@@ -149,6 +149,10 @@ async fn compare(flags: &[&str], leases: bool, operations: u64, seed: u64) {
         if enabled && !known && matches!(call, Call::Grant(_) | Call::Revoke(_)) {
             continue;
         }
+        // Since 3.5 the role `root` shows that it may do everything; 3.4 shows what was granted to it besides.
+        if matches!(&call, Call::RoleGet(request) if request.role == "root") {
+            continue;
+        }
         let expected = etcd_server.ask(&by, &call).await;
         let got = our_server.ask(&by, &call).await;
         assert!(

@@ -174,7 +174,7 @@ fn say(ctl: &Ctl, line: &str, lease: &mut String) -> Said {
         *lease = id;
     }
     // Above its error, etcdctl logs what it tried, with times and random names.
-    let err = said.err.lines().rfind(|line| line.contains("rror")).unwrap_or_default();
+    let err = said.err.lines().rfind(|line| !line.starts_with('{') && line.contains("rror")).unwrap_or_default();
     Said { code: said.code, out: mask(&said.out), err: mask(err) }
 }
 
