@@ -177,11 +177,15 @@ async fn users_roles_and_passwords_go_from_etcd_to_us_and_back() {
         cluster
     };
     let ours = start(Product::Ours);
-    until("our member answers", START_LIMIT, || ours.status(0)).await;
+    keeps_to_its_users(&ours).await;
     save_as_root(&ours, &from_us);
-    let again = start(Product::Etcd);
-    let ctl = Ctl::v3(again.endpoint(0));
-    until("etcd leads", START_LIMIT, || async {
+    keeps_to_its_users(&start(Product::Etcd)).await;
+}
+
+/// Root reads, ann writes where she may and nowhere else, and nobody else gets in.
+async fn keeps_to_its_users(cluster: &Cluster) {
+    let ctl = Ctl::v3(cluster.endpoint(0));
+    until("the member leads", START_LIMIT, || async {
         let said = ctl.run(&["--user", "root:secret", "get", "x"]);
         if said.out == "x\n1\n" { Ok(()) } else { Err(said.err) }
     })
