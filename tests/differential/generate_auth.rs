@@ -166,7 +166,7 @@ impl Generator {
         Bytes::from_static(self.pick(&["", "", "", "b", "c", "e", "f", "\0"]).as_bytes())
     }
 
-    /// A range that etcd 3.6 lets be granted.
+    /// A range that etcd 3.6 lets be granted: one that can hold a key.
     fn grantable(&mut self) -> (Bytes, Bytes) {
         loop {
             let (key, end) = (self.key(), self.range_end());
@@ -181,7 +181,8 @@ impl Generator {
             0..6 => Call::Put(self.put()),
             6..11 => Call::Range(self.range()),
             11..13 => {
-                let (key, range_end, prev_kv) = (self.key(), self.range_end(), self.chance(3));
+                // No inverted ranges: they hold no key, and what etcd says to them follows from how its interval tree is cut.
+                let ((key, range_end), prev_kv) = (self.grantable(), self.chance(3));
                 Call::Delete(pb::DeleteRangeRequest { key, range_end, prev_kv })
             }
             13..17 => Call::Txn(self.txn()),

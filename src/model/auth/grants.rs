@@ -91,7 +91,8 @@ impl Spans {
         Self(spans)
     }
 
-    /// An inverted range (`range_end` before `key`) holds no key; etcd then asks about `key` alone, and so do we.
+    /// An inverted range (`range_end` before `key`) holds no key, so it is enough to ask about `key` alone. What etcd says to
+    /// one follows from how its interval tree is cut: sometimes a refusal, never a key.
     fn cover(&self, key: &[u8], range_end: &[u8]) -> bool {
         let after = self.0.partition_point(|(start, _)| start.as_ref() <= key);
         let Some((_, end)) = after.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
