@@ -166,7 +166,8 @@ impl Generator {
         Bytes::from_static(self.pick(&["", "", "", "b", "c", "e", "f", "\0"]).as_bytes())
     }
 
-    /// A range that etcd 3.6 lets be granted: one that can hold a key.
+    /// A range that can hold a key, as etcd 3.6 lets be granted. What etcd says to an inverted one follows from how its
+    /// interval tree is cut.
     fn grantable(&mut self) -> (Bytes, Bytes) {
         loop {
             let (key, end) = (self.key(), self.range_end());
@@ -181,7 +182,6 @@ impl Generator {
             0..6 => Call::Put(self.put()),
             6..11 => Call::Range(self.range()),
             11..13 => {
-                // No inverted ranges: they hold no key, and what etcd says to them follows from how its interval tree is cut.
                 let ((key, range_end), prev_kv) = (self.grantable(), self.chance(3));
                 Call::Delete(pb::DeleteRangeRequest { key, range_end, prev_kv })
             }
@@ -195,7 +195,7 @@ impl Generator {
                 }
             }
             18 => {
-                let (key, range_end) = (self.key(), self.range_end());
+                let (key, range_end) = self.grantable();
                 let range_end = if range_end == "\0" { Bytes::new() } else { range_end };
                 Call::Watch(pb::WatchCreateRequest { key, range_end, ..Default::default() })
             }
@@ -216,7 +216,7 @@ impl Generator {
     }
 
     fn range(&mut self) -> pb::RangeRequest {
-        let (key, range_end, serializable) = (self.key(), self.range_end(), self.chance(3));
+        let ((key, range_end), serializable) = (self.grantable(), self.chance(3));
         pb::RangeRequest { key, range_end, serializable, ..Default::default() }
     }
 
@@ -225,7 +225,7 @@ impl Generator {
             0..2 => Request::RequestPut(pb::PutRequest { lease: 0, prev_kv: false, ..self.put() }),
             2..4 => Request::RequestRange(self.range()),
             _ => {
-                let (key, range_end, prev_kv) = (self.key(), self.range_end(), self.chance(3));
+                let ((key, range_end), prev_kv) = (self.grantable(), self.chance(3));
                 Request::RequestDeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv })
             }
         };
@@ -235,8 +235,10 @@ impl Generator {
     fn txn(&mut self) -> pb::TxnRequest {
         let (compares, success, failure) =
             (self.random.random_range(0..2), self.random.random_range(0..3), self.random.random_range(0..2));
-        let compare =
-            |this: &mut Self| pb::Compare { key: this.key(), range_end: this.range_end(), ..Default::default() };
+        let compare = |this: &mut Self| {
+            let (key, range_end) = this.grantable();
+            pb::Compare { key, range_end, ..Default::default() }
+        };
         pb::TxnRequest {
             compare: (0..compares).map(|_| compare(self)).collect(),
             success: (0..success).map(|_| self.operation()).collect(),
