@@ -57,9 +57,11 @@ impl Default for StoreOptions {
 
 /// Options of the database as a whole.
 pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> Result<Options, StoreError> {
+    // Space is not reserved ahead: the 4 MiB that RocksDB asks for behind its manifest take the last blocks of a disk that is
+    // nearly full, although the call fails, and the next small file of the same start finds none.
     // Auto-resume is reachable by its name only. An error in a flush or compaction must end the process, not be retried.
     let mut db = Options::default()
-        .get_options_from_string("max_bgerror_resume_count=0")
+        .get_options_from_string("max_bgerror_resume_count=0;allow_fallocate=false;manifest_preallocation_size=65536")
         .map_err(StoreError::engine("set RocksDB's options"))?;
     db.create_if_missing(create);
     db.create_missing_column_families(create);
