@@ -9,6 +9,9 @@ use etcd_charm::settings::{self, Invocation};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages: a few touched bytes in each would make memory grow by half for no gain in speed.
+    // Where the kernel does not know the call there is nothing to turn off.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let (settings, notices) = match settings::from_process() {
         Ok(Invocation::Run { settings, notices }) => (settings, notices),
         Ok(Invocation::Print(text)) => {

@@ -60,7 +60,7 @@ impl Default for LogOptions {
         Self {
             segment_bytes: 64 << 20,
             first_segment_bytes: 4 << 20,
-            ring_bytes: 16 << 20,
+            ring_bytes: 8 << 20,
             ring_entries: 100_000,
             queue_bytes: 64 << 20,
             read_bytes: 1 << 20,
