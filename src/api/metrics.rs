@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::histogram::Histogram;
 use super::methods::METHODS;
-use crate::store::{Batch, EventKind, EventSink};
+use crate::store::{Batch, EventSink};
 
 /// gRPC has seventeen codes, numbered from 0.
 pub const CODES: usize = 17;
@@ -92,10 +92,10 @@ impl Metrics {
 /// Counts what was applied. Subscribe it to the store.
 impl EventSink for Metrics {
     fn publish(&self, batch: Arc<Batch>) {
-        let puts = batch.events.iter().filter(|event| event.kind != EventKind::Delete).count();
-        let txns = batch.events.chunk_by(|a, b| a.revision == b.revision).filter(|changes| changes.len() > 1).count();
+        let puts = batch.changes.iter().filter(|(_, change)| change.after.is_some()).count();
+        let txns = batch.changes.chunk_by(|(a, _), (b, _)| a == b).filter(|changes| changes.len() > 1).count();
         self.puts.fetch_add(puts as u64, Relaxed);
-        self.deletes.fetch_add((batch.events.len() - puts) as u64, Relaxed);
+        self.deletes.fetch_add((batch.changes.len() - puts) as u64, Relaxed);
         self.txns.fetch_add(txns as u64, Relaxed);
     }
 

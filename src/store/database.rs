@@ -2,11 +2,11 @@
 //!
 //! # How a read is consistent while apply writes
 //!
-//! One thread writes. Around each batch it raises [`Marks::writing`] to the batch's last revision, writes the batch
-//! atomically, then raises [`Marks::revision`]. A reader first loads `revision` as R, then reads. If the state it read
-//! could be newer than R, it shows: a record's modification revision exceeds R, or `writing` does not equal R any more
-//! after the iterator was made. Then the reader answers from the undo log at R, where nothing ever changes. So no
-//! RocksDB snapshot is held, and reads at R are exact at any moment.
+//! One thread applies. It writes each batch atomically, notes its changes in the [`Tail`], then raises
+//! [`Marks::revision`]. A reader first loads `revision` as R, then reads, and takes of each key what it was at R: from
+//! the tail, which knows every change that is not in the families `latest` and `vidx` yet, else from `latest`, unless
+//! that could hold something newer: then from the undo log, where nothing ever changes. It could, if [`Marks::spilling`]
+//! is above R once `latest` was read. So no RocksDB snapshot is held, and reads at R are exact at any moment.
 //!
 //! A snapshot install replaces the whole [`Database`]; readers keep the one they started with until they end.
 
@@ -22,10 +22,11 @@ use parking_lot::Mutex;
 use rocksdb::{Cache, ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 use super::error::StoreError;
-use super::keys::{self, Dropped, Progress, meta};
+use super::keys::{self, Damaged, Dropped, HistoryRow, Progress, meta};
 use super::options::{self, StoreOptions};
-use super::recent::Recent;
 use super::records;
+use super::tail::{Noted, Tail};
+use crate::model::record::Record;
 use crate::model::view::{Alarm, KeyRange};
 use crate::raft::types::StoredMembership;
 
@@ -41,8 +42,10 @@ pub(super) struct Facts {
 /// The lock-free position of a database. See the module comment for the order in which they move.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// Last revision of the batch that is being written, or was written last.
-    pub writing: AtomicI64,
+    /// Last revision of the changes that are being spilled into `latest` and `vidx`, or were spilled last.
+    pub spilling: AtomicI64,
+    /// `latest` and `vidx` are complete up to this revision.
+    pub indexed: AtomicI64,
     /// Current revision: everything up to it is readable.
     pub revision: AtomicI64,
     /// Compaction revision, -1 = never.
@@ -62,10 +65,14 @@ pub(super) struct Database {
     pub facts: ArcSwap<Facts>,
     /// Last applied (term, index).
     pub applied: Mutex<Option<(u64, u64)>>,
-    /// What apply wrote lately; nobody else uses it.
-    pub recent: Mutex<Recent>,
-    /// History and version rows below it are garbage; shared with the compaction filters.
+    /// What is not in `latest` and `vidx` yet.
+    pub tail: Tail,
+    /// Held by whoever spills.
+    pub(super) spill: Mutex<()>,
+    /// Version rows below it are garbage; shared with a compaction filter.
     pub floor: Arc<AtomicI64>,
+    /// History rows below it are garbage; shared with a compaction filter.
+    pub history_floor: Arc<AtomicI64>,
     /// Set when another state took this one's place: the last user removes the directory.
     obsolete: AtomicBool,
     reads: ReadOptions,
@@ -77,12 +84,12 @@ impl Database {
     pub fn open(dir: &Path, options: &StoreOptions, create: bool) -> Result<Self, StoreError> {
         // Write buffers are charged to the cache, so it must have room for both.
         let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
-        let floor = Arc::new(AtomicI64::new(0));
+        let (floor, history_floor) = <(Arc<AtomicI64>, Arc<AtomicI64>)>::default();
         let settings = options::database(options, &cache, create)?;
         if !create {
             refuse_unknown_families(&settings, dir)?;
         }
-        let db = DB::open_cf_descriptors(&settings, dir, options::families(options, &cache, &floor))
+        let db = DB::open_cf_descriptors(&settings, dir, options::families(options, &cache, &floor, &history_floor))
             .map_err(StoreError::engine("open the state"))?;
         let mut writes = WriteOptions::default();
         writes.disable_wal(true);
@@ -92,8 +99,10 @@ impl Database {
             marks: Marks::default(),
             facts: ArcSwap::default(),
             applied: Mutex::default(),
-            recent: Mutex::default(),
+            tail: Tail::new(options.tail),
+            spill: Mutex::default(),
             floor,
+            history_floor,
             obsolete: AtomicBool::new(false),
             reads: ReadOptions::default(),
             writes,
@@ -120,26 +129,36 @@ impl Database {
     /// Reads the `meta` rows into the marks. A state without rows is new: revision 1, never compacted.
     fn load(&self) -> Result<(), StoreError> {
         let progress = self.meta(meta::PROGRESS)?.map(|row| Progress::decode(&row)).transpose()?;
-        match self.meta(meta::FORMAT)? {
-            None if progress.is_none() => {
-                let mut batch = WriteBatch::default();
-                batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
-                self.write(batch)?;
-            }
-            found => check_format(&self.dir, found.as_deref())?,
+        let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
+        let indexed = self.meta(meta::INDEXED)?.map(number).transpose()?.map(|n| n as i64);
+        let found = self.meta(meta::FORMAT)?;
+        if found.is_some() || progress.is_some() {
+            check_format(&self.dir, found.as_deref())?;
         }
         let progress = progress.unwrap_or(Progress { revision: 1, ..Progress::default() });
-        let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
+        let indexed = match indexed {
+            Some(indexed) => indexed,
+            None => {
+                let mut batch = WriteBatch::default();
+                batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
+                batch.put_cf(self.family(keys::META), meta::INDEXED, progress.revision.to_be_bytes());
+                batch.put_cf(self.family(keys::META), keys::layer_key(progress.revision), []);
+                self.write(batch)?;
+                progress.revision
+            }
+        };
         let dropped = self.meta(meta::DROPPED)?.map(|row| Dropped::decode(&row)).transpose()?.unwrap_or_default();
         let compacted = self.meta(meta::COMPACTED)?.map(number).transpose()?.map_or(-1, |n| n as i64);
         let marks = &self.marks;
-        marks.writing.store(progress.revision, Ordering::SeqCst);
+        marks.spilling.store(indexed, Ordering::SeqCst);
+        marks.indexed.store(indexed, Ordering::SeqCst);
         marks.revision.store(progress.revision, Ordering::SeqCst);
         marks.compacted.store(compacted, Ordering::SeqCst);
         marks.live.store(progress.live, Ordering::SeqCst);
         marks.superseded.store(progress.superseded, Ordering::SeqCst);
         marks.dropped.store(dropped.bytes, Ordering::SeqCst);
         self.floor.store(dropped.floor, Ordering::SeqCst);
+        self.history_floor.store(self.history_floor(dropped.floor)?, Ordering::SeqCst);
         let allocated = self.meta(meta::ALLOCATED)?.map(number).transpose()?.unwrap_or_default();
         marks.allocated.store(allocated.max(super::size::pages(self.in_use())), Ordering::SeqCst);
         *self.applied.lock() = progress.applied;
@@ -153,7 +172,34 @@ impl Database {
                 .map(|row| String::from_utf8_lossy(&row).into_owned())
                 .unwrap_or_default(),
         }));
-        Ok(())
+        self.note_since(indexed, progress.revision, dropped.floor)
+    }
+
+    /// Notes every change of the revisions above `indexed` up to `revision` in the tail, from history.
+    fn note_since(&self, indexed: i64, revision: i64, floor: i64) -> Result<(), StoreError> {
+        const WHAT: Damaged = Damaged("history");
+        self.tail.begin(indexed);
+        let mut last = indexed;
+        let mut outcome = if indexed + 1 < floor { Err(WHAT) } else { Ok(()) };
+        walk(self.rows(keys::HISTORY, &keys::revision_key(indexed + 1, 0), None), &mut |key, stored| {
+            let step = outcome.and_then(|()| keys::parse_revision(key)).and_then(|(main, sub)| {
+                let row = HistoryRow::decode(stored)?;
+                // A revision has a change at least, so one that is missing shows.
+                let follows = (main == last && sub > 0) || (main == last + 1 && sub == 0);
+                if !follows || main > revision {
+                    return Err(WHAT);
+                }
+                last = main;
+                let after = row.after.map(|after| Record::from_stored(Bytes::copy_from_slice(after)));
+                let noted = Noted { key: row.key, revision: (main, sub), after: after.as_ref(), history: stored.len() };
+                self.tail.gather(std::iter::once(noted));
+                Ok(())
+            });
+            outcome = step;
+            if outcome.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        outcome?;
+        if last != revision { Err(WHAT.into()) } else { Ok(()) }
     }
 
     /// The column family `name`, one of [`keys::FAMILIES`].
@@ -220,8 +266,8 @@ impl Database {
         rows
     }
 
-    /// An iterator over the live versions of `range`.
-    pub fn live(&self, range: &KeyRange) -> DBRawIterator<'_> {
+    /// An iterator over the versions of `range` that are in `latest`.
+    pub fn latest(&self, range: &KeyRange) -> DBRawIterator<'_> {
         match range {
             KeyRange::One(key) => {
                 let end = [key.as_ref(), &[0]].concat();

@@ -1,9 +1,10 @@
 //! What each apply batch tells the rest of the daemon: watchers, timers, v2 waiters.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
+use super::error::fatal;
 use super::keys::{self, Damaged, HistoryRow};
 use crate::model::effects::{Change, LeaseChange};
 
@@ -16,14 +17,14 @@ pub trait EventSink: Send + Sync {
 }
 
 /// Everything that one apply batch changed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Batch {
-    /// First revision in `events`; above `last` when no key changed.
-    pub first: i64,
     /// Current revision after the batch.
     pub last: i64,
-    /// Key changes in revision order, then in order within a revision.
-    pub events: Vec<Event>,
+    /// Key changes with their revisions, in revision order, then in order within a revision.
+    pub changes: Vec<(i64, Change)>,
+    /// `changes` as events, made when somebody asks first.
+    pub events: Encoded,
     /// The compaction revision, if the batch moved it.
     pub compacted: Option<i64>,
     /// Lease table changes, in order.
@@ -33,6 +34,20 @@ pub struct Batch {
     /// Index of the last entry in the batch.
     pub applied_index: u64,
 }
+
+impl Batch {
+    /// The key changes, encoded. Nobody pays for that while nobody watches.
+    pub fn events(&self) -> &[Event] {
+        self.events.0.get_or_init(|| {
+            of_changes(&self.changes)
+                .unwrap_or_else(|error| fatal("a command produced a record that does not decode", &error))
+        })
+    }
+}
+
+/// Events that are encoded at most once.
+#[derive(Debug, Default)]
+pub struct Encoded(OnceLock<Vec<Event>>);
 
 /// One key change.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +77,7 @@ pub enum EventKind {
 }
 
 /// Encodes the events of a batch into one piece of memory.
-pub(super) fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damaged> {
+fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damaged> {
     let total =
         changes.iter().map(|(_, change)| change.after.as_ref().map_or(change.key.len(), |r| r.bytes().len())).sum();
     let mut memory = BytesMut::with_capacity(usize::saturating_add(total, changes.len() * EVENT_OVERHEAD));
@@ -81,11 +96,9 @@ pub(super) fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damage
         .collect()
 }
 
-/// The event of a stored history row.
-pub(super) fn of_row(revision: i64, stored: &Bytes) -> Result<Event, Damaged> {
-    let row = HistoryRow::decode(stored)?;
+/// The event of a history row; `before` is the version before it.
+pub(super) fn of_row(revision: i64, row: &HistoryRow<'_>, before: Option<Bytes>) -> Result<Event, Damaged> {
     let mut memory = BytesMut::with_capacity(row.after.unwrap_or(row.key).len() + EVENT_OVERHEAD);
-    let before = row.before.map(|before| stored.slice_ref(before));
     encode(revision, row.key, row.after, before, &mut memory)
 }
 

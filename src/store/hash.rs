@@ -69,8 +69,13 @@ impl Store {
     /// A hash of live keys, leases and the v2 keyspace, for tests. Reads them all.
     pub fn hash(&self) -> Result<u32, StoreError> {
         let view = self.view();
+        let all = KeyRange::Span { start: bytes::Bytes::new(), end: None };
         let mut crc = 0;
-        for family in [keys::LATEST, keys::LEASES, keys::V2] {
+        view.database().scan_at(&all, view.revision(), &mut |key, record| {
+            crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, key), record);
+            ControlFlow::Continue(())
+        })?;
+        for family in [keys::LEASES, keys::V2] {
             walk(view.database().rows(family, &[], None), &mut |key, value| {
                 crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, key), value);
                 ControlFlow::Continue(())

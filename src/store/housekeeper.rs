@@ -1,16 +1,15 @@
 //! The background thread of the store: drops compacted history, flushes in time, and watches for background errors.
 //!
 //! Physical compaction to revision R: wait until no reader is left that may look below R (the [`Era`] is renewed after R
-//! was published), count the bytes that go, record R as the floor and flush that record, and only then let anything
-//! disappear: whole files from the front of `hist`, the rest by compaction filters. A crash at any step repeats it.
+//! was published), count the bytes that go, spill the tail up to R, record R as the floor and flush both, and only then
+//! let anything disappear: whole files from the front of `hist`, the rest by compaction filters. A crash at any step
+//! repeats it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use rocksdb::{CompactOptions, WriteBatch};
 
 use super::database::{Database, walk};
@@ -19,6 +18,7 @@ use super::keys::{self, Dropped, HistoryRow, meta};
 use super::reader::Shared;
 use super::size;
 use super::view::Era;
+use super::worker::{Signal, Worker};
 
 /// Rows counted between two looks at the stop flag, with a pause after each such piece.
 const ROWS_PER_PIECE: usize = 4096;
@@ -29,49 +29,11 @@ const READER_POLL: Duration = Duration::from_millis(2);
 /// Dropped versions after which the version index is merged at once instead of when RocksDB gets to it.
 const VERSIONS_TO_MERGE: u64 = 1_000_000;
 
-/// The thread's handle. Dropping it stops the thread and waits for it.
-pub(super) struct Housekeeper {
-    signal: Arc<Signal>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Default)]
-struct Signal {
-    stop: AtomicBool,
-    woken: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Housekeeper {
-    /// Starts the thread.
-    pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
-        let signal = Arc::new(Signal::default());
-        let keeper =
-            Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0 };
-        let thread = std::thread::Builder::new()
-            .name("store-keeper".to_owned())
-            .spawn(move || keeper.run())
-            .map_err(StoreError::files("start the housekeeping thread of", "the store"))?;
-        Ok(Self { signal, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// There is something to compact.
-    pub fn wake(&self) {
-        *self.signal.woken.lock() = true;
-        self.signal.wake.notify_one();
-    }
-}
-
-impl Drop for Housekeeper {
-    fn drop(&mut self) {
-        self.signal.stop.store(true, Ordering::Release);
-        self.wake();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's housekeeping thread had panicked");
-        }
-    }
+/// Starts the thread.
+pub(super) fn start(shared: Arc<Shared>) -> Result<Worker, StoreError> {
+    Worker::start("store-keeper", move |signal| {
+        Keeper { shared, signal, flushed: 0, flushed_at: Instant::now(), versions: 0 }.run();
+    })
 }
 
 struct Keeper {
@@ -95,16 +57,12 @@ impl Keeper {
                 fatal("housekeeping of the state failed", &error);
             }
             drop(database);
-            let mut woken = self.signal.woken.lock();
-            if !*woken {
-                self.signal.wake.wait_for(&mut woken, self.shared.options.housekeeping);
-            }
-            *woken = false;
+            self.signal.wait(Some(self.shared.options.housekeeping));
         }
     }
 
     fn stopped(&self) -> bool {
-        self.signal.stop.load(Ordering::Acquire)
+        self.signal.stopped()
     }
 
     /// Bounds what a crash makes us replay.
@@ -135,14 +93,19 @@ impl Keeper {
             return Ok(());
         }
         let Some((rows, bytes)) = self.measure(database, old, floor)? else { return Ok(()) };
+        // What the tail would be made of again must not go before it is in its families.
+        database.spill_until(floor)?;
         let dropped = Dropped { floor, bytes: database.marks.dropped.load(Ordering::Acquire) + bytes };
         let mut batch = WriteBatch::default();
         batch.put_cf(database.family(keys::META), meta::DROPPED, dropped.encode());
+        let history_floor = database.history_floor(floor)?;
+        database.forget_layers(floor, &mut batch)?;
         database.write(batch)?;
         database.flush()?;
         database.marks.dropped.store(dropped.bytes, Ordering::Release);
         database.floor.store(floor, Ordering::Release);
-        database.drop_history(floor)?;
+        database.history_floor.store(history_floor, Ordering::Release);
+        database.drop_history(history_floor)?;
         self.versions += rows;
         if self.versions >= VERSIONS_TO_MERGE {
             database.merge(keys::VERSIONS);
@@ -204,6 +167,9 @@ fn background_errors(database: &Database) -> u64 {
 impl Database {
     /// Removes whole files of history below `floor`. Rows in files that reach above it go with later compactions.
     fn drop_history(&self, floor: i64) -> Result<(), StoreError> {
+        if floor <= 0 {
+            return Ok(());
+        }
         let family = self.family(keys::HISTORY);
         self.engine()
             .delete_file_in_range_cf(family, keys::revision_key(0, 0), keys::revision_key(floor - 1, u32::MAX))

@@ -3,19 +3,21 @@
 //! | family | key | value |
 //! | --- | --- | --- |
 //! | `latest` | user key | encoded `mvccpb.KeyValue` of the live version |
-//! | `hist` | main revision u64 BE, sub-revision u32 BE | [`HistoryRow`]: what changed, image after and image before |
-//! | `vidx` | escaped user key, main u64 BE, sub u32 BE | empty: says which `hist` rows a key has |
+//! | `hist` | main revision u64 BE, sub-revision u32 BE | [`HistoryRow`]: what changed, image after, image before or where it is |
+//! | `vidx` | escaped user key, main u64 BE, sub u32 BE | revisions before it, as in the key: which `hist` rows a key has |
 //! | `lease` | `l` id, or `k` id user key | lease record, or empty: a key attached to the lease |
 //! | `v2` | as `model::v2` lays it out | as `model::v2` lays it out |
 //! | `meta` | the names in [`meta`] | small fixed rows |
 //!
 //! Integers in keys are big endian so that byte order is numeric order. Changing any of this means a new [`FORMAT`].
+//! Format 1 had one `vidx` row per revision, `latest` and `vidx` always complete, and every image before in its row; it
+//! reads as format 2.
 
 use bytes::BufMut;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 /// The layout this program writes, and the newest it opens.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Live versions by key.
 pub const LATEST: &str = "latest";
@@ -42,6 +44,11 @@ pub mod meta {
     pub const MEMBERSHIP: &[u8] = b"membership";
     /// Ids that were members once and are no more.
     pub const REMOVED: &[u8] = b"removed";
+    /// Revision up to which `latest` and `vidx` are complete, i64 BE; without it they are as new as the state. Written by
+    /// the spill only, see `tail.rs`.
+    pub const INDEXED: &[u8] = b"indexed";
+    /// Prefix of one row per layer that was spilled: the last revision in it, u64 BE.
+    pub const LAYER: &[u8] = b"layer/";
     /// Compaction revision, i64 BE.
     pub const COMPACTED: &[u8] = b"compacted";
     /// [`super::Dropped`]; written by the compactor only.
@@ -54,6 +61,17 @@ pub mod meta {
     pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
 }
 
+/// The `meta` key of the layer that ends with `last`.
+pub fn layer_key(last: i64) -> Vec<u8> {
+    [meta::LAYER, &last.to_be_bytes()].concat()
+}
+
+/// The last revision of the layer whose `meta` key this is.
+pub fn parse_layer(key: &[u8]) -> Result<i64, Damaged> {
+    let last = key.strip_prefix(meta::LAYER).and_then(|last| last.try_into().ok());
+    last.map(i64::from_be_bytes).ok_or(Damaged("layer"))
+}
+
 /// A stored row that does not read as what it should be: disk damage, or a format bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a {0} row is damaged")]
@@ -61,6 +79,9 @@ pub struct Damaged(pub &'static str);
 
 /// Length of a history key, and of the tail of a version key.
 pub const REVISION_LEN: usize = 12;
+
+/// Main revision and sub-revision of a change.
+pub type Revision = (i64, u32);
 
 /// The `hist` key of a change.
 pub fn revision_key(main: i64, sub: u32) -> [u8; REVISION_LEN] {
@@ -71,7 +92,7 @@ pub fn revision_key(main: i64, sub: u32) -> [u8; REVISION_LEN] {
 }
 
 /// Reads the last twelve bytes of a `hist` or `vidx` key.
-pub fn parse_revision(key: &[u8]) -> Result<(i64, u32), Damaged> {
+pub fn parse_revision(key: &[u8]) -> Result<Revision, Damaged> {
     let tail = key.last_chunk::<REVISION_LEN>().ok_or(Damaged("revision"))?;
     let (main, sub) = tail.split_at(8);
     let main = main.try_into().map_err(|_| Damaged("revision"))?;
@@ -89,6 +110,28 @@ pub fn put_escaped(key: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&[0, 0]);
+}
+
+/// Revisions that one `vidx` row names at most.
+pub const VERSIONS_PER_ROW: usize = 64;
+
+/// The value of the `vidx` row that ends with the change after `earlier`: the changes of its key right before that.
+pub fn version_row(earlier: &[Revision], out: &mut Vec<u8>) {
+    out.clear();
+    for (main, sub) in earlier {
+        out.extend_from_slice(&revision_key(*main, *sub));
+    }
+}
+
+/// The first revision in a `vidx` row whose main revision is above `above`; `last` is the one in its key.
+pub fn first_version_above(row: &[u8], last: Revision, above: i64) -> Result<Revision, Damaged> {
+    let (earlier, rest) = row.as_chunks::<REVISION_LEN>();
+    if !rest.is_empty() {
+        return Err(Damaged("version"));
+    }
+    let main = |revision: &[u8; REVISION_LEN]| parse_revision(revision).map_or(i64::MAX, |(main, _)| main);
+    let at = earlier.partition_point(|revision| main(revision) <= above);
+    earlier.get(at).map_or(Ok(last), |revision| parse_revision(revision))
 }
 
 /// The `vidx` key of a change.
@@ -141,6 +184,8 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 
 const HAS_AFTER: u8 = 1;
 const HAS_BEFORE: u8 = 2;
+/// What follows the image after is not the image before but where that is.
+const BEFORE_IS_ELSEWHERE: u8 = 4;
 
 /// One change as `hist` keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,22 +195,44 @@ pub struct HistoryRow<'a> {
     /// Encoded version after it; `None` = deleted.
     pub after: Option<&'a [u8]>,
     /// Encoded version before it; `None` = the key did not exist.
-    pub before: Option<&'a [u8]>,
+    pub before: Option<Before<'a>>,
+}
+
+/// The version before a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before<'a> {
+    /// Encoded here.
+    Here(&'a [u8]),
+    /// The image after in the row of this main revision and the same key, of so many bytes.
+    At(i64, u32),
 }
 
 impl<'a> HistoryRow<'a> {
-    /// Flags, key length, key, length of the image after, image after, image before.
+    /// Flags, key length, key, length of the image after, image after, then the image before, or its main revision (u64)
+    /// and length (u32).
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
-        let flags =
-            if self.after.is_some() { HAS_AFTER } else { 0 } | if self.before.is_some() { HAS_BEFORE } else { 0 };
-        out.push(flags);
+        out.push(
+            if self.after.is_some() { HAS_AFTER } else { 0 }
+                | match self.before {
+                    None => 0,
+                    Some(Before::Here(_)) => HAS_BEFORE,
+                    Some(Before::At(..)) => HAS_BEFORE | BEFORE_IS_ELSEWHERE,
+                },
+        );
         let after = self.after.unwrap_or_default();
         out.put_u32(u32::try_from(self.key.len()).unwrap_or(u32::MAX));
         out.extend_from_slice(self.key);
         out.put_u32(u32::try_from(after.len()).unwrap_or(u32::MAX));
         out.extend_from_slice(after);
-        out.extend_from_slice(self.before.unwrap_or_default());
+        match self.before {
+            None => {}
+            Some(Before::Here(image)) => out.extend_from_slice(image),
+            Some(Before::At(main, len)) => {
+                out.put_i64(main);
+                out.put_u32(len);
+            }
+        }
     }
 
     /// Reads a row.
@@ -173,17 +240,27 @@ impl<'a> HistoryRow<'a> {
         const WHAT: Damaged = Damaged("history");
         let (&flags, rest) = row.split_first().ok_or(WHAT)?;
         let (key, rest) = split_prefixed(rest).ok_or(WHAT)?;
-        let (after, before) = split_prefixed(rest).ok_or(WHAT)?;
-        Ok(Self {
-            key,
-            after: (flags & HAS_AFTER != 0).then_some(after),
-            before: (flags & HAS_BEFORE != 0).then_some(before),
-        })
+        let (after, rest) = split_prefixed(rest).ok_or(WHAT)?;
+        let before = match flags & (HAS_BEFORE | BEFORE_IS_ELSEWHERE) {
+            0 => None,
+            HAS_BEFORE => Some(Before::Here(rest)),
+            _ => {
+                let (main, len) = parse_revision(rest)?;
+                Some(Before::At(main, len))
+            }
+        };
+        Ok(Self { key, after: (flags & HAS_AFTER != 0).then_some(after), before })
     }
 
-    /// What this row keeps on disk beyond the live version, in the store's own size terms.
+    /// What this row keeps on disk beyond the live version, in the store's own size terms. The same wherever the image
+    /// before is, so that members agree.
     pub fn superseded_bytes(&self) -> u64 {
-        superseded_bytes(self.key.len(), self.before.map_or(0, <[u8]>::len))
+        let before = match self.before {
+            None => 0,
+            Some(Before::Here(image)) => image.len(),
+            Some(Before::At(_, len)) => len as usize,
+        };
+        superseded_bytes(self.key.len(), before)
     }
 }
 
@@ -406,8 +483,10 @@ mod tests {
             key in key(),
             after in prop::option::of(prop::collection::vec(any::<u8>(), 0..50)),
             before in prop::option::of(prop::collection::vec(any::<u8>(), 0..50)),
+            elsewhere in prop::option::of((1i64.., any::<u32>())),
         ) {
-            let row = HistoryRow { key: &key, after: after.as_deref(), before: before.as_deref() };
+            let before = elsewhere.map(|(main, len)| Before::At(main, len)).or(before.as_deref().map(Before::Here));
+            let row = HistoryRow { key: &key, after: after.as_deref(), before };
             let mut stored = Vec::new();
             row.encode(&mut stored);
             prop_assert_eq!(HistoryRow::decode(&stored), Ok(row));

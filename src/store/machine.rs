@@ -8,18 +8,18 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::database::{Database, Facts};
 use super::error::{StoreError, fatal};
-use super::events::{self, Batch};
+use super::events::{Batch, Encoded};
 use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
 use super::reader::Store;
 use super::snapshot::SnapshotFiles;
+use super::tail::Noted;
 use super::watermark::Watermark;
 use super::{records, size};
 use crate::model::command;
@@ -66,18 +66,18 @@ impl Machine {
         }
         let last = (*piece.last.leader_id, piece.last.index);
         let mut sealed = overlay.seal(last);
-        let events = events::of_changes(&sealed.changes)
-            .unwrap_or_else(|error| fatal("a command produced a record that does not decode", &error));
+        if commit(&database, &mut sealed, facts) {
+            self.store.spiller.wake();
+        }
         let batch = Batch {
-            first: events.first().map_or(sealed.progress.revision + 1, |event| event.revision),
             last: sealed.progress.revision,
-            events,
+            changes: sealed.changes,
+            events: Encoded::default(),
             compacted: sealed.compacted,
-            leases: std::mem::take(&mut sealed.leases),
-            v2_events: std::mem::take(&mut sealed.v2_events),
+            leases: sealed.leases,
+            v2_events: sealed.v2_events,
             applied_index: piece.last.index,
         };
-        commit(&database, sealed, facts);
         self.publish(batch, answers);
     }
 
@@ -131,8 +131,9 @@ fn set_membership(overlay: &mut Overlay<'_>, facts: &mut Facts, id: LogId, membe
     overlay.put_meta(meta::MEMBERSHIP, &records::encode_membership(&facts.membership));
 }
 
-/// Writes the batch and moves the marks, in the order that readers rely on (see `database.rs`).
-fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
+/// Writes the batch, notes its changes and moves the marks, in the order that readers rely on (see `database.rs`).
+/// Returns whether there is something to spill.
+fn commit(database: &Database, sealed: &mut Sealed, facts: Option<Facts>) -> bool {
     let marks = &database.marks;
     let progress = sealed.progress;
     marks.live.store(progress.live, Ordering::Release);
@@ -142,18 +143,13 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
         let family = database.family(super::keys::META);
         sealed.batch.put_cf(family, meta::ALLOCATED, in_use.to_be_bytes());
     }
-    marks.writing.store(progress.revision, Ordering::SeqCst);
-    database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
-    let mut recent = database.recent.lock();
-    for (key, version) in sealed.live {
-        // A slice would keep the whole entry it came with in memory.
-        recent.put(Bytes::copy_from_slice(&key), version);
-    }
-    drop(recent);
+    let batch = std::mem::take(&mut sealed.batch);
+    database.write(batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
+    let full = database.tail.note(noted(sealed));
     if facts.is_some() || sealed.alarms.is_some() || sealed.cluster_version.is_some() {
         let mut facts = facts.unwrap_or_else(|| Facts::clone(&database.facts.load()));
-        facts.alarms = sealed.alarms.unwrap_or(facts.alarms);
-        facts.cluster_version = sealed.cluster_version.unwrap_or(facts.cluster_version);
+        facts.alarms = sealed.alarms.take().unwrap_or(facts.alarms);
+        facts.cluster_version = sealed.cluster_version.take().unwrap_or(facts.cluster_version);
         database.facts.store(Arc::new(facts));
     }
     // Readers load these two in the opposite order, so a view's revision is never below its compaction revision.
@@ -163,6 +159,15 @@ fn commit(database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
     }
     // Last: a linearizable read that finds its index applied takes its view at once.
     *database.applied.lock() = progress.applied;
+    full
+}
+
+fn noted(sealed: &Sealed) -> impl Iterator<Item = Noted<'_>> {
+    let mut last = (0, 0);
+    sealed.changes.iter().zip(&sealed.rows).map(move |((main, change), row)| {
+        last = if last.0 == *main { (*main, last.1 + 1) } else { (*main, 0) };
+        Noted { key: &change.key, revision: last, after: change.after.as_ref(), history: *row }
+    })
 }
 
 /// Consecutive entries that go into one batch.

@@ -19,15 +19,17 @@ mod options;
 mod overlay;
 mod reader;
 mod receiver;
-mod recent;
 mod records;
 mod size;
 mod snapshot;
+mod spill;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod versions;
 mod view;
 pub mod watermark;
+mod worker;
 
 pub use error::StoreError;
 pub use events::{Batch, Event, EventKind, EventSink};
@@ -38,5 +40,7 @@ pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
 pub use receiver::SnapshotReceiver;
 pub use snapshot::SnapshotFiles;
+#[cfg(test)]
+pub use tail::TailLimits;
 #[cfg(test)]
 pub use watermark::Watermark;

@@ -15,14 +15,13 @@ use parking_lot::RwLock;
 
 use super::database::Database;
 use super::error::StoreError;
-use super::files;
-use super::housekeeper::Housekeeper;
 use super::machine::Machine;
 use super::options::StoreOptions;
 use super::reader::{Shared, Store};
 use super::snapshot::Snapshots;
 use super::view::Era;
 use super::watermark::Watermark;
+use super::{files, housekeeper, spill};
 
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snap";
@@ -53,8 +52,9 @@ pub fn open(member: &Path, options: StoreOptions, watermark: Watermark) -> Resul
         state_dir,
         options,
     });
-    let housekeeper = Arc::new(Housekeeper::start(Arc::clone(&shared))?);
-    let store = Store { housekeeper, shared };
+    let housekeeper = Arc::new(housekeeper::start(Arc::clone(&shared))?);
+    let spiller = Arc::new(spill::start(Arc::clone(&shared))?);
+    let store = Store { housekeeper, spiller, shared };
     Ok((store.clone(), Machine::new(store, watermark)))
 }
 

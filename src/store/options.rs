@@ -15,6 +15,7 @@ use rocksdb::{
 
 use super::error::StoreError;
 use super::keys;
+use super::tail::TailLimits;
 
 const MIB: usize = 1 << 20;
 
@@ -25,6 +26,8 @@ pub struct StoreOptions {
     pub block_cache: usize,
     /// All write buffers together, bytes.
     pub write_buffers: usize,
+    /// What is kept in memory above the families `latest` and `vidx` before it is written to them.
+    pub tail: TailLimits,
     /// Threads RocksDB may use for flushes and compactions.
     pub background_jobs: i32,
     /// Open table files at most.
@@ -41,7 +44,8 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             block_cache: 32 * MIB,
-            write_buffers: 32 * MIB,
+            write_buffers: 24 * MIB,
+            tail: TailLimits { changes: 1 << 16, bytes: 8 * MIB, history: 64 * MIB },
             background_jobs: 2,
             open_files: 512,
             flush_after_entries: 500_000,
@@ -79,15 +83,21 @@ pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> R
     Ok(db)
 }
 
-/// One descriptor per family. History and version rows below `floor` are dropped by compactions as garbage.
-pub(super) fn families(options: &StoreOptions, cache: &Cache, floor: &Arc<AtomicI64>) -> Vec<ColumnFamilyDescriptor> {
+/// One descriptor per family. Version rows below `floor` and history rows below `history_floor` are dropped by
+/// compactions as garbage.
+pub(super) fn families(
+    options: &StoreOptions,
+    cache: &Cache,
+    floor: &Arc<AtomicI64>,
+    history_floor: &Arc<AtomicI64>,
+) -> Vec<ColumnFamilyDescriptor> {
     let half = options.write_buffers / 2;
     keys::FAMILIES
         .iter()
         .map(|&name| {
             let family = match name {
                 keys::LATEST => latest(cache, half),
-                keys::HISTORY => with_floor(history(cache, half), floor),
+                keys::HISTORY => with_floor(history(cache, half), history_floor),
                 keys::VERSIONS => with_floor(sequential(cache, half), floor),
                 _ => sequential(cache, half / 4),
             };

@@ -1,7 +1,7 @@
 //! The state as entry n of a batch sees it: what is stored, with the effects of entries before n on top.
 //!
-//! The overlay also collects the rows to write. History and version rows go into the write batch at once; live versions
-//! wait, so a key that changes often in one batch is written once, and keys arrive in order.
+//! The overlay also collects the rows to write. Live versions and index rows are none of them: they are noted in the tail
+//! once the batch is written (see `tail.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
@@ -13,7 +13,8 @@ use rocksdb::WriteBatch;
 
 use super::database::{Database, walk};
 use super::error::StoreError;
-use super::keys::{self, HistoryRow, Progress, meta};
+use super::keys::{self, Before, HistoryRow, Progress, meta};
+use super::tail::bounds;
 use super::{leases, records};
 use crate::model::effects::{Change, Effects, LeaseChange, Refusal, Response};
 use crate::model::record::Record;
@@ -27,10 +28,12 @@ pub(super) struct Overlay<'a> {
     batch: WriteBatch,
     /// The stored revision: everything above it is in `changes`.
     base: i64,
+    young_after: i64,
     revision: i64,
     compacted: i64,
     live: BTreeMap<Bytes, Option<Record>>,
     changes: Vec<(i64, Change)>,
+    rows: Vec<usize>,
     leases: BTreeMap<i64, Option<Lease>>,
     attached: BTreeMap<(i64, Bytes), bool>,
     alarms: Option<Vec<Alarm>>,
@@ -53,8 +56,8 @@ pub(super) struct Sealed {
     pub cluster_version: Option<String>,
     pub leases: Vec<LeaseChange>,
     pub v2_events: Vec<Arc<Bytes>>,
-    /// Live versions in the batch.
-    pub live: BTreeMap<Bytes, Option<Record>>,
+    /// Length of each change's history row, bytes.
+    pub rows: Vec<usize>,
 }
 
 impl<'a> Overlay<'a> {
@@ -66,10 +69,12 @@ impl<'a> Overlay<'a> {
             database,
             batch: WriteBatch::with_capacity_bytes(expected),
             base: revision,
+            young_after: database.tail.young_after(),
             revision,
             compacted: marks.compacted.load(Ordering::Acquire),
             live: BTreeMap::new(),
             changes: Vec::new(),
+            rows: Vec::new(),
             leases: BTreeMap::new(),
             attached: BTreeMap::new(),
             alarms: None,
@@ -131,13 +136,12 @@ impl<'a> Overlay<'a> {
         let row = HistoryRow {
             key: &change.key,
             after: change.after.as_ref().map(|record| record.bytes().as_ref()),
-            before: change.before.as_ref().map(|record| record.bytes().as_ref()),
+            before: change.before.as_ref().map(|record| self.where_before(record.bytes(), main)),
         };
         self.superseded += row.superseded_bytes();
         row.encode(&mut self.scratch);
         self.batch.put_cf(self.database.family(keys::HISTORY), keys::revision_key(main, sub), &self.scratch);
-        keys::version_key(&change.key, main, sub, &mut self.scratch);
-        self.batch.put_cf(self.database.family(keys::VERSIONS), &self.scratch, []);
+        self.rows.push(self.scratch.len());
         if change.before.is_some() {
             self.live_bytes = self.live_bytes.saturating_sub(keys::live_bytes(image(&change.before)));
         }
@@ -150,6 +154,14 @@ impl<'a> Overlay<'a> {
         }
         self.live.insert(change.key.clone(), change.after.clone());
         self.changes.push((main, change));
+    }
+
+    /// A pointer to where a version was written if that will be kept as long as what points to it, else the version.
+    fn where_before<'r>(&self, image: &'r [u8], main: i64) -> Before<'r> {
+        match (keys::mod_revision(image), u32::try_from(image.len())) {
+            (Ok(written), Ok(len)) if written > self.young_after && written < main => Before::At(written, len),
+            _ => Before::Here(image),
+        }
     }
 
     fn attach(&mut self, lease: i64, key: &Bytes, attached: bool) {
@@ -166,13 +178,6 @@ impl<'a> Overlay<'a> {
 
     /// Completes the batch: every entry up to `applied` (term, index) is in it.
     pub fn seal(mut self, applied: (u64, u64)) -> Sealed {
-        let family = self.database.family(keys::LATEST);
-        for (key, record) in &self.live {
-            match record {
-                Some(record) => self.batch.put_cf(family, key, record.bytes()),
-                None => self.batch.delete_cf(family, key),
-            }
-        }
         let progress = Progress {
             applied: Some(applied),
             revision: self.revision,
@@ -191,7 +196,7 @@ impl<'a> Overlay<'a> {
             cluster_version: self.cluster_version,
             leases: self.lease_changes,
             v2_events: self.v2_events,
-            live: self.live,
+            rows: self.rows,
         }
     }
 
@@ -216,7 +221,7 @@ impl<'a> Overlay<'a> {
         if range.is_empty() {
             return Ok(());
         }
-        merge(self.pending(range), |visit| walk(self.database.live(range), visit), visit)
+        merge(self.pending(range), |visit| self.database.scan_at(range, self.base, visit), visit)
     }
 }
 
@@ -233,15 +238,13 @@ impl View for Overlay<'_> {
         if let Some(pending) = self.live.get(key) {
             return Ok(pending.clone());
         }
-        if let Some(recent) = self.database.recent.lock().get(key) {
-            return Ok(recent.clone());
-        }
-        Ok(self.database.get(keys::LATEST, key)?.map(Record::from_stored))
+        // Nobody writes but this thread, so what is newest is what is at `base`.
+        Ok(self.database.version_at(key, self.base)?)
     }
 
     fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
         if revision < self.base {
-            return Ok(self.database.version_at(key, revision)?.map(Record::from_stored));
+            return Ok(self.database.version_at(key, revision)?);
         }
         let later = self.changes.iter().find(|(main, change)| *main > revision && change.key == key);
         match later {
@@ -263,7 +266,7 @@ impl View for Overlay<'_> {
             return Ok(self.database.scan_at(range, revision, visit)?);
         }
         let pending = self.pending_at(range, revision);
-        Ok(merge(pending.into_iter(), |visit| walk(self.database.live(range), visit), visit)?)
+        Ok(merge(pending.into_iter(), |visit| self.database.scan_at(range, self.base, visit), visit)?)
     }
 
     fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
@@ -321,15 +324,6 @@ impl View for Overlay<'_> {
         let pending = self.v2.range::<[u8], _>((Bound::Included(prefix), upper));
         let pending = pending.map(|(key, value)| (key.as_ref(), value.as_deref()));
         Ok(merge(pending, |visit| walk(self.database.rows(keys::V2, prefix, end.as_deref()), visit), visit)?)
-    }
-}
-
-fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    match range {
-        KeyRange::One(key) => (Bound::Included(key), Bound::Included(key)),
-        KeyRange::Span { start, end } => {
-            (Bound::Included(start), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))
-        }
     }
 }
 

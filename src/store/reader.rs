@@ -12,13 +12,14 @@ use parking_lot::RwLock;
 use super::database::Database;
 use super::error::StoreError;
 use super::events::{Event, EventSink};
-use super::housekeeper::Housekeeper;
+use super::keys::HistoryRow;
 use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
 use super::snapshot::Snapshots;
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
+use super::worker::Worker;
 use super::{events, keys, leases};
 use crate::model::view::Lease;
 use crate::raft::types::{LogId, StoredMembership};
@@ -48,8 +49,9 @@ impl Shared {
 /// [`Machine`](super::machine::Machine).
 #[derive(Clone)]
 pub struct Store {
-    // Before `shared`: its thread must have ended when the database closes.
-    pub(super) housekeeper: Arc<Housekeeper>,
+    // Before `shared`: their threads must have ended when the database closes.
+    pub(super) housekeeper: Arc<Worker>,
+    pub(super) spiller: Arc<Worker>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -145,7 +147,9 @@ impl Store {
             if revision != at && bytes >= max_bytes && bytes > 0 {
                 return Ok(revision - 1);
             }
-            let event = events::of_row(revision, &bytes::Bytes::copy_from_slice(row)).map_err(StoreError::from)?;
+            let row = HistoryRow::decode(row).map_err(StoreError::from)?;
+            let before = view.database().image_before(&row)?;
+            let event = events::of_row(revision, &row, before).map_err(StoreError::from)?;
             bytes += event.event.len() + event.prev.as_ref().map_or(0, bytes::Bytes::len);
             at = revision;
             if visit(event).is_break() {

@@ -1,21 +1,24 @@
-//! Reads in the past: the undo log and the index of which revisions changed a key.
+//! Reads at a revision, past or current: the tail, the live versions, the undo log and the index of which revisions
+//! changed a key.
 //!
 //! A key's version at revision X is its live version if that is not newer than X. Otherwise it is the image *before* the
 //! key's first change above X. History rows never change once written, so none of this needs a RocksDB snapshot: a
 //! change that lands meanwhile has a revision above X, and its "before" is still what X saw.
 //!
-//! The index is a column family like the others. Its write buffer is the part in memory, bounded with the others', and
-//! flushes are the spill to disk: both off the apply path (`docs/decisions/` says why not a table of our own).
+//! Changes sink from the tail's young layer to its old one to the families, so places are looked at in that order: what
+//! sinks meanwhile is met later, perhaps twice, never missed. Of what is found, the first change above X counts.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rocksdb::DBRawIterator;
 
 use super::database::Database;
 use super::error::StoreError;
-use super::keys::{self, Damaged, HistoryRow};
+use super::keys::{self, Before, Damaged, HistoryRow, Revision};
+use super::tail::Known;
+use crate::model::record::Record;
 use crate::model::view::KeyRange;
 
 /// How many index rows of one key are stepped over before a search is cheaper.
@@ -23,19 +26,33 @@ const STEPS_BEFORE_SEEK: usize = 4;
 
 impl Database {
     /// The version of `key` that was live at `at`.
-    pub fn version_at(&self, key: &[u8], at: i64) -> Result<Option<Bytes>, StoreError> {
-        // The live version must be read first: a change after this read is found by the index below.
-        let live = self.get(keys::LATEST, key)?;
+    pub fn version_at(&self, key: &[u8], at: i64) -> Result<Option<Record>, StoreError> {
+        let (mut live, mut change) = (None, None);
+        match self.tail.get(key, at) {
+            Some(Known::Is(version)) => return Ok(version),
+            Some(Known::Before(first)) => change = Some(first),
+            None => live = self.get(keys::LATEST, key)?,
+        }
         if let Some(record) = &live
             && keys::mod_revision(record)? <= at
         {
-            return Ok(live);
+            return Ok(live.map(Record::from_stored));
         }
-        match Changes::of_key(self, key, at).next()? {
-            Some(change) => self.before(change),
+        if self.may_be_newer(at)
+            && let Some(first) = Changes::of_key(self, key, at).next()?
+        {
+            change = Some(first);
+        }
+        match change {
+            Some(change) => Ok(self.before(change)?.map(Record::from_stored)),
             None if live.is_none() => Ok(None),
             None => Err(Damaged("version").into()),
         }
+    }
+
+    /// Whether what was just read from `latest` may hold changes above `at`; they are in the index then.
+    fn may_be_newer(&self, at: i64) -> bool {
+        self.marks.spilling.load(Ordering::SeqCst) > at
     }
 
     /// Every key of `range` that was live at `at`, in key order, with its version of then.
@@ -45,45 +62,84 @@ impl Database {
         at: i64,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        // As above: the live versions are looked at first, the index is at least as new.
-        let mut live = self.live(range);
-        let mut changes = Changes::of_range(self, range, at);
-        let mut change = changes.next()?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut pending = self.tail.walk(range, at);
+        let mut live = self.latest(range);
+        let mut changes = self.may_be_newer(at).then(|| Changes::of_range(self, range, at));
+        let mut change = next_of(&mut changes)?;
         loop {
-            let order = match (live.key(), &change) {
-                (None, None) => return live.status().map_err(StoreError::engine("scan the state")),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(key), Some(_)) => key.cmp(&changes.key),
+            let indexed = changes.as_ref().filter(|_| change.is_some()).map(|changes| changes.key.as_slice());
+            let keys = [live.key(), indexed, pending.key()];
+            let Some(key) = keys.into_iter().flatten().min() else {
+                return live.status().map_err(StoreError::engine("scan the state"));
             };
-            if order == Ordering::Less {
+            let [is_live, is_indexed, is_pending] = keys.map(|other| other == Some(key));
+            let known = if is_pending { pending.next() } else { None };
+            let flow = if is_indexed && let (Some(first), Some(changes)) = (change, &changes) {
+                // The index holds older changes than the tail.
+                visit_some(&changes.key, self.before(first)?.as_deref(), visit)
+            } else if let Some((key, known)) = &known {
+                match known {
+                    Known::Is(version) => visit_some(key, version.as_ref().map(|record| &record.bytes()[..]), visit),
+                    Known::Before(first) => visit_some(key, self.before(*first)?.as_deref(), visit),
+                }
+            } else {
                 let (key, record) = live.item().ok_or(Damaged("version"))?;
                 if keys::mod_revision(record)? > at {
                     return Err(Damaged("version").into());
                 }
-                if visit(key, record).is_break() {
-                    return Ok(());
-                }
-            } else if let Some(revision) = change {
-                if let Some(record) = self.before(revision)?
-                    && visit(&changes.key, &record).is_break()
-                {
-                    return Ok(());
-                }
-                change = changes.next()?;
+                visit(key, record)
+            };
+            if flow.is_break() {
+                return Ok(());
             }
-            if order != Ordering::Greater {
+            if is_live {
                 live.next();
+            }
+            if is_indexed {
+                change = next_of(&mut changes)?;
             }
         }
     }
 
     /// What the key of the change at `revision` was before it.
-    fn before(&self, (main, sub): (i64, u32)) -> Result<Option<Bytes>, StoreError> {
+    fn before(&self, (main, sub): Revision) -> Result<Option<Bytes>, StoreError> {
         let row = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
-        let before = HistoryRow::decode(&row)?.before;
-        Ok(before.map(|before| row.slice_ref(before)))
+        self.image_before(&HistoryRow::decode(&row)?)
     }
+
+    /// The version before a change, from its row or from the one that the row points to.
+    pub fn image_before(&self, row: &HistoryRow<'_>) -> Result<Option<Bytes>, StoreError> {
+        let main = match row.before {
+            None => return Ok(None),
+            Some(Before::Here(image)) => return Ok(Some(Bytes::copy_from_slice(image))),
+            Some(Before::At(main, _)) => main,
+        };
+        // Nearly always the first row: a revision has a row per operation of a transaction, numbered without gaps.
+        for sub in 0.. {
+            let stored = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
+            if let HistoryRow { key, after: Some(after), .. } = HistoryRow::decode(&stored)?
+                && key == row.key
+            {
+                return Ok(Some(stored.slice_ref(after)));
+            }
+        }
+        Err(Damaged("history").into())
+    }
+}
+
+fn visit_some(
+    key: &[u8],
+    record: Option<&[u8]>,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    record.map_or(ControlFlow::Continue(()), |record| visit(key, record))
+}
+
+fn next_of(changes: &mut Option<Changes<'_>>) -> Result<Option<Revision>, StoreError> {
+    changes.as_mut().map_or(Ok(None), Changes::next)
 }
 
 /// Walks the index: for each key, in order, its first change above a revision.
@@ -128,16 +184,17 @@ impl<'a> Changes<'a> {
     }
 
     /// The revision of the next key's first change above the mark; the key itself is in `self.key`.
-    fn next(&mut self) -> Result<Option<(i64, u32)>, StoreError> {
+    fn next(&mut self) -> Result<Option<Revision>, StoreError> {
         if self.started {
             self.leave_key()?;
         }
-        while let Some(row) = self.rows.key() {
-            let (main, sub) = keys::parse_revision(row)?;
-            keys::parse_version_key(row, &mut self.key)?;
-            if main > self.above {
+        while let Some((key, earlier)) = self.rows.item() {
+            // A row that ends above the mark, and is the first to, names the change: rows have no holes between them.
+            let last = keys::parse_revision(key)?;
+            keys::parse_version_key(key, &mut self.key)?;
+            if last.0 > self.above {
                 self.started = true;
-                return Ok(Some((main, sub)));
+                return Ok(Some(keys::first_version_above(earlier, last, self.above)?));
             }
             keys::version_key(&self.key, self.above + 1, 0, &mut self.position);
             self.forward()?;

@@ -47,22 +47,8 @@ impl StoreView {
         &self.era.database
     }
 
-    /// Whether what was just read can hold nothing newer than this view's revision.
-    fn is_current(&self) -> bool {
-        self.database().marks.writing.load(Ordering::SeqCst) == self.revision
-    }
-
     fn frozen(&self) -> &Frozen {
         self.frozen.get_or_init(|| Frozen::new(&self.era.database))
-    }
-
-    fn each(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let rows = self.database().live(range);
-        // The iterator froze its state when it was made: a batch that began later is not in it.
-        if self.is_current() { walk(rows, visit) } else { self.database().scan_at(range, self.revision, visit) }
     }
 }
 
@@ -76,37 +62,25 @@ impl View for StoreView {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
-        let live = self.database().get(keys::LATEST, key)?;
-        let exact = match &live {
-            Some(record) => keys::mod_revision(record)? <= self.revision,
-            None => self.is_current(),
-        };
-        let found = if exact { live } else { self.database().version_at(key, self.revision)? };
-        Ok(found.map(Record::from_stored))
+        self.get_at(key, self.revision)
     }
 
     fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
-        Ok(self.database().version_at(key, revision)?.map(Record::from_stored))
+        Ok(self.database().version_at(key, revision)?)
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        Ok(self.each(range, &mut |_, record| visit(Record::from_stored(Bytes::copy_from_slice(record))))?)
+        self.scan_at(range, self.revision, visit)
     }
 
     fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        if revision == self.revision {
-            return self.scan(range, visit);
-        }
-        if range.is_empty() {
-            return Ok(());
-        }
         let visit = &mut |_: &[u8], record: &[u8]| visit(Record::from_stored(Bytes::copy_from_slice(record)));
         Ok(self.database().scan_at(range, revision, visit)?)
     }
 
     fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
         let mut count = 0;
-        self.each(range, &mut |_, _| {
+        self.database().scan_at(range, self.revision, &mut |_, _| {
             count += 1;
             ControlFlow::Continue(())
         })?;

@@ -150,6 +150,14 @@ impl State {
         }
     }
 
+    fn keep(&mut self, batch: &Batch) {
+        for event in batch.events() {
+            let shared = Arc::new(Shared::new(event.clone()));
+            self.mark(&shared);
+            self.ring.push(shared);
+        }
+    }
+
     fn mark(&mut self, event: &Shared) {
         let (index, streams) = (&self.index, &mut self.streams);
         index.matches(event.key(), |stream| {
@@ -172,10 +180,11 @@ impl State {
 impl EventSink for Hub {
     fn publish(&self, batch: Arc<Batch>) {
         let mut state = self.state.lock();
-        for event in &batch.events {
-            let shared = Arc::new(Shared::new(event.clone()));
-            state.mark(&shared);
-            state.ring.push(shared);
+        if state.streams.is_empty() {
+            // Nobody watches: nothing is encoded and kept. Whoever comes and wants these reads them from history.
+            state.ring.skip_to(batch.last);
+        } else {
+            state.keep(&batch);
         }
         state.current = state.current.max(batch.last);
         if let Some(compacted) = batch.compacted {

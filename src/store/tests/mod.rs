@@ -6,6 +6,7 @@ mod oracle;
 mod reads;
 mod snapshots;
 mod speed;
+mod spills;
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,16 +16,17 @@ use openraft::storage::RaftStateMachine;
 use openraft::{Entry as RaftEntry, EntryPayload};
 
 use super::records::log_id;
-use super::{Machine, Store, StoreOptions, Watermark};
+use super::{Machine, Store, StoreOptions, TailLimits, Watermark};
 use crate::model::command::{self, Command};
 use crate::proto::etcdserverpb as pb;
 use crate::raft::types::{Entry, Proposal};
 
-/// Small caches, and a housekeeper that acts at once.
+/// Small caches, a tail that spills all the time, and a housekeeper that acts at once.
 pub(super) fn small() -> StoreOptions {
     StoreOptions {
         block_cache: 1 << 20,
         write_buffers: 1 << 20,
+        tail: TailLimits { changes: 5, bytes: usize::MAX, history: usize::MAX },
         housekeeping: Duration::from_millis(5),
         ..StoreOptions::default()
     }
