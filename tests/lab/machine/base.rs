@@ -74,12 +74,14 @@ impl Release {
         let id = field("ID").unwrap_or_default();
         let codename = field("VERSION_CODENAME")
             .ok_or("/etc/os-release has no VERSION_CODENAME; the lab needs Debian or Ubuntu")?;
-        let (default, keyring) = match id.as_str() {
-            "ubuntu" => ("http://archive.ubuntu.com/ubuntu", "/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
-            _ => ("http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+        let keyring = match id.as_str() {
+            "ubuntu" => "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+            _ => "/usr/share/keyrings/debian-archive-keyring.gpg",
         };
+        let none =
+            || format!("apt's sources name no mirror of {id} with the component main; the lab builds machines from it");
         Ok(Self {
-            mirror: configured_mirror(&id).unwrap_or(default.to_owned()),
+            mirror: configured_mirror(&id).ok_or_else(none)?,
             keyring: Path::new(keyring).exists().then(|| keyring.to_owned()),
             proxy: configured_proxy(),
             codename,
