@@ -4,8 +4,8 @@
 //! moment, or there is no file; nothing is written before the whole file is proven; nothing that exists is overwritten
 //! unless asked for; a run that broke off can be repeated. Memory does not grow with the tree.
 //!
-//! [`access`] reaches the servers, [`listing`] reads a recursive answer piece by piece, [`spool`] keeps and proves
-//! files; [`export`], [`import`], [`copy`] and [`compare`] are the commands.
+//! `access` reaches the servers, `listing` reads a recursive answer piece by piece, `spool` keeps and proves
+//! files; `export`, `import`, `copy` and `compare` are the commands.
 
 mod access;
 mod compare;
