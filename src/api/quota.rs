@@ -13,19 +13,20 @@ use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAc
 /// Lets `command` pass when the state has room for it.
 ///
 /// # Errors
-/// [`ApiError::NoSpace`]: over the quota, after the alarm was raised; or this member's disk is nearly full.
+/// [`ApiError::NoSpace`]: over the quota, after the alarm was raised; or this member's disk is nearly full, which only
+/// a deletion of less than half of what is left may pass.
 pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), ApiError> {
     let (quota, disk_is_low) = (state.limits.quota_bytes, state.store.space().refuses_growth());
     if quota.is_none() && !disk_is_low {
         return Ok(());
     }
     let cost = quota::cost(command);
-    if cost == 0 {
-        return Ok(());
-    }
     if disk_is_low {
         // The alarm is raised by whoever watches the disk (`node::space`), and lowered when there is space again.
-        return Err(ApiError::NoSpace);
+        return if cost == 0 && deletions_fit(state, command).await? { Ok(()) } else { Err(ApiError::NoSpace) };
+    }
+    if cost == 0 {
+        return Ok(());
     }
     if quota.is_none_or(|quota| state.store.size().allocated.saturating_add(cost) < quota) {
         return Ok(());
@@ -40,4 +41,17 @@ pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), 
         tracing::warn!(%error, "failed to raise the NOSPACE alarm; the next write over the quota will try again");
     }
     Err(ApiError::NoSpace)
+}
+
+/// Whether what `command` deletes can be written down on a disk that is nearly full. One that cannot would be committed and
+/// then wait, and everything behind it too, so it is refused: fewer keys at a time, with compactions in between, fit.
+async fn deletions_fit(state: &State, command: &Command) -> Result<bool, ApiError> {
+    let ranges = quota::deletions(command);
+    if ranges.is_empty() {
+        return Ok(true);
+    }
+    // Half: others delete at the same time, and the flush adds indexes.
+    let (store, most) = (state.store.clone(), state.store.space().writable() / 2);
+    let counted = tokio::task::spawn_blocking(move || store.bytes_to_delete(&ranges, most)).await;
+    Ok(counted.map_err(|_stopped| ApiError::Stopped)?? < most)
 }

@@ -1,8 +1,9 @@
 //! What a command is reckoned to add to the data file, in etcd's own coin, so that limits trip at the same request.
 
 use super::command::Command;
+use super::view::KeyRange;
 use crate::proto::etcdserverpb::request_op::Request;
-use crate::proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
+use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 
 /// Reckoned size of a key's metadata, bytes.
 const KEY_OVERHEAD: u64 = 256;
@@ -29,6 +30,32 @@ pub fn cost(command: &Command) -> u64 {
     }
 }
 
+/// The key ranges that `command` may delete: on a nearly full disk even a deletion must fit, because history keeps the
+/// old values until a compaction.
+pub fn deletions(command: &Command) -> Vec<KeyRange> {
+    let mut found = Vec::new();
+    match command {
+        Command::DeleteRange(request) => found.push(deleted(request)),
+        Command::Txn(request) => collect_deletions(request, &mut found),
+        _ => {}
+    }
+    found
+}
+
+fn deleted(request: &DeleteRangeRequest) -> KeyRange {
+    KeyRange::new(request.key.clone(), request.range_end.clone())
+}
+
+fn collect_deletions(request: &TxnRequest, found: &mut Vec<KeyRange>) {
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(Request::RequestDeleteRange(request)) => found.push(deleted(request)),
+            Some(Request::RequestTxn(request)) => collect_deletions(request, found),
+            Some(Request::RequestPut(_) | Request::RequestRange(_)) | None => {}
+        }
+    }
+}
+
 fn put(request: &PutRequest) -> u64 {
     KEY_OVERHEAD + (request.key.len() + request.value.len()) as u64
 }
@@ -48,6 +75,8 @@ fn operation(op: &RequestOp) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::model::command::{LeaseGrant, LeaseRevoke};
     use crate::model::tests::world::{always, delete, delete_op, put, put_op, range, range_op, txn_op};
@@ -66,6 +95,21 @@ mod tests {
             ..TxnRequest::default()
         };
         assert_eq!(cost(&Command::Txn(request)), (256 + 3) + (256 + 1));
+    }
+
+    #[test]
+    fn every_range_that_may_be_deleted_is_found() {
+        let inner = always(vec![delete_op(delete("b", "c"))]);
+        let request = TxnRequest {
+            success: vec![put_op(put("k", "1")), delete_op(delete("a", ""))],
+            failure: vec![txn_op(inner), range_op(range("x", ""))],
+            ..TxnRequest::default()
+        };
+        let key = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let expected = [KeyRange::One(key("a")), KeyRange::Span { start: key("b"), end: Some(key("c")) }];
+        assert_eq!(deletions(&Command::Txn(request)), expected);
+        assert_eq!(deletions(&Command::DeleteRange(delete("a", ""))), expected[..1]);
+        assert_eq!(deletions(&Command::Put(put("a", ""))), []);
     }
 
     #[test]

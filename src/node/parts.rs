@@ -236,7 +236,7 @@ async fn consensus(
     clock: &Arc<SystemClock>,
 ) -> Result<(Consensus, Store, Arc<Lessor>), NodeError> {
     let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
-    let space = Space::watch(data_dir.member(), &wal)
+    let space = Space::watch(data_dir.member(), &wal, settings.memory.write_buffer_bytes)
         .map_err(|cause| NodeError::Space { dir: data_dir.member().display().to_string(), cause })?;
     let defaults = LogOptions::default();
     let log_options = LogOptions {

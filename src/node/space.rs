@@ -42,6 +42,29 @@ enum Step {
     Nothing,
 }
 
+/// Whose the alarm of this member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// Not this disk's: the quota's, or there is none.
+    No,
+    /// It was proposed for this disk. It may be raised later even if the proposal seemed to fail.
+    Proposed,
+    /// It was raised for this disk.
+    Raised,
+}
+
+impl Own {
+    /// What is known once it was seen whether the alarm is raised.
+    fn seen(self, raised: bool) -> Self {
+        match (self, raised) {
+            (Self::Proposed, true) => Self::Raised,
+            // Somebody disarmed it.
+            (Self::Raised, false) => Self::No,
+            _ => self,
+        }
+    }
+}
+
 /// `low`: space is low here and nobody stands in. `own`: the alarm that is raised is this disk's, not the quota's.
 fn step(low: bool, raised: bool, own: bool, over_quota: bool) -> Step {
     match (low, raised) {
@@ -60,7 +83,7 @@ impl SpaceKeeper {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut levels = self.store.space().levels();
-        let mut own_alarm = self.store.space().was_low();
+        let mut own = if self.store.space().was_low() { Own::Proposed } else { Own::No };
         loop {
             let low = *levels.borrow_and_update();
             let work = async {
@@ -69,7 +92,7 @@ impl SpaceKeeper {
                 if aside || self.store.space().is_awaited() {
                     self.hand_over().await;
                 }
-                own_alarm = self.keep_alarm(low && !aside, own_alarm).await;
+                own = self.keep_alarm(low && !aside, own).await;
             };
             tokio::select! {
                 () = work => {}
@@ -112,14 +135,21 @@ impl SpaceKeeper {
         }
     }
 
-    /// Raises or lowers the alarm as need be. Returns whether the alarm that is raised now is this disk's.
-    async fn keep_alarm(&self, low: bool, own: bool) -> bool {
+    /// Raises or lowers the alarm as need be. Returns whose it is now.
+    async fn keep_alarm(&self, low: bool, own: Own) -> Own {
         let raised = self.store.view().alarms().contains(&(self.id(), AlarmType::Nospace.into()));
+        let own = own.seen(raised);
         let over_quota = self.quota.is_some_and(|quota| self.store.size().allocated >= quota);
-        match step(low, raised, own, over_quota) {
-            Step::Raise => self.propose(AlarmAction::Activate, "raised NOSPACE: this disk is nearly full").await,
-            Step::Lower => !self.propose(AlarmAction::Deactivate, "lowered NOSPACE: there is disk space again").await,
-            Step::Nothing => own && raised,
+        match step(low, raised, own == Own::Raised, over_quota) {
+            Step::Raise => {
+                self.propose(AlarmAction::Activate, "raised NOSPACE: this disk is nearly full").await;
+                Own::Proposed
+            }
+            Step::Lower => {
+                let lowered = self.propose(AlarmAction::Deactivate, "lowered NOSPACE: there is disk space again").await;
+                if lowered { Own::No } else { own }
+            }
+            Step::Nothing => own,
         }
     }
 
@@ -151,6 +181,15 @@ mod tests {
         assert!(!others_suffice(3, 1), "a second one is low or down");
         assert!(others_suffice(4, 3) && !others_suffice(4, 2));
         assert!(others_suffice(5, 3) && !others_suffice(5, 2));
+    }
+
+    #[test]
+    fn an_alarm_whose_proposal_seemed_to_fail_is_still_the_disks() {
+        assert_eq!(Own::Proposed.seen(false), Own::Proposed, "it may come yet");
+        assert_eq!(Own::Proposed.seen(true), Own::Raised);
+        assert_eq!(Own::Raised.seen(true), Own::Raised);
+        assert_eq!(Own::Raised.seen(false), Own::No, "an operator disarmed it");
+        assert_eq!(Own::No.seen(true), Own::No, "the quota's");
     }
 
     #[test]

@@ -222,15 +222,16 @@ impl Database {
 
     /// Bytes that are in memory only: what a flush would write.
     pub fn unflushed(&self) -> u64 {
-        let of = |name: &&str| {
-            let family = self.family(name);
-            self.db
-                .property_int_value_cf(family, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
-                .ok()
-                .flatten()
-                .unwrap_or(0)
-        };
-        keys::FAMILIES.iter().map(of).sum()
+        keys::FAMILIES.iter().map(|name| self.in_memory(name, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)).sum()
+    }
+
+    /// Bytes in the write buffer of a family that still takes rows.
+    pub fn in_buffer(&self, family: &str) -> u64 {
+        self.in_memory(family, rocksdb::properties::CUR_SIZE_ACTIVE_MEM_TABLE)
+    }
+
+    fn in_memory(&self, family: &str, property: &rocksdb::properties::PropName) -> u64 {
+        self.db.property_int_value_cf(self.family(family), property).ok().flatten().unwrap_or(0)
     }
 
     /// Lets RocksDB merge table files by itself, or stops it from starting further merges.

@@ -11,14 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rocksdb::{CompactOptions, WriteBatch};
+use rocksdb::WriteBatch;
 
 use super::database::{Database, walk};
 use super::error::{StoreError, fatal};
 use super::keys::{self, Dropped, HistoryRow, meta};
 use super::reader::Shared;
-use super::size;
-use super::space::{Part, Space};
+use super::space::Part;
 use super::view::Era;
 
 /// Rows counted between two looks at the stop flag, with a pause after each such piece.
@@ -29,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const READER_POLL: Duration = Duration::from_millis(2);
 /// Bytes in memory that are worth a flush when space is short.
 const WORTH_A_FLUSH: u64 = 1 << 20;
+/// Between two merges for want of space: each may cost as much as reading the whole state.
+const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 /// Dropped versions after which the version index is merged at once instead of when RocksDB gets to it.
 const VERSIONS_TO_MERGE: u64 = 1_000_000;
 
@@ -50,8 +51,17 @@ impl Housekeeper {
     pub fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
         let signal = Arc::new(Signal::default());
         let low = shared.options.space.is_low();
-        let keeper =
-            Keeper { shared, signal: Arc::clone(&signal), flushed: 0, flushed_at: Instant::now(), versions: 0, low };
+        let now = Instant::now();
+        let keeper = Keeper {
+            shared,
+            signal: Arc::clone(&signal),
+            flushed: 0,
+            flushed_at: now,
+            versions: 0,
+            low,
+            reclaimed_at: now,
+            reclaimed_below: 0,
+        };
         let thread = std::thread::Builder::new()
             .name("store-keeper".to_owned())
             .spawn(move || keeper.run())
@@ -88,6 +98,9 @@ struct Keeper {
     versions: u64,
     /// Space was low when we looked last, so RocksDB does not merge.
     low: bool,
+    /// When we last merged for want of space, and the floor of history then.
+    reclaimed_at: Instant,
+    reclaimed_below: i64,
 }
 
 impl Keeper {
@@ -98,7 +111,7 @@ impl Keeper {
                 fatal("RocksDB failed in the background", &"see the engine's LOG file in the state directory");
             }
             let kept = self.follow_space(&database).and_then(|()| self.flush_if_due(&database));
-            if let Err(error) = kept.and_then(|()| self.compact(&database)) {
+            if let Err(error) = kept.and_then(|()| self.compact(&database)).and_then(|()| self.reclaim(&database)) {
                 fatal("housekeeping of the state failed", &error);
             }
             drop(database);
@@ -122,7 +135,7 @@ impl Keeper {
             return Ok(());
         }
         // What cannot fill a write buffer needs no flush, and whoever fills the disk may be quicker than this one.
-        let worth_it = database.unflushed() > self.shared.options.bytes_without_flush();
+        let worth_it = database.unflushed() > WORTH_A_FLUSH;
         if low && worth_it && self.can_flush(database) {
             database.flush()?;
             self.flushed_at = Instant::now();
@@ -187,11 +200,26 @@ impl Keeper {
         database.drop_history(floor)?;
         self.versions += rows;
         if self.versions >= VERSIONS_TO_MERGE {
-            database.merge(keys::VERSIONS);
+            database.merge_all(&[keys::VERSIONS], &self.shared.options.space)?;
             self.versions = 0;
         }
         self.shared.dropped_below.advance(u64::try_from(floor).unwrap_or(0));
         tracing::debug!(revision = floor, versions = rows, bytes, "dropped compacted history");
+        Ok(())
+    }
+
+    /// While space is low RocksDB does not merge, so what was deleted would keep its space for ever. This merges what holds
+    /// deletions or compacted history, as far as there is room for it.
+    fn reclaim(&mut self, database: &Database) -> Result<(), StoreError> {
+        if !self.low || self.reclaimed_at.elapsed() < RECLAIM_EVERY {
+            return Ok(());
+        }
+        self.reclaimed_at = Instant::now();
+        let floor = database.floor.load(Ordering::Acquire);
+        if self.reclaimed_below < floor || database.has_deletions()? {
+            database.merge_all(&keys::FAMILIES, &self.shared.options.space)?;
+            self.reclaimed_below = floor;
+        }
         Ok(())
     }
 
@@ -241,45 +269,4 @@ fn background_errors(database: &Database) -> u64 {
     let count = database.engine().property_int_value(rocksdb::properties::BACKGROUND_ERRORS);
     // An engine that cannot even say how it is doing is no better than one with errors.
     count.ok().flatten().unwrap_or(1)
-}
-
-impl Database {
-    /// Removes whole files of history below `floor`. Rows in files that reach above it go with later compactions.
-    fn drop_history(&self, floor: i64) -> Result<(), StoreError> {
-        let family = self.family(keys::HISTORY);
-        self.engine()
-            .delete_file_in_range_cf(family, keys::revision_key(0, 0), keys::revision_key(floor - 1, u32::MAX))
-            .map_err(StoreError::engine("drop files of old history"))
-    }
-
-    /// Merges a family's files now, at low priority; the compaction filter drops what is below the floor.
-    fn merge(&self, family: &str) {
-        let mut options = CompactOptions::default();
-        options.set_exclusive_manual_compaction(false);
-        let all: Option<&[u8]> = None;
-        self.engine().compact_range_cf_opt(self.family(family), all, all, &options);
-    }
-
-    /// Merges what compaction left behind and lets the allocated size fall to what is in use. Blocks; the state serves on.
-    /// A family that `space` has no room for is left as it is: RocksDB merges it when there is room.
-    pub fn defragment(&self, space: &Space) -> Result<(), StoreError> {
-        if space.has_room(Part::State, self.unflushed()) {
-            self.flush()?;
-        }
-        for family in [keys::HISTORY, keys::VERSIONS] {
-            let files =
-                self.engine().property_int_value_cf(self.family(family), rocksdb::properties::TOTAL_SST_FILES_SIZE);
-            let bytes = files.ok().flatten().unwrap_or(u64::MAX);
-            if space.has_room(Part::State, bytes) {
-                self.merge(family);
-            } else {
-                tracing::warn!(family, bytes, "not merged: the disk has no room for the new files beside the old ones");
-            }
-        }
-        let allocated = size::pages(self.in_use());
-        self.marks.allocated.store(allocated, Ordering::Release);
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.family(keys::META), meta::ALLOCATED, allocated.to_be_bytes());
-        self.write(batch)
-    }
 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -34,9 +34,6 @@ use crate::raft::types::{Entry, LogId, Membership, Proposal, Reply, SnapshotMeta
 const MAX_BATCH_ENTRIES: usize = 512;
 /// Proposal bytes in one write batch, at most (one larger entry still fits).
 const MAX_BATCH_BYTES: usize = 4 << 20;
-/// Bytes in write buffers for a byte of an entry, at most: the value is in the live row, in history, and once more in
-/// history when it is replaced.
-const WRITTEN_PER_BYTE: u64 = 3;
 /// What an entry adds to the write batch beyond three times its own bytes; only sizes the first allocation.
 const ROW_BYTES: usize = 256;
 
@@ -60,18 +57,17 @@ impl Machine {
         Self { store, watermark }
     }
 
-    /// Returns when a write buffer that `bytes` of entries fill could be flushed. Small things pass without: they fill none,
-    /// and alarms, votes and deletions must go on.
-    async fn wait_for_space(&self, space: &Space, bytes: usize) {
+    /// Returns when `bytes` can be written. A batch that fills no write buffer passes without: alarms, votes and small
+    /// deletions must go on.
+    async fn wait_for_space(&self, space: &Space, bytes: u64) {
         let database = self.store.shared.database();
-        let buffered = || database.unflushed() + WRITTEN_PER_BYTE * bytes as u64;
-        if buffered() > self.store.shared.options.bytes_without_flush() {
-            space.ready(Part::State, buffered, "committed entries are applied").await;
+        if !database.takes_without_flush(bytes, &self.store.shared.options) {
+            space.ready(Part::State, || database.unflushed() + bytes, "committed entries are applied").await;
         }
     }
 
-    /// Applies one piece of the log.
-    fn apply_piece(&self, piece: Piece) {
+    /// Finds out what one piece of the log does. Nothing is written.
+    fn decide(&self, piece: Piece) -> Decided {
         let begun = Instant::now();
         let database = self.store.shared.database();
         let mut overlay = Overlay::over(&database, piece.bytes * 3 + piece.entries.len() * ROW_BYTES);
@@ -82,7 +78,14 @@ impl Machine {
             answers.extend(responder.map(|responder| (responder, reply)));
         }
         let last = (*piece.last.leader_id, piece.last.index);
-        let mut sealed = overlay.seal(last);
+        let sealed = overlay.seal(last);
+        Decided { sealed, facts, answers, index: piece.last.index, took: begun.elapsed() }
+    }
+
+    /// Writes and publishes what was decided.
+    fn carry_out(&self, decided: Decided) {
+        let begun = Instant::now();
+        let Decided { mut sealed, facts, answers, index, took } = decided;
         let events = events::of_changes(&sealed.changes)
             .unwrap_or_else(|error| fatal("a command produced a record that does not decode", &error));
         let batch = Batch {
@@ -93,14 +96,14 @@ impl Machine {
             leases: std::mem::take(&mut sealed.leases),
             auth: std::mem::take(&mut sealed.auth_events),
             v2_events: std::mem::take(&mut sealed.v2_events),
-            applied_index: piece.last.index,
+            applied_index: index,
         };
-        let decided = Instant::now();
-        commit(&self.store.shared, &database, sealed, facts);
-        let committed = decided.elapsed();
+        let written = Instant::now();
+        commit(&self.store.shared, &self.store.shared.database(), sealed, facts);
+        let committed = written.elapsed();
         self.publish(batch, answers);
         self.store.worked(Work::Commit, committed);
-        self.store.worked(Work::Apply, begun.elapsed());
+        self.store.worked(Work::Apply, took + begun.elapsed());
     }
 
     /// Tells the sinks, then whoever waits for the applied index, then the proposers.
@@ -118,6 +121,16 @@ impl Machine {
             self.store.housekeeper.wake();
         }
     }
+}
+
+/// What a piece of the log does, not yet written. Only apply writes the state, so it stays true while it waits.
+struct Decided {
+    sealed: Sealed,
+    facts: Option<Facts>,
+    answers: Vec<Answer>,
+    /// Of the last entry.
+    index: u64,
+    took: Duration,
 }
 
 /// What one entry does, taken into the overlay, and its answer.
@@ -242,12 +255,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         while let Some(piece) = Piece::take(&mut entries).await? {
             let full = piece.entries.len() >= MAX_BATCH_ENTRIES || piece.bytes >= MAX_BATCH_BYTES;
             self.watermark.wait(piece.last.index).await;
-            let space = &self.store.shared.options.space;
-            space.add_pending(WRITTEN_PER_BYTE * piece.bytes as u64);
+            let decided = self.decide(piece);
+            let (space, bytes) = (&self.store.shared.options.space, decided.sealed.batch.size_in_bytes() as u64);
+            space.add_pending(bytes);
             if space.is_low() {
-                self.wait_for_space(space, piece.bytes).await;
+                self.wait_for_space(space, bytes).await;
             }
-            self.apply_piece(piece);
+            self.carry_out(decided);
             if full {
                 // There is probably more: let requests that share this thread run in between.
                 tokio::task::yield_now().await;

@@ -88,24 +88,34 @@ pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> R
 /// A small family's write buffer is so much smaller than a large one's.
 const SHARE_OF_SMALL: usize = 4;
 
+/// RocksDB takes memory for rows in blocks of this size at most, bytes.
+pub(super) const ARENA_BLOCK: u64 = MIB as u64;
+
 impl StoreOptions {
-    /// Written bytes below which no write buffer can be full, so that RocksDB does not flush by itself.
-    pub(super) fn bytes_without_flush(&self) -> u64 {
-        (self.write_buffers / 2 / SHARE_OF_SMALL / 2) as u64
+    /// Bytes in a family's write buffer from which RocksDB flushes.
+    pub(super) fn write_buffer(&self, family: &str) -> u64 {
+        let half = self.write_buffers / 2;
+        (if matches!(family, keys::LATEST | keys::HISTORY | keys::VERSIONS) { half } else { half / SHARE_OF_SMALL })
+            as u64
+    }
+
+    /// Bytes in all write buffers from which RocksDB flushes: its write buffer manager stops at seven eighths.
+    pub(super) fn buffered_before_flush(&self) -> u64 {
+        (self.write_buffers / 8 * 7) as u64
     }
 }
 
 /// One descriptor per family. History and version rows below `floor` are dropped by compactions as garbage.
 pub(super) fn families(options: &StoreOptions, cache: &Cache, floor: &Arc<AtomicI64>) -> Vec<ColumnFamilyDescriptor> {
-    let half = options.write_buffers / 2;
     keys::FAMILIES
         .iter()
         .map(|&name| {
+            let buffer = options.write_buffer(name) as usize;
             let mut family = match name {
-                keys::LATEST => latest(cache, half),
-                keys::HISTORY => with_floor(history(cache, half), floor),
-                keys::VERSIONS => with_floor(sequential(cache, half), floor),
-                _ => sequential(cache, half / SHARE_OF_SMALL),
+                keys::LATEST => latest(cache, buffer),
+                keys::HISTORY => with_floor(history(cache, buffer), floor),
+                keys::VERSIONS => with_floor(sequential(cache, buffer), floor),
+                _ => sequential(cache, buffer),
             };
             // Merging on a full disk fails, and a failed merge ends the process. See `Keeper::follow_space`.
             family.set_disable_auto_compactions(options.space.is_low());
@@ -154,6 +164,7 @@ fn family(table: &BlockBasedOptions, buffer: usize) -> Options {
     let mut family = Options::default();
     family.set_block_based_table_factory(table);
     family.set_write_buffer_size(buffer);
+    family.set_arena_block_size((buffer / 8).min(ARENA_BLOCK as usize));
     family.set_max_write_buffer_number(4);
     // Young files are rewritten soon: compressing them costs CPU and saves nothing that lasts.
     family.set_compression_per_level(&[

@@ -23,11 +23,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 const MIB: u64 = 1 << 20;
 /// Between two looks at the file systems.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes that come into memory between two looks at most.
+const LOOK_AFTER: u64 = MIB;
 /// Left free beside what somebody asks for: directories, extents, the journal.
 const MARGIN: u64 = 256 << 10;
 /// Written off the reserve's end while space is low, so that its length is no whole mebibyte.
@@ -62,6 +65,10 @@ struct Inner {
     waiting: AtomicUsize,
     /// What the next flush of the state will write, bytes: taken already, as it were.
     pending: AtomicU64,
+    /// How much of it came since the last look.
+    unseen: AtomicU64,
+    /// Held by who looks.
+    looking: Mutex<()>,
 }
 
 /// A directory and the marks of its file system, bytes.
@@ -78,8 +85,8 @@ struct Place {
 struct Reserve {
     path: PathBuf,
     bytes: u64,
-    /// All its blocks are held, as far as this process knows.
-    held: AtomicBool,
+    /// How many of them are held, as far as this process knows.
+    held: AtomicU64,
     /// The life before this one ended low.
     was_low: bool,
 }
@@ -91,20 +98,22 @@ fn measure(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((found.blocks().saturating_mul(block), found.blocks_available().saturating_mul(block)))
 }
 
-/// The low mark of a file system of `total` bytes: a twentieth, but no less than small writes need and no more than
-/// merging large files does.
-fn low_mark(total: u64) -> u64 {
-    (total / 20).clamp(8 * MIB, 1024 * MIB)
+/// The low mark of a file system of `total` bytes: a twentieth, but no less than two flushes of full write `buffers` need
+/// (on a small disk: a quarter of it), and no more than merging large files does.
+fn low_mark(total: u64, buffers: u64) -> u64 {
+    (total / 20).clamp((2 * buffers).min(total / 4).max(8 * MIB), 1024 * MIB)
 }
 
-fn reserve_bytes(total: u64) -> u64 {
-    (total / 16).clamp(4 * MIB, 16 * MIB) / MIB * MIB
+/// What is held back on a file system of `total` bytes: room for full write `buffers`, and once more for what is deleted
+/// after their flush; on a small disk an eighth of it.
+fn reserve_bytes(total: u64, buffers: u64) -> u64 {
+    (total / 8).clamp(4 * MIB, (2 * buffers).max(4 * MIB)) / MIB * MIB
 }
 
 impl Place {
-    fn open(dir: &Path) -> Option<Self> {
+    fn open(dir: &Path, buffers: u64) -> Option<Self> {
         let (total, _) = measure(dir).ok().filter(|(total, _)| *total > 0)?;
-        let low = low_mark(total);
+        let low = low_mark(total, buffers);
         Some(Self { dir: dir.to_path_buf(), low, enough: low + (low / 4).max(2 * MIB) })
     }
 
@@ -119,8 +128,8 @@ impl Reserve {
     fn open(path: PathBuf, bytes: u64) -> Self {
         let length = std::fs::metadata(&path).map(|found| found.len());
         let was_low = length.is_ok_and(|length| length == 0 || !length.is_multiple_of(MIB));
-        let reserve = Self { path, bytes, held: AtomicBool::new(false), was_low };
-        reserve.give_back();
+        let reserve = Self { path, bytes, held: AtomicU64::new(0), was_low };
+        reserve.set_length(0);
         reserve
     }
 
@@ -134,26 +143,35 @@ impl Reserve {
             if failed == 0 { file.set_len(self.bytes) } else { Err(io::Error::from_raw_os_error(failed)) }
         };
         match take() {
-            Ok(()) => self.held.store(true, Ordering::Release),
+            Ok(()) => self.held.store(self.bytes, Ordering::Release),
             // A reserve of half the size would be mistaken for a whole one.
             Err(_) => {
-                self.give_back();
+                self.held.store(0, Ordering::Release);
+                self.set_length(0);
             }
         }
     }
 
+    fn is_whole(&self) -> bool {
+        self.held.load(Ordering::Acquire) == self.bytes
+    }
+
     /// Leaves the sign that space was low; the blocks stay.
     fn sign(&self) {
-        if self.held.load(Ordering::Acquire) {
-            self.set_length(self.bytes - LOW_SIGN);
+        let held = self.held.load(Ordering::Acquire);
+        if held > 0 {
+            self.set_length(held - LOW_SIGN);
         }
     }
 
-    /// Gives the blocks back and says whether there were any.
-    fn give_back(&self) -> bool {
-        let held = self.held.swap(false, Ordering::AcqRel);
-        self.set_length(0);
-        held
+    /// Gives back as many blocks as `needed` bytes take, if so many are held; others on the disk may take what is given
+    /// too early. Says whether it did.
+    fn give(&self, needed: u64) -> bool {
+        let needed = needed.div_ceil(MIB) * MIB;
+        let take = |held: u64| held.checked_sub(needed);
+        let Ok(held) = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return false };
+        self.set_length((held - needed).saturating_sub(LOW_SIGN));
+        true
     }
 
     fn set_length(&self, length: u64) {
@@ -172,16 +190,16 @@ impl Reserve {
 
 impl Space {
     /// Looks at the file systems of `state` (which must exist) and `log`, gives an earlier reserve back, and starts to
-    /// watch.
+    /// watch. `buffers`: bytes that the state may hold in memory before it flushes.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn watch(state: &Path, log: &Path) -> io::Result<Self> {
+    pub fn watch(state: &Path, log: &Path, buffers: u64) -> io::Result<Self> {
         let log = log.ancestors().find(|dir| dir.is_dir()).unwrap_or(state);
-        let place = Place::open(state);
+        let place = Place::open(state, buffers);
         let total = measure(state).map_or(0, |(total, _)| total);
-        let reserve = place.as_ref().map(|_| Reserve::open(state.join(RESERVE), reserve_bytes(total)));
-        let space = Self::of(place, Place::open(log), reserve);
+        let reserve = place.as_ref().map(|_| Reserve::open(state.join(RESERVE), reserve_bytes(total, buffers)));
+        let space = Self::of(place, Place::open(log, buffers), reserve);
         space.look();
         let watched = Arc::downgrade(&space.inner);
         std::thread::Builder::new().name("disk-space".to_owned()).spawn(move || {
@@ -208,6 +226,8 @@ impl Space {
             levels: watch::Sender::new(false),
             waiting: AtomicUsize::new(0),
             pending: AtomicU64::new(0),
+            unseen: AtomicU64::new(0),
+            looking: Mutex::new(()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -232,9 +252,14 @@ impl Space {
         self.inner.reserve.as_ref().is_some_and(|reserve| reserve.was_low)
     }
 
-    /// So many bytes more wait in memory for a flush.
+    /// So many bytes more wait in memory for a flush. Looks again where much has come since the last look: a fast writer
+    /// fills a small disk between two of the thread's.
     pub fn add_pending(&self, bytes: u64) {
-        self.inner.pending.fetch_add(bytes, Ordering::Relaxed);
+        let inner = &self.inner;
+        inner.pending.fetch_add(bytes, Ordering::Relaxed);
+        if inner.unseen.fetch_add(bytes, Ordering::Relaxed) + bytes >= LOOK_AFTER {
+            self.look();
+        }
     }
 
     /// So many bytes wait in memory for a flush.
@@ -269,6 +294,8 @@ impl Space {
     /// Looks now. Says so once when the level changes, and keeps the reserve.
     fn look(&self) {
         let inner = &self.inner;
+        let Some(_looking) = inner.looking.try_lock() else { return };
+        inner.unseen.store(0, Ordering::Relaxed);
         let was = inner.low.load(Ordering::Acquire);
         let pending = inner.pending.load(Ordering::Relaxed);
         let left = |place: &Option<Place>| {
@@ -286,10 +313,10 @@ impl Space {
         let Some(reserve) = &inner.reserve else { return };
         if low && !was {
             reserve.sign();
-        } else if !low && (was || !reserve.held.load(Ordering::Acquire)) {
-            let room = places[0].is_none_or(|(left, _, enough)| left >= enough + reserve.bytes);
-            // While it is held, only the sign that space was low is taken back.
-            if room || reserve.held.load(Ordering::Acquire) {
+        } else if !low && (was || !reserve.is_whole()) {
+            let missing = reserve.bytes - reserve.held.load(Ordering::Acquire).min(reserve.bytes);
+            // While it is whole, only the sign that space was low is taken back.
+            if places[0].is_none_or(|(left, _, enough)| missing == 0 || left >= enough + missing) {
                 reserve.hold();
             }
         }
@@ -316,11 +343,23 @@ impl Space {
         }
     }
 
-    /// Whether `bytes` can be written to `part` without fear. Gives the reserve back to the state when that helps.
+    /// Whether `bytes` can be written to `part` without fear. Gives of the reserve to the state when that helps.
     pub fn has_room(&self, part: Part, bytes: u64) -> bool {
         let Some(place) = self.place(part) else { return true };
-        let enough = || place.left() >= bytes.saturating_add(MARGIN);
-        enough() || (part == Part::State && self.inner.reserve.as_ref().is_some_and(Reserve::give_back) && enough())
+        let wanted = bytes.saturating_add(MARGIN);
+        let missing = || wanted.saturating_sub(place.left());
+        missing() == 0
+            || (part == Part::State
+                && self.inner.reserve.as_ref().is_some_and(|reserve| reserve.give(missing()))
+                && missing() == 0)
+    }
+
+    /// Bytes that could still be written to the state, the reserve included, after what is in memory was flushed.
+    pub fn writable(&self) -> u64 {
+        let Some(place) = self.place(Part::State) else { return u64::MAX };
+        let held = self.inner.reserve.as_ref().map_or(0, |reserve| reserve.held.load(Ordering::Acquire));
+        let taken = self.inner.pending.load(Ordering::Relaxed).saturating_add(MARGIN);
+        place.left().saturating_add(held).saturating_sub(taken)
     }
 
     /// Whether `bytes` can be written to `part` and the low mark kept: for what is useful but need not be.
@@ -388,12 +427,16 @@ mod tests {
 
     #[test]
     fn marks_leave_a_small_disk_usable_and_a_large_one_room_to_merge() {
-        assert_eq!(low_mark(64 * MIB), 8 * MIB);
-        assert_eq!(low_mark(10 << 30), 512 * MIB);
-        assert_eq!(low_mark(1 << 40), 1024 * MIB);
-        assert_eq!(reserve_bytes(58 * MIB), 4 * MIB);
-        assert_eq!(reserve_bytes(100 * MIB), 6 * MIB);
-        assert_eq!(reserve_bytes(1 << 40), 16 * MIB);
+        let buffers = 32 * MIB;
+        assert_eq!(low_mark(20 * MIB, buffers), 8 * MIB);
+        assert_eq!(low_mark(64 * MIB, buffers), 16 * MIB);
+        assert_eq!(low_mark(1 << 30, buffers), 64 * MIB);
+        assert_eq!(low_mark(10 << 30, buffers), 512 * MIB);
+        assert_eq!(low_mark(1 << 40, buffers), 1024 * MIB);
+        assert_eq!(reserve_bytes(20 * MIB, buffers), 4 * MIB);
+        assert_eq!(reserve_bytes(100 * MIB, buffers), 12 * MIB);
+        assert_eq!(reserve_bytes(1 << 40, buffers), 64 * MIB);
+        assert_eq!(reserve_bytes(1 << 40, 0), 4 * MIB);
     }
 
     #[test]
@@ -415,9 +458,15 @@ mod tests {
         let third = Reserve::open(path.clone(), 4 * MIB);
         assert!(third.was_low);
         third.hold();
-        assert!(third.give_back());
-        assert!(!third.give_back(), "only once");
-        assert!(Reserve::open(path, 4 * MIB).was_low, "one that gave its reserve back was low");
+        assert!(third.give(MIB + 1), "two of four");
+        assert_eq!(length(&path), 2 * MIB - LOW_SIGN, "no more than is needed");
+        assert!(!third.give(3 * MIB), "so much is not held any more");
+        assert!(Reserve::open(path.clone(), 4 * MIB).was_low, "one that gave of its reserve was low");
+        let fourth = Reserve::open(path.clone(), 4 * MIB);
+        fourth.hold();
+        assert!(fourth.give(4 * MIB));
+        assert!(!fourth.give(1));
+        assert!(Reserve::open(path, 4 * MIB).was_low, "and so was one that gave all of it");
     }
 
     #[test]
@@ -432,7 +481,7 @@ mod tests {
     #[test]
     fn a_wait_ends_when_it_is_stopped() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let space = Space::watch(dir.path(), &dir.path().join("wal")).expect("a space");
+        let space = Space::watch(dir.path(), &dir.path().join("wal"), 32 * MIB).expect("a space");
         assert!(space.wait(Part::Log, 1, "test", || false));
         assert!(!space.wait(Part::Log, u64::MAX, "test", || true));
         assert!(!space.is_awaited());

@@ -47,15 +47,16 @@ pub async fn put(state: &State, call: &Call, request: pb::PutRequest) -> Result<
 /// Deletes the keys of a range.
 ///
 /// # Errors
-/// Refused requests, proposal errors.
+/// Refused requests, a disk that is too full to write it down, proposal errors.
 pub async fn delete_range(
     state: &State,
     call: &Call,
     request: pb::DeleteRangeRequest,
 ) -> Result<pb::DeleteRangeResponse, ApiError> {
     check::delete_range(&request)?;
-    let (revision, Response::DeleteRange(mut response)) = call.propose(state, Command::DeleteRange(request)).await?
-    else {
+    let command = Command::DeleteRange(request);
+    quota::admit(state, call, &command).await?;
+    let (revision, Response::DeleteRange(mut response)) = call.propose(state, command).await? else {
         return Err(mismatch("delete range"));
     };
     response.header = state.header(revision);
