@@ -312,6 +312,22 @@ pub(super) fn walk(
     rows.status().map_err(StoreError::engine("scan the state"))
 }
 
+/// [`walk`] with a visitor that may fail: the first failure ends it.
+pub(super) fn try_walk<E: From<StoreError>>(
+    rows: DBRawIterator<'_>,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut failed = None;
+    walk(rows, &mut |key, value| match visit(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
 fn check_format(dir: &Path, found: Option<&[u8]>) -> Result<(), StoreError> {
     let found = found
         .and_then(|row| row.try_into().ok())

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::database::{Database, walk};
+use super::database::{Database, try_walk, walk};
 use super::error::StoreError;
 use super::keys::{self, Damaged};
 use crate::model::view::Lease;
@@ -43,19 +43,11 @@ pub(super) fn each<E: From<StoreError>>(
     database: &Database,
     visit: &mut dyn FnMut(Lease) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut failed = None;
     let rows = database.rows(keys::LEASES, keys::LEASE_PREFIX, keys::after_prefix(keys::LEASE_PREFIX).as_deref());
-    walk(rows, &mut |row, value| {
+    try_walk(rows, &mut |row, value| {
         let lease = row.last_chunk().ok_or(Damaged("lease")).and_then(|id| decode(i64::from_be_bytes(*id), value));
-        match lease.map_err(|damaged| E::from(damaged.into())).and_then(&mut *visit) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+        visit(lease.map_err(StoreError::from)?)
+    })
 }
 
 /// Adds a lease record to a batch.

@@ -3,7 +3,7 @@
 //! A stream belongs to one task. Nothing here queues events: [`WatchStream::next`] computes the next message when the
 //! task is ready to send it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -128,6 +128,8 @@ pub struct WatchStream {
     /// Messages already cut; at most one per watcher and step.
     ready: VecDeque<WatchOutput>,
     next_id: i64,
+    /// Ids of watchers that a compaction ended. As in etcd they stay taken, and are freed, with an answer, by a cancel.
+    ended: HashSet<i64>,
     /// Live watchers were shown every revision up to here.
     seen: i64,
     progress_wanted: bool,
@@ -146,6 +148,7 @@ impl WatchStream {
             behind: VecDeque::new(),
             ready: VecDeque::new(),
             next_id: 0,
+            ended: HashSet::new(),
             seen: 0,
             progress_wanted: false,
             ticker: None,
@@ -184,7 +187,7 @@ impl WatchStream {
 
     /// Ends a watcher; false when the stream has none of that id. No event of it follows.
     pub fn cancel(&mut self, watch_id: i64) -> bool {
-        let known = self.remove(watch_id).is_some();
+        let known = self.remove(watch_id).is_some() || self.ended.remove(&watch_id);
         self.ready.retain(|message| message.watch_id != watch_id);
         known
     }
@@ -242,12 +245,15 @@ impl WatchStream {
     }
 
     fn pick_id(&mut self, chosen: i64) -> Result<i64, CreateRefusal> {
+        let taken = |id: &i64| self.watchers.contains_key(id) || self.ended.contains(id);
         if chosen != 0 {
-            return if self.watchers.contains_key(&chosen) { Err(CreateRefusal::DuplicateId) } else { Ok(chosen) };
+            return if taken(&chosen) { Err(CreateRefusal::DuplicateId) } else { Ok(chosen) };
         }
-        while self.watchers.contains_key(&self.next_id) {
-            self.next_id += 1;
+        let mut next_id = self.next_id;
+        while taken(&next_id) {
+            next_id += 1;
         }
+        self.next_id = next_id;
         let id = self.next_id;
         self.next_id += 1;
         Ok(id)
@@ -326,7 +332,7 @@ impl WatchStream {
     async fn catch_up(&mut self) {
         let Some(id) = self.behind.front().copied() else { return };
         let Some(watcher) = self.watchers.get(&id) else { return };
-        let (from, prev_kv) = (watcher.next, watcher.wanted.prev_kv);
+        let from = watcher.next;
         let (current, compacted) = {
             let state = self.hub.state();
             (state.current, state.compacted)
@@ -339,7 +345,7 @@ impl WatchStream {
         }
         let to = current.min(from + CATCH_UP_REVISIONS - 1);
         match self.read(id, from, to).await {
-            Ok(step) => self.deliver(id, step, prev_kv),
+            Ok(step) => self.deliver(id, step, compacted),
             Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
             Err(HistoryError::Store(error)) => {
                 // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
@@ -376,13 +382,15 @@ impl WatchStream {
         }
     }
 
-    fn deliver(&mut self, id: i64, step: Step, prev_kv: bool) {
+    /// An event at the compaction revision goes without its previous value, which is compacted, as in etcd.
+    fn deliver(&mut self, id: i64, step: Step, compacted: i64) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let with_prev = |event: &Shared| watcher.wanted.prev_kv && event.revision() > compacted;
+        let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(with_prev(event))).collect();
         watcher.next = step.next;
         if let Some(last) = step.events.last() {
             watcher.active = true;
             let revision = last.revision();
-            let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(prev_kv)).collect();
             self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
             let fragment = watcher.wanted.fragment;
             self.ready.push_back(WatchOutput::events(id, revision, events, fragment));
@@ -403,6 +411,7 @@ impl WatchStream {
 
     fn overtaken(&mut self, id: i64, compacted: i64) {
         self.remove(id);
+        self.ended.insert(id);
         self.ready.push_back(WatchOutput::compacted(id, compacted));
     }
 

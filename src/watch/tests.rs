@@ -205,9 +205,29 @@ async fn a_watcher_below_the_compaction_is_told_and_ends() {
         (output.watch_id, output.canceled, output.compact_revision, output.header_revision),
         (behind, true, 8, 0)
     );
-    let at = stream.create(WatchCreate { start_revision: 8, ..watch("k", "") }).unwrap().watch_id;
+    let at = stream.create(WatchCreate { start_revision: 8, prev_kv: true, ..watch("k", "") }).unwrap().watch_id;
     let output = next(&mut stream).await;
     assert_eq!((output.watch_id, events(&output)[0].0), (at, 8));
+    let previous: Vec<_> = output.events.iter().map(|event| Event::decode(event.clone()).unwrap().prev_kv).collect();
+    let revisions: Vec<_> = previous.iter().map(|kv| kv.as_ref().map(|kv| kv.mod_revision)).collect();
+    assert_eq!(revisions[..2], [None, Some(8)], "the value before the compaction revision is compacted");
+}
+
+#[tokio::test]
+async fn the_id_of_a_watcher_that_a_compaction_ended_is_taken_until_it_is_cancelled() {
+    let mut world = World::new(100);
+    for n in 0..10 {
+        world.put("k", &n.to_string()).await;
+    }
+    world.compact(8).await;
+    let mut stream = world.hub.open_stream();
+    let chosen = WatchCreate { watch_id: 7, start_revision: 3, ..watch("k", "") };
+    stream.create(chosen.clone()).unwrap();
+    assert!(next(&mut stream).await.canceled);
+    assert_eq!(stream.create(chosen.clone()).unwrap_err(), CreateRefusal::DuplicateId);
+    assert!(stream.cancel(7), "a cancel is answered once more, as etcd does");
+    assert!(!stream.cancel(7));
+    assert_eq!(stream.create(chosen).unwrap().watch_id, 7);
 }
 
 #[tokio::test]

@@ -45,6 +45,47 @@ impl Generator {
         }
     }
 
+    /// A call that may change keys, without leases.
+    pub fn write(&mut self) -> Call {
+        match self.random.random_range(0..10) {
+            0..5 => Call::Put(pb::PutRequest { lease: 0, ..self.put() }),
+            5..7 => Call::Delete(self.delete()),
+            _ => Call::Txn(self.txn(DEPTH)),
+        }
+    }
+
+    /// A compaction, mostly one that is possible. Physical, so that nobody sees half of it.
+    pub fn compaction(&mut self) -> Call {
+        Call::Compact(pb::CompactionRequest { revision: self.old_revision(), physical: true })
+    }
+
+    /// A watcher of now, the past or the future, which may be refused.
+    pub fn watch(&mut self) -> pb::WatchCreateRequest {
+        let start_revision = match self.random.random_range(0..8) {
+            0..3 => 0,
+            3 => self.revision + self.random.random_range(1..40),
+            4 => self.random.random_range(0..=self.revision),
+            // Never below nothing: 3.4 takes that for the beginning, newer versions refuse it, and so do we.
+            _ => self.old_revision().max(0),
+        };
+        let filters = match self.random.random_range(0..6) {
+            0 => vec![0],
+            1 => vec![1],
+            2 => vec![0, 1],
+            _ => Vec::new(),
+        };
+        pb::WatchCreateRequest {
+            key: self.key(),
+            range_end: self.range_end(),
+            start_revision,
+            filters,
+            prev_kv: self.chance(2),
+            watch_id: if self.chance(8) { self.random.random_range(1..40) } else { 0 },
+            fragment: self.chance(3),
+            progress_notify: self.chance(6),
+        }
+    }
+
     fn chance(&mut self, one_in: u32) -> bool {
         self.random.random_range(0..one_in) == 0
     }

@@ -12,3 +12,4 @@ mod v2_defects;
 mod v2_requests;
 mod v2_session;
 mod v3;
+mod watch;

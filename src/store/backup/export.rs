@@ -24,7 +24,7 @@ use super::sort::{Sorter, tempfile_in};
 use crate::bbolt::{self, BucketWriter, Writer};
 use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb::AlarmMember;
-use crate::store::database::{Database, walk};
+use crate::store::database::{Database, try_walk};
 use crate::store::error::StoreError;
 use crate::store::keys::{self, Damaged, HistoryRow};
 use crate::store::reader::Store;
@@ -235,8 +235,8 @@ fn write_changes(
     guard: &mut Guard<'_>,
 ) -> Result<(), ExportError> {
     let mut stored = Vec::new();
-    let mut failed = None;
-    let mut put = |key: &[u8], row: &[u8]| -> Result<(), ExportError> {
+    let from = keys::revision_key(compacted.max(0) + 1, 0);
+    try_walk(state.rows(keys::HISTORY, &from, None), &mut |key, row| {
         let (main, sub) = keys::parse_revision(key)?;
         let row = HistoryRow::decode(row)?;
         Revision { main, sub, deleted: row.after.is_none() }.encode(&mut stored);
@@ -245,16 +245,7 @@ fn write_changes(
             None => out.put(&stored, &keys::only_key(row.key))?,
         }
         guard.row(out.written())
-    };
-    let from = keys::revision_key(compacted.max(0) + 1, 0);
-    walk(state.rows(keys::HISTORY, &from, None), &mut |key, row| match put(key, row) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+    })
 }
 
 /// Looks, every so often, whether to go on.
