@@ -1,5 +1,7 @@
 //! What each apply batch tells the rest of the daemon: watchers, timers, v2 waiters.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,19 +106,39 @@ pub(super) fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damage
     let total =
         changes.iter().map(|(_, change)| change.after.as_ref().map_or(change.key.len(), |r| r.bytes().len())).sum();
     let mut memory = BytesMut::with_capacity(usize::saturating_add(total, changes.len() * EVENT_OVERHEAD));
-    changes
-        .iter()
-        .map(|(revision, change)| {
-            let before = change.before.as_ref().map(|record| record.bytes().clone());
-            encode(
-                *revision,
-                &change.key,
-                change.after.as_ref().map(|record| record.bytes().as_ref()),
-                before,
-                &mut memory,
-            )
-        })
-        .collect()
+    let events = changes.iter().map(|(revision, change)| {
+        let before = change.before.as_ref().map(|record| record.bytes().clone());
+        let after = change.after.as_ref().map(|record| record.bytes().as_ref());
+        encode(*revision, &change.key, after, before, &mut memory)
+    });
+    let mut events = events.collect::<Result<Vec<_>, _>>()?;
+    let mut befores = Befores::default();
+    for same in events.chunk_by_mut(|one, next| one.revision == next.revision).filter(|same| same.len() > 1) {
+        same.iter_mut().for_each(|event| befores.settle(event));
+    }
+    Ok(events)
+}
+
+/// What keys were before a revision. A transaction may change a key more than once, and a watcher is shown the version
+/// before the transaction each time, as etcd shows it: it reads the revision before.
+#[derive(Default)]
+pub(super) struct Befores {
+    revision: i64,
+    prev: HashMap<Bytes, Option<Bytes>>,
+}
+
+impl Befores {
+    /// Sets `prev` of the next event. Events come in order.
+    pub fn settle(&mut self, event: &mut Event) {
+        if event.revision != self.revision {
+            self.revision = event.revision;
+            self.prev.clear();
+        }
+        match self.prev.entry(event.key.clone()) {
+            Entry::Occupied(first) => event.prev.clone_from(first.get()),
+            Entry::Vacant(place) => drop(place.insert(event.prev.clone())),
+        }
+    }
 }
 
 /// The event of a stored history row.
@@ -155,4 +177,29 @@ fn encode(
     };
     let key = event.slice_ref(keys::key_of(&event[record..])?);
     Ok(Event { revision, key, kind, event, prev })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(revision: i64, key: &'static str, prev: Option<&'static str>) -> Event {
+        let prev = prev.map(|text| Bytes::from_static(text.as_bytes()));
+        Event { revision, key: Bytes::from_static(key.as_bytes()), kind: EventKind::Delete, event: Bytes::new(), prev }
+    }
+
+    #[test]
+    fn a_watcher_is_shown_what_a_key_was_before_the_transaction() {
+        let mut befores = Befores::default();
+        let mut settled = |revision, key, prev| {
+            let mut event = event(revision, key, prev);
+            befores.settle(&mut event);
+            event.prev
+        };
+        assert_eq!(settled(5, "a", Some("old")), Some(Bytes::from("old")));
+        assert_eq!(settled(5, "new", None), None);
+        assert_eq!(settled(5, "a", Some("made by the same transaction")), Some(Bytes::from("old")));
+        assert_eq!(settled(5, "new", Some("made by the same transaction")), None);
+        assert_eq!(settled(6, "a", Some("made by 5")), Some(Bytes::from("made by 5")));
+    }
 }

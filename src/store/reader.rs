@@ -160,15 +160,16 @@ impl Store {
         let to = to.min(view.revision());
         let end = keys::revision_key(to.saturating_add(1), 0);
         let mut rows = view.database().rows(keys::HISTORY, &keys::revision_key(from, 0), Some(&end));
-        let (mut bytes, mut at) = (0, from - 1);
+        let (mut bytes, mut at, mut befores) = (0, from - 1, events::Befores::default());
         while let Some((key, row)) = rows.item() {
             let (revision, _) = keys::parse_revision(key).map_err(StoreError::from)?;
             if revision != at && bytes >= max_bytes && bytes > 0 {
                 return Ok(revision - 1);
             }
-            let event = events::of_row(revision, &bytes::Bytes::copy_from_slice(row)).map_err(StoreError::from)?;
+            let mut event = events::of_row(revision, &bytes::Bytes::copy_from_slice(row)).map_err(StoreError::from)?;
             bytes += event.event.len() + event.prev.as_ref().map_or(0, bytes::Bytes::len);
             at = revision;
+            befores.settle(&mut event);
             if visit(event).is_break() {
                 return Ok(revision - 1);
             }

@@ -278,7 +278,8 @@ impl Comparison {
             assert_eq!(seen, due, "{name}, {what}");
         }
         let both = etcd.events.len().min(ours.events.len());
-        assert_eq!(etcd.events[..both], ours.events[..both], "{what}");
+        let differs = etcd.events[..both].iter().zip(&ours.events[..both]).find(|(etcd, ours)| etcd != ours);
+        assert_eq!(differs, None, "{what}");
     }
 
     async fn round(&mut self) -> usize {
