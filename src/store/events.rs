@@ -135,6 +135,8 @@ impl Befores {
             self.prev.clear();
         }
         match self.prev.entry(event.key.clone()) {
+            // A put that creates has none, also where the transaction deleted the key just before.
+            Entry::Occupied(_) if event.kind == (EventKind::Put { create: true }) => {}
             Entry::Occupied(first) => event.prev.clone_from(first.get()),
             Entry::Vacant(place) => drop(place.insert(event.prev.clone())),
         }
@@ -201,5 +203,8 @@ mod tests {
         assert_eq!(settled(5, "a", Some("made by the same transaction")), Some(Bytes::from("old")));
         assert_eq!(settled(5, "new", Some("made by the same transaction")), None);
         assert_eq!(settled(6, "a", Some("made by 5")), Some(Bytes::from("made by 5")));
+        let mut created = Event { kind: EventKind::Put { create: true }, ..event(6, "a", None) };
+        befores.settle(&mut created);
+        assert_eq!(created.prev, None, "deleted and created by one transaction");
     }
 }
