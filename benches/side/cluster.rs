@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -122,6 +123,16 @@ impl Cluster {
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024
         };
         self.pids().iter().map(peak).collect()
+    }
+
+    /// Bytes that the device under the data directories was given to write, by whomever; 0 in memory. What the kernel
+    /// counts for a process is no measure: it counts a whole large page of the cache for each small write into it.
+    pub fn device_bytes(&self) -> u64 {
+        const SECTOR: u64 = 512;
+        let Ok(folder) = fs::metadata(self.folder.path()) else { return 0 };
+        let (major, minor) = (nix::sys::stat::major(folder.dev()), nix::sys::stat::minor(folder.dev()));
+        let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+        SECTOR * stat.split_whitespace().nth(6).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
     }
 
     /// Size of each member's data directory, MiB.

@@ -44,7 +44,7 @@ impl Reading {
         Self {
             server_ticks: pids.iter().map(|pid| ticks(&pid.to_string())).sum(),
             client_ticks: ticks("self"),
-            written: pids.iter().map(|pid| written(*pid)).sum(),
+            written: cluster.device_bytes(),
             all_ticks: fields.iter().take(8).sum(),
             steal_ticks: fields.get(7).copied().unwrap_or(0),
         }
@@ -58,11 +58,6 @@ fn ticks(pid: &str) -> u64 {
     let fields: Vec<&str> = after_name.split(' ').collect();
     let field = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     field(11) + field(12)
-}
-
-fn written(pid: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 impl Round {
@@ -124,7 +119,7 @@ impl Report {
         for (product, rounds) in [("etcd", &self.etcd), ("ours", &self.ours)] {
             let errors: u64 = rounds.iter().map(|round| round.errors).sum();
             println!(
-                "  {product}: {:>8.0} op/s  p50 {:>7.2} ms  p99 {:>7.2} ms  server CPU {:.4} s per 1,000  client CPU {:.4} s  written {:.0} B/op  errors {errors}",
+                "  {product}: {:>8.0} op/s  p50 {:>7.2} ms  p99 {:>7.2} ms  server CPU {:.4} s per 1,000  client CPU {:.4} s  device {:.0} B/op  errors {errors}",
                 median(rounds, |round| round.per_second),
                 median(rounds, |round| round.p50_ms),
                 median(rounds, |round| round.p99_ms),

@@ -13,9 +13,11 @@ use http_body::Body;
 use tower::ServiceExt;
 
 use super::body::{BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
+use super::identity::GATEWAY_REFUSAL;
 use super::service::ClientService;
 use super::state::State;
 use super::{debug, exposition, gateway, health};
+use crate::listen::Caller;
 use crate::model::view::View;
 use crate::settings::{AllowList, CLUSTER_VERSION, SERVER_VERSION};
 
@@ -82,6 +84,9 @@ impl Web {
         }
         if self.options.gateway {
             if gateway::is_gateway(path) {
+                if self.state.identities.refuses_at_gateway(&self.state, request.extensions().get::<Caller>()) {
+                    return text(StatusCode::BAD_REQUEST, GATEWAY_REFUSAL);
+                }
                 return gateway::answer(service, request).await;
             }
             if path == "/v3" {

@@ -174,7 +174,6 @@ impl Identities {
         self.changes.subscribe()
     }
 
-    #[allow(dead_code, reason = "for the JSON gateway")]
     /// Whether the JSON gateway must refuse this caller (etcd: status 400 and [`GATEWAY_REFUSAL`]), because he believes
     /// to be known by his certificate there.
     pub fn refuses_at_gateway(&self, state: &State, caller: Option<&Caller>) -> bool {
@@ -183,7 +182,6 @@ impl Identities {
     }
 }
 
-#[allow(dead_code, reason = "for the JSON gateway")]
 /// What the JSON gateway answers whoever comes with a certificate that has a common name.
 pub const GATEWAY_REFUSAL: &str =
     "CommonName of client sending a request against gateway will be ignored and not used as expected";

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,7 +13,7 @@ use tower::ServiceExt;
 
 use super::kv::put;
 use super::member::{Member, ok, refused, start, start_as};
-use crate::api::identity::IdentityOptions;
+use crate::api::identity::{GATEWAY_REFUSAL, IdentityOptions};
 use crate::listen::Caller;
 use crate::model::view::View;
 use crate::proto::authpb::permission::Type;
@@ -260,9 +262,20 @@ async fn a_certificate_stands_for_its_common_name_unless_a_token_or_the_gateway_
     let mut relayed = Request::new(put("b", "1"));
     relayed.metadata_mut().insert("grpcgateway-accept", "*/*".parse().expect("metadata"));
     refused(kv_as!(member, "ann").put(relayed).await, EMPTY);
-    let caller = Caller::with_common_name("ann");
-    assert!(member.state.identities.refuses_at_gateway(&member.state, Some(&caller)));
-    assert!(!member.state.identities.refuses_at_gateway(&member.state, None));
+    let through_gateway = async |caller: Option<Caller>| {
+        let body = Full::new(Bytes::from_static(br#"{"key":"Yg=="}"#));
+        let mut request = http::Request::post("/v3/kv/range").body(body).expect("a request");
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        let response = member.service().oneshot(request).await.expect("infallible");
+        let (status, body) = (response.status().as_u16(), response.into_body().collect().await.expect("a whole body"));
+        (status, String::from_utf8(body.to_bytes().to_vec()).expect("text"))
+    };
+    let (status, said) = through_gateway(Some(Caller::with_common_name("ann"))).await;
+    assert_eq!((status, said), (400, format!("{GATEWAY_REFUSAL}\n")));
+    let (status, said) = through_gateway(None).await;
+    assert!(status == 400 && said.contains(EMPTY.1), "without a name nobody is refused as such: {status} {said}");
 }
 
 #[tokio::test]
