@@ -73,7 +73,7 @@ pub enum CreateRefusal {
 pub struct WatchOutput {
     /// The watcher, or -1 for progress of the whole stream.
     pub watch_id: i64,
-    /// For the header: the last revision covered; 0 when overtaken by compaction.
+    /// For the header: the last revision covered, or of history the newest there was; 0 when overtaken by compaction.
     pub header_revision: i64,
     /// Whether the watcher is gone after this message.
     pub canceled: bool,
@@ -339,7 +339,7 @@ impl WatchStream {
         }
         let to = current.min(from + CATCH_UP_REVISIONS - 1);
         match self.read(id, from, to).await {
-            Ok(step) => self.deliver(id, step, prev_kv),
+            Ok(step) => self.deliver(id, step, prev_kv, current),
             Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
             Err(HistoryError::Store(error)) => {
                 // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
@@ -376,16 +376,16 @@ impl WatchStream {
         }
     }
 
-    fn deliver(&mut self, id: i64, step: Step, prev_kv: bool) {
+    /// Sends a step of history; the header says how far the store was when it was read, as etcd's does.
+    fn deliver(&mut self, id: i64, step: Step, prev_kv: bool, current: i64) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.next = step.next;
-        if let Some(last) = step.events.last() {
+        if !step.events.is_empty() {
             watcher.active = true;
-            let revision = last.revision();
             let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(prev_kv)).collect();
             self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
             let fragment = watcher.wanted.fragment;
-            self.ready.push_back(WatchOutput::events(id, revision, events, fragment));
+            self.ready.push_back(WatchOutput::events(id, current, events, fragment));
         }
         self.behind.rotate_left(1);
     }
