@@ -101,6 +101,14 @@ pub(super) fn list(stored: &StoredMembership) -> Vec<MemberInfo> {
     stored.nodes().map(info).collect()
 }
 
+/// Whether a list is the other one and a second voter. Only the newcomer can commit such an entry, and it starts after it
+/// was added: as soon as the one voter has the entry on disk it is certain, since nobody is elected without that voter.
+fn second_voter(one: &StoredMembership, two: &StoredMembership) -> bool {
+    let voters = |stored: &StoredMembership| stored.voter_ids().collect::<BTreeSet<NodeId>>();
+    let (one, two) = (voters(one), voters(two));
+    one.len() == 1 && two.len() == 2 && one.is_subset(&two)
+}
+
 impl Consensus {
     /// Adds a member; the answer's `affected` is its id.
     ///
@@ -153,6 +161,13 @@ enum Try {
 }
 
 impl Inner {
+    /// The applied member list, or the one with a second voter who has not started yet.
+    pub(super) fn listed(&self) -> Vec<MemberInfo> {
+        let applied = self.store.membership();
+        let effective = self.metrics.borrow_watched().membership_config.clone();
+        if second_voter(&applied, &effective) { list(&effective) } else { list(&applied) }
+    }
+
     async fn change(&self, change: MemberChange, deadline: Instant) -> Result<Membered, MemberError> {
         let started = Instant::now();
         let attempt = async {
@@ -212,7 +227,8 @@ impl Inner {
             (metrics.membership_config.clone(), metrics.committed_membership_config.clone())
         };
         if base.log_id() != committed.log_id() {
-            return Try::Again;
+            let refused = second_voter(&committed, &base).then(|| self.decide(change, &base).err()).flatten();
+            return refused.map_or(Try::Again, |error| Try::Done(Err(error)));
         }
         if base.get_joint_config().len() > 1 {
             return self.leave_joint(&base).await;
@@ -294,7 +310,15 @@ impl Inner {
         let precondition = Precondition::LastMembershipLogId { last_membership_log_id: *base.log_id() };
         let written = match next {
             Next::Votes(voters, nodes) => match Membership::new(vec![voters], nodes) {
-                Ok(membership) => self.raft.append_membership(membership, EntryPayload::Blank, [precondition]).await,
+                Ok(membership) => {
+                    let written = self.raft.append_membership(membership, EntryPayload::Blank, [precondition]);
+                    tokio::select! {
+                        written = written => written,
+                        members = self.second_voter_after(base) => {
+                            return Try::Done(Ok(Membered { index: index(base), affected, members }));
+                        }
+                    }
+                }
                 Err(_) => return Try::Done(Err(MemberError::NotEnoughStarted)),
             },
             Next::Attributes(id, member) => {
@@ -309,6 +333,25 @@ impl Inner {
                 Try::Done(Ok(Membered { index: response.log_id.index, affected, members }))
             }
             Err(error) => self.not_written(error),
+        }
+    }
+
+    /// Returns when the entry after `base` adds a second voter and this member, the first, has it on disk.
+    async fn second_voter_after(&self, base: &StoredMembership) -> Vec<MemberInfo> {
+        let mut metrics = self.metrics.clone();
+        loop {
+            let (effective, on_disk) = {
+                let seen = metrics.borrow_and_update();
+                let own = seen.replication.as_ref().and_then(|all| all.get(&self.id).copied().flatten());
+                (seen.membership_config.clone(), own.map_or(0, |id| id.index))
+            };
+            if second_voter(base, &effective) && on_disk >= index(&effective) {
+                return list(&effective);
+            }
+            if metrics.changed().await.is_err() {
+                // Consensus ended; whoever waits for the entry itself hears of it.
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -181,9 +181,9 @@ impl Consensus {
         self.inner.status()
     }
 
-    /// The applied member list, by ascending id.
+    /// The applied member list, by ascending id, or the one with a second voter who has not started yet.
     pub fn members(&self) -> Vec<MemberInfo> {
-        members::list(&self.inner.store.membership())
+        self.inner.listed()
     }
 
     /// Who leads, and every change of it.

@@ -73,7 +73,7 @@ pub enum CreateRefusal {
 pub struct WatchOutput {
     /// The watcher, or -1 for progress of the whole stream.
     pub watch_id: i64,
-    /// For the header: the last revision covered; 0 when overtaken by compaction.
+    /// For the header: the last revision covered, or of history the newest there was; 0 when overtaken by compaction.
     pub header_revision: i64,
     /// Whether the watcher is gone after this message.
     pub canceled: bool,
@@ -345,7 +345,7 @@ impl WatchStream {
         }
         let to = current.min(from + CATCH_UP_REVISIONS - 1);
         match self.read(id, from, to).await {
-            Ok(step) => self.deliver(id, step, compacted),
+            Ok(step) => self.deliver(id, step, compacted, current),
             Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
             Err(HistoryError::Store(error)) => {
                 // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
@@ -382,18 +382,18 @@ impl WatchStream {
         }
     }
 
-    /// An event at the compaction revision goes without its previous value, which is compacted, as in etcd.
-    fn deliver(&mut self, id: i64, step: Step, compacted: i64) {
+    /// Sends a step of history; the header says how far the store was when it was read, as etcd's does. An event at the
+    /// compaction revision goes without its previous value, which is compacted, as in etcd.
+    fn deliver(&mut self, id: i64, step: Step, compacted: i64, current: i64) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         let with_prev = |event: &Shared| watcher.wanted.prev_kv && event.revision() > compacted;
         let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(with_prev(event))).collect();
         watcher.next = step.next;
-        if let Some(last) = step.events.last() {
+        if !step.events.is_empty() {
             watcher.active = true;
-            let revision = last.revision();
             self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
             let fragment = watcher.wanted.fragment;
-            self.ready.push_back(WatchOutput::events(id, revision, events, fragment));
+            self.ready.push_back(WatchOutput::events(id, current, events, fragment));
         }
         self.behind.rotate_left(1);
     }

@@ -153,6 +153,19 @@ async fn a_start_in_the_future_shows_nothing_before_it() {
 }
 
 #[tokio::test]
+async fn the_header_of_history_says_how_far_the_store_is() {
+    for ring in [100, 1 << 20] {
+        let mut world = World::new(ring);
+        world.put("k", "1").await;
+        let newest = world.put("other", &"x".repeat(200)).await;
+        let mut stream = world.hub.open_stream();
+        stream.create(WatchCreate { start_revision: 2, ..watch("k", "") }).unwrap();
+        let output = next(&mut stream).await;
+        assert_eq!((events(&output), output.header_revision), (vec![(2, "k".to_owned())], newest));
+    }
+}
+
+#[tokio::test]
 async fn filters_drop_kinds_and_send_no_empty_message() {
     let mut world = World::new(1 << 20);
     let mut stream = world.hub.open_stream();

@@ -112,17 +112,25 @@ impl Cluster {
 
     /// Adds a learner by `etcdctl member add`, starts it as that says, and returns its id. It is the last member now.
     pub async fn add_learner(&mut self, ctl: &Ctl) -> String {
+        let id = self.add_unstarted(ctl, &["--learner"]).await;
+        self.members.last_mut().expect("a member was added").start();
+        id
+    }
+
+    /// Adds a member by `etcdctl member add` and does not start it yet.
+    pub async fn add_unstarted(&mut self, ctl: &Ctl, flags: &[&str]) -> String {
         let (place, name) = (Place::on_loopback(1).remove(0), format!("m{}", self.members.len()));
         // Members that have just met refuse changes for some seconds.
         let said = until("the cluster takes a member", START_LIMIT, || async {
-            let said = ctl.run(&["member", "add", &name, "--learner", "--peer-urls", &place.peer_url()]);
+            let peer = place.peer_url();
+            let said = ctl.run(&[&["member", "add", &name, "--peer-urls", &peer], flags].concat());
             if said.code == Some(0) { Ok(said.out) } else { Err(said.err) }
         })
         .await;
         let id = said.split_whitespace().nth(1).expect("Member ID added to cluster").to_owned();
         let initial = said.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
         let initial = initial.expect("etcdctl says how to start the member").trim_matches('"').to_owned();
-        self.new_member(place, &initial, "existing", &[]).start();
+        self.new_member(place, &initial, "existing", &[]);
         id
     }
 

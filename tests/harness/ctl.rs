@@ -1,9 +1,13 @@
-//! Debian's `etcdctl`, run as people run it.
+//! Debian's `etcdctl`, or the one that `ETCD_CTL` names, run as people run it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-const PROGRAM: &str = "/usr/bin/etcdctl";
+fn program() -> PathBuf {
+    let path = std::env::var_os("ETCD_CTL").map_or_else(|| "/usr/bin/etcdctl".into(), PathBuf::from);
+    assert!(path.is_file(), "no {}: install etcd-client, these tests are about it", path.display());
+    path
+}
 
 /// What a command wrote and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +56,6 @@ impl Ctl {
     }
 
     fn command(&self, mut command: Command, words: &[&str]) -> Command {
-        assert!(Path::new(PROGRAM).is_file(), "no {PROGRAM}: install etcd-client, these tests are about it");
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCDCTL_")) {
             command.env_remove(name);
         }
@@ -64,7 +67,7 @@ impl Ctl {
     /// Nothing here takes long; what would wait for ever fails instead, with exit code 124.
     fn limited(&self, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["30", PROGRAM]);
+        command.arg("30").arg(program());
         self.command(command, words)
     }
 
@@ -82,7 +85,18 @@ impl Ctl {
 
     /// Started and left running, such as a watch.
     pub fn start(&self, words: &[&str]) -> Child {
-        piped(self.command(Command::new(PROGRAM), words).stdin(Stdio::null()))
+        piped(self.command(Command::new(program()), words).stdin(Stdio::null()))
+    }
+
+    /// The same, listening to its standard input.
+    pub fn start_to_talk(&self, words: &[&str]) -> Child {
+        piped(self.command(Command::new(program()), words).stdin(Stdio::piped()))
+    }
+
+    /// Run to its end however long that takes.
+    pub fn run_long(&self, words: &[&str]) -> Said {
+        let mut command = self.command(Command::new(program()), words);
+        said(command.stdin(Stdio::null()).output().expect("etcdctl starts"))
     }
 }
 

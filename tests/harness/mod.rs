@@ -12,6 +12,7 @@ pub mod member;
 pub mod net;
 pub mod pem;
 pub mod raw;
+pub mod secure;
 pub mod snapshot;
 pub mod tool;
 pub mod wait;

@@ -12,7 +12,7 @@ use crate::harness::pem::Authority;
 use crate::harness::wait::{turn, until};
 
 /// One command a line, in the order in which people set authentication up, use it and take it down again.
-const SESSION: &str = r#"
+pub(super) const SESSION: &str = r#"
 user list
 role list
 auth enable

@@ -13,7 +13,7 @@ use crate::harness::wait::turn;
 const WATCH_LIMIT: Duration = Duration::from_secs(20);
 
 /// API 3, one command a line; `LEASE` stands for the id that the last grant gave. After `<` the standard input.
-const V3: &str = r#"
+pub(super) const V3: &str = r#"
 put a 1
 put a 2 --prev-kv
 put a/b 3

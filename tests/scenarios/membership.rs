@@ -55,6 +55,34 @@ async fn a_learner_joins_is_promoted_restarts_and_leaves() {
     cluster.assert_equal_hashes().await;
 }
 
+/// What every guide to etcd says: add the member, then start it. In between there is one voter of two, and no quorum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_member_becomes_two_by_a_voter_that_starts_after_it_was_added() {
+    let _turn = turn().await;
+    for restarted in [false, true] {
+        let mut cluster = Cluster::start_in_memory(Product::Ours, 1, &[]).await;
+        let ctl = Ctl::v3(cluster.endpoint(0));
+        ctl.run(&["put", "a", "1"]).ok();
+        let begun = Instant::now();
+        let id = cluster.add_unstarted(&ctl, &[]).await;
+        assert!(begun.elapsed() < Duration::from_secs(4), "the answer does not wait for the newcomer");
+        assert!(listed_with(&ctl, &id).is_some_and(|line| line.contains("unstarted") && line.ends_with(", false")));
+        let refused = ctl.run(&["member", "add", "m2", "--peer-urls", "http://127.0.0.1:1"]);
+        assert!(refused.err.contains("not enough started members"), "{refused:?}");
+        if restarted {
+            cluster.members[0].crash();
+            cluster.members[0].start();
+        }
+        cluster.members[1].start();
+        cluster.ready(0).await;
+        cluster.ready(1).await;
+        let both = Ctl::v3(cluster.endpoints());
+        assert!(listed_with(&both, &id).is_some_and(|line| line.contains(", started, m1, ")));
+        assert_eq!(Ctl::v3(cluster.endpoint(1)).run(&["get", "a", "--print-value-only"]).ok().trim(), "1");
+        cluster.assert_equal_hashes().await;
+    }
+}
+
 fn listed_with(ctl: &Ctl, id: &str) -> Option<String> {
     ctl.run(&["member", "list"]).ok().lines().find(|line| line.starts_with(id)).map(str::to_owned)
 }

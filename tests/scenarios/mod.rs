@@ -8,6 +8,8 @@ mod corruption;
 mod crash;
 mod disk_full;
 mod etcdctl;
+mod etcdctl_session;
+mod etcdctl_words;
 mod floods;
 mod force_new;
 mod listeners;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::stream::{PeerTls, Stream, connect};
 use super::wire::WireError;
 use crate::raft::Inner;
-use crate::raft::members::{MemberInfo, list};
+use crate::raft::members::MemberInfo;
 use crate::raft::types::{Member, NodeId};
 use crate::settings::{CLUSTER_VERSION, SERVER_VERSION};
 
@@ -87,7 +87,7 @@ fn members_json(inner: &Inner) -> String {
         name: info.member.name,
         client_urls: info.member.client_urls,
     };
-    let members: Vec<MemberJson> = list(&inner.store.membership()).into_iter().map(json).collect();
+    let members: Vec<MemberJson> = inner.listed().into_iter().map(json).collect();
     serde_json::to_string(&members).unwrap_or_else(|_| "[]".to_owned())
 }
 
