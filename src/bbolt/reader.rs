@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::unix::fs::FileExt;
 
 use super::Error;
@@ -225,7 +226,9 @@ fn find_meta(file: &impl ReadAt, len: u64) -> Result<Meta, Error> {
     // If the first is damaged nobody says where the second is.
     let sizes: Vec<usize> = match &first {
         Ok(meta) => vec![meta.page_size as usize],
-        Err(_) => PAGE_SIZES.filter(|size| size.is_power_of_two()).collect(),
+        Err(_) => iter::successors(Some(*PAGE_SIZES.start()), |size| Some(size * 2))
+            .take_while(|size| PAGE_SIZES.contains(size))
+            .collect(),
     };
     let second = sizes.into_iter().find_map(|size| {
         let meta = meta_at(file, len, size as u64).ok()?;

@@ -4,7 +4,7 @@
 //! to read it panics on, since callers must have refused it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -151,7 +151,8 @@ impl View for MemoryView {
     }
 
     fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
-        let inside = self.v2.iter().filter(|(key, _)| key.starts_with(prefix));
+        let from = self.v2.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        let inside = from.take_while(|(key, _)| key.starts_with(prefix));
         for (key, value) in inside {
             if visit(key, value).is_break() {
                 break;

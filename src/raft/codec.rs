@@ -165,8 +165,13 @@ pub fn put_log_id(out: &mut BytesMut, id: &LogId) {
 
 /// Reads what [`put_log_id`] wrote.
 pub fn log_id(reader: &mut Reader) -> Result<LogId, CodecError> {
+    const INDEX: &str = "index of a log id";
     let term = reader.u64("term of a log id")?;
-    let index = reader.u64("index of a log id")?;
+    let index = reader.u64(INDEX)?;
+    if index == u64::MAX {
+        // Whoever takes a log id asks for the index behind it.
+        return Err(CodecError::Invalid { what: INDEX, cause: "no entry could follow it".to_owned() });
+    }
     Ok(new_log_id(term, index))
 }
 
@@ -358,6 +363,17 @@ mod tests {
         let mut out = BytesMut::new();
         out.put_u32_le(u32::MAX);
         assert!(matches!(membership(&mut Reader::new(out.freeze())), Err(CodecError::Short { .. })));
+    }
+
+    #[test]
+    fn an_index_behind_which_no_entry_can_come_is_refused() {
+        let read = |index| {
+            let mut out = BytesMut::new();
+            put_log_id(&mut out, &new_log_id(1, index));
+            log_id(&mut Reader::new(out.freeze()))
+        };
+        assert!(matches!(read(u64::MAX), Err(CodecError::Invalid { .. })));
+        assert_eq!(read(u64::MAX - 1), Ok(new_log_id(1, u64::MAX - 1)));
     }
 
     #[test]

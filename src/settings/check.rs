@@ -29,6 +29,9 @@ impl Settings {
         if self.name.is_empty() {
             return Err(CheckError::EmptyName);
         }
+        if self.name.contains([',', '=']) || self.name.trim_start() != self.name {
+            return Err(CheckError::UnlistableName(self.name.clone()));
+        }
         for (flag, urls) in [
             ("listen-peer-urls", &self.listen_peer_urls),
             ("listen-client-urls", &self.listen_client_urls),

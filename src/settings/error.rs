@@ -134,6 +134,8 @@ pub enum CheckError {
     Value(String),
     #[error("--name must not be empty (give every member its own)")]
     EmptyName,
+    #[error("--name {0:?} cannot stand in --initial-cluster: it must not hold ',' or '=', or begin with a space")]
+    UnlistableName(String),
     #[error("--{0} must name at least one URL")]
     NoUrl(&'static str),
     #[error("expected IP in URL for binding ({0})")]

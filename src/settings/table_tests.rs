@@ -20,7 +20,10 @@ fn bad_values(kind: Kind) -> &'static [&'static str] {
 }
 
 /// Texts whose meaning is checked, with the flag they belong to.
-const MEANINGLESS: [(&str, &str); 13] = [
+const MEANINGLESS: [(&str, &str); 16] = [
+    ("name", "a,b"),
+    ("name", "a=b"),
+    ("name", " a"),
     ("auto-compaction-mode", "yearly"),
     ("auto-compaction-retention", "-1"),
     ("initial-cluster", "a"),

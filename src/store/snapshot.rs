@@ -139,7 +139,7 @@ impl SnapshotFiles {
     }
 }
 
-fn encode_manifest(meta: &SnapshotMeta, files: &[SnapshotFile]) -> Vec<u8> {
+pub(super) fn encode_manifest(meta: &SnapshotMeta, files: &[SnapshotFile]) -> Vec<u8> {
     let mut out = ManifestRow {
         format: keys::FORMAT,
         last_log_id: meta.last_log_id.as_ref().map(LogIdRow::from),
@@ -171,6 +171,9 @@ pub(super) fn decode_manifest(manifest: &[u8]) -> Result<(SnapshotMeta, Vec<Snap
         if !is_plain_name(&file.name) || !seen.insert(&file.name) {
             return Err(refuse(format!("it lists a file named {:?}", file.name)));
         }
+    }
+    if row.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size)).is_none() {
+        return Err(refuse("its files are larger than any disk".to_owned()));
     }
     let last_membership = row.membership.unwrap_or_default().try_into()?;
     let meta = SnapshotMeta { last_log_id: row.last_log_id.map(LogId::from), last_membership };
@@ -360,5 +363,20 @@ pub(super) fn checksum(path: &Path) -> Result<u32, StoreError> {
             return Ok(crc);
         }
         crc = crc32c::crc32c_append(crc, &buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_do_not_add_up_to_a_number_are_refused() {
+        let file = |name: &str, size| SnapshotFile { name: name.to_owned(), size, crc: 0 };
+        let listed = [file("1.sst", u64::MAX), file("2.sst", 2)];
+        let refusal = decode_manifest(&encode_manifest(&SnapshotMeta::default(), &listed)).expect_err("too large");
+        assert!(refusal.to_string().contains("larger than any disk"), "{refusal}");
+        let (_, read) = decode_manifest(&encode_manifest(&SnapshotMeta::default(), &listed[1..])).expect("it fits");
+        assert_eq!(read, listed[1..]);
     }
 }

@@ -75,9 +75,14 @@ impl KeyRequest {
             return Err(bad(212, "No TTL value set"));
         }
         let decoded = unescape(path.as_bytes(), false)?;
+        let path = clean(&decoded)?;
+        if method == Method::POST {
+            // What it makes is one part deeper.
+            check_depth(path.iter().filter(|byte| **byte == b'/').count() + 1)?;
+        }
         Ok(Self {
             method: method.clone(),
-            path: clean(&decoded)?,
+            path,
             slashed: decoded.ends_with(b"/"),
             recursive,
             wait,
@@ -250,6 +255,13 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
+fn check_depth(parts: usize) -> Result<(), BadRequest> {
+    if parts > MAX_DEPTH {
+        return Err(bad(210, &format!("a path of {parts} parts is too deep, {MAX_DEPTH} is the most")));
+    }
+    Ok(())
+}
+
 /// Resolves empty, `.` and `..` parts, as a path cleaner would.
 pub(super) fn clean(decoded: &[u8]) -> Result<Bytes, BadRequest> {
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -262,9 +274,7 @@ pub(super) fn clean(decoded: &[u8]) -> Result<Bytes, BadRequest> {
             _ => parts.push(part),
         }
     }
-    if parts.len() > MAX_DEPTH {
-        return Err(bad(210, &format!("a path of {} parts is too deep, {MAX_DEPTH} is the most", parts.len())));
-    }
+    check_depth(parts.len())?;
     let mut cleaned = Vec::with_capacity(decoded.len() + 1);
     for part in &parts {
         cleaned.push(b'/');
@@ -332,6 +342,10 @@ mod tests {
         assert_eq!(path("/a%2Fb/./c/../d+e%20f"), "/a/b/d+e f");
         assert_eq!(path("/../.."), "/");
         assert!(get(&"/x".repeat(300)).is_err());
+        let deepest = |method: &Method, parts: usize| KeyRequest::parse(method, &"/x".repeat(parts), "", None);
+        assert!(deepest(&Method::PUT, MAX_DEPTH).is_ok() && deepest(&Method::PUT, MAX_DEPTH + 1).is_err());
+        assert!(deepest(&Method::POST, MAX_DEPTH - 1).is_ok(), "its child is the deepest node there can be");
+        assert!(deepest(&Method::POST, MAX_DEPTH).is_err(), "its child would be too deep for an export");
         let asked = |text: &str| get(text).expect("valid").asked_path().into_owned();
         assert_eq!((asked("").as_str(), asked("/").as_str(), asked("/a/").as_str()), ("", "/", "/a/"));
         assert_eq!(asked("/a/../b%2F"), "/b/", "permissions see where a path leads, not how it is written");

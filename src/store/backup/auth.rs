@@ -60,7 +60,8 @@ pub(super) fn import<'a, F: ReadAt>(
         file.walk::<ImportError>(bucket, &mut |name, value| {
             match (name, value) {
                 (rows::AUTH_ENABLED, [switch @ (0 | 1)]) => enabled = *switch,
-                (rows::AUTH_REVISION, value) if value.len() == 8 => revision = Some(value.to_vec()),
+                // The upper half of the numbers is damage: there is nothing left to count on from.
+                (rows::AUTH_REVISION, [0..=0x7f, rest @ ..]) if rest.len() == 7 => revision = Some(value.to_vec()),
                 (rows::AUTH_ENABLED | rows::AUTH_REVISION, _) => return Err(bad("auth")),
                 _ => {}
             }

@@ -25,6 +25,8 @@ use crate::store::{leases, open, records, size};
 
 /// Bytes of one write, about.
 pub(super) const BATCH_BYTES: usize = 4 << 20;
+/// Beyond this a revision cannot be meant: a number that damage made, or malice, leaves no room to count on from.
+const MAX_REVISION: i64 = 1 << 62;
 /// Most alarms: one of each kind for each member that ever was.
 const MAX_ALARMS: usize = 4096;
 
@@ -74,6 +76,9 @@ pub fn import<F: ReadAt>(file: &mut Reader<F>, member: &Path, how: &Import) -> R
         let overflow = || ImportError::Contents(format!("revision {revision} cannot be raised by {bump}"));
         revision = revision.checked_add(bump).ok_or_else(overflow)?;
         compacted = revision;
+    }
+    if revision > MAX_REVISION {
+        return Err(ImportError::Contents(format!("revision {revision} is too large to count on from")));
     }
     let mut batch = WriteBatch::default();
     auth::import(file, &find, &database, &mut batch)?;
@@ -202,7 +207,8 @@ impl<'a> Keyspace<'a> {
             return if value.is_empty() { Ok(()) } else { Err(bad("has no key")) };
         }
         if !at.deleted {
-            let fits = kv.mod_revision == at.main && kv.version > 0 && (1..=at.main).contains(&kv.create_revision);
+            let counts = |number: i64| (1..=at.main).contains(&number);
+            let fits = kv.mod_revision == at.main && counts(kv.version) && counts(kv.create_revision);
             if !fits {
                 return Err(bad(&format!("at revision {} says it is of revision {}", at.main, kv.mod_revision)));
             }

@@ -252,8 +252,13 @@ fn rows_that_etcd_never_writes_are_refused_by_name() {
     assert!(wrong(&[(at(5), second)]).contains("says it is of revision 2"));
     assert!(wrong(&[(at(5), b"\xff\xff".to_vec())]).contains("does not decode"));
     assert!(wrong(&[(at(5), b"\x10\x05".to_vec())]).contains("has no key"));
+    assert!(wrong(&[version("a", 2, 5, i64::MAX)]).contains("at revision 5"), "more versions than revisions");
+    assert!(wrong(&[version("a", 2, i64::MAX, 1)]).contains("too large to count on from"));
     let twice = [version("a", 2, 2, 1), (rows::Revision { main: 2, sub: 0, deleted: true }, b"\x0a\x01a".to_vec())];
     assert!(wrong(&twice).contains("repeats a revision"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let compacted = import_bytes(&database(&[], Some(i64::MAX)), folder.path(), &how(None)).expect_err("wrong");
+    assert!(compacted.to_string().contains("too large to count on from"), "{compacted}");
 }
 
 #[test]
@@ -267,7 +272,7 @@ fn users_roles_and_the_switch_go_both_ways_and_wrong_rows_are_refused() {
     };
     let permission = authpb::Permission { perm_type: 2, key: "a".into(), range_end: "b".into() };
     let role = authpb::Role { name: "root".into(), key_permission: vec![permission] };
-    let auth_database = |user_key: &str, enabled: &[u8]| {
+    let auth_database = |user_key: &str, enabled: &[u8], revision: u64| {
         let mut writer = Writer::new(std::io::Cursor::new(Vec::new())).expect("a buffer");
         let mut fill = |name: &str, rows: &[(&[u8], Vec<u8>)]| {
             let mut bucket = writer.bucket(name);
@@ -276,13 +281,16 @@ fn users_roles_and_the_switch_go_both_ways_and_wrong_rows_are_refused() {
         };
         fill(rows::KEY, &[]);
         fill(rows::META, &[]);
-        fill(rows::AUTH, &[(rows::AUTH_ENABLED, enabled.to_vec()), (rows::AUTH_REVISION, 9u64.to_be_bytes().to_vec())]);
+        fill(
+            rows::AUTH,
+            &[(rows::AUTH_ENABLED, enabled.to_vec()), (rows::AUTH_REVISION, revision.to_be_bytes().to_vec())],
+        );
         fill(rows::AUTH_USERS, &[(user_key.as_bytes(), user.encode_to_vec())]);
         fill(rows::AUTH_ROLES, &[(b"root", role.encode_to_vec())]);
         writer.finish().expect("a database").0.into_inner()
     };
     let folder = tempfile::tempdir().expect("a folder");
-    import_bytes(&auth_database("ann", &[1]), &folder.path().join("a"), &how(None)).expect("etcd's rows");
+    import_bytes(&auth_database("ann", &[1], 9), &folder.path().join("a"), &how(None)).expect("etcd's rows");
     let (store, _machine) = open(&folder.path().join("a"));
     let exported = export(&store);
     let mut reader = Reader::open(exported.clone(), exported.len() as u64).expect("our own file");
@@ -301,8 +309,9 @@ fn users_roles_and_the_switch_go_both_ways_and_wrong_rows_are_refused() {
     assert_eq!(at(rows::AUTH, rows::AUTH_REVISION), Some(9u64.to_be_bytes().to_vec()));
     assert_eq!(at(rows::AUTH_USERS, b"ann"), Some(user.encode_to_vec()));
     assert_eq!(at(rows::AUTH_ROLES, b"root"), Some(role.encode_to_vec()));
-    for (user, enabled) in [("bob", &[1][..]), ("ann", &[7]), ("ann", &[])] {
-        let wrong = import_bytes(&auth_database(user, enabled), &folder.path().join("b"), &how(None));
+    for (user, enabled, revision) in [("bob", &[1][..], 9), ("ann", &[7], 9), ("ann", &[], 9), ("ann", &[1], u64::MAX)]
+    {
+        let wrong = import_bytes(&auth_database(user, enabled, revision), &folder.path().join("b"), &how(None));
         assert!(matches!(wrong, Err(ImportError::Contents(_))), "{user} {enabled:?}");
         std::fs::remove_dir_all(folder.path().join("b")).expect("what it had begun");
     }
