@@ -487,7 +487,8 @@ fn mask(command: &str, text: &str) -> String {
 }
 
 fn mask_line(command: &str, line: &str) -> String {
-    let mut line = line.to_owned();
+    // Ids are padded in sentences, and one in sixteen is short.
+    let mut line = line.replace("Member  ", "Member ").replace("cluster  ", "cluster ");
     for before in CHANGING {
         line = without(&line, before);
     }

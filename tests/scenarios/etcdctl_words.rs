@@ -325,6 +325,7 @@ const STATUS: &str = "3.5 wants root, 3.6.12 somebody, as here, and 3.4 nobody: 
 
 /// We are a 3.6 to clients; controls are older.
 pub(super) const EXPLAINED: &[Explained] = &[
+    differs("auth status", "unknown method AuthStatus", "", "3.4 does not know this call yet"),
     differs("alarm list -w json", "{\"alarms\":", "{\"header\":", "3.4 answers about alarms without a header"),
     differs("alarm list -w fields", "nil pointer", "ClusterID", "etcdctl stumbles over that missing header"),
     differs(
