@@ -264,7 +264,11 @@ impl Comparison {
 
     fn compare(&self, wish: &Wish, n: usize, expected: Option<Vec<Event>>) {
         let (etcd, ours) = (&self.etcd.streams[wish.stream].watchers[n], &self.ours.streams[wish.stream].watchers[n]);
-        let what = format!("seed {}, {:?}", self.seed, wish.request);
+        let now = (self.generator.revision, self.generator.compacted);
+        let what = format!(
+            "seed {}, {:?}, cancelled: {}, now and compacted: {now:?}",
+            self.seed, wish.request, wish.cancelled
+        );
         assert_eq!(etcd.ended, ours.ended, "{what}");
         let Some(expected) = expected else {
             assert_eq!((&etcd.events, &ours.events), (&Vec::new(), &Vec::new()), "{what}");
