@@ -8,6 +8,7 @@
 //! of `store` that implement its storage traits), tonic in `api`, `raft::network`, `client` and `proto`.
 //! `treefile` is a pure format that `api` writes and `migrate` reads; `migrate` holds the tools of `etcd v2`, which are
 //! clients: they see `client`, `treefile` and `tls`, and nothing of a running member.
+//! `fuzzing` is the door of the fuzz targets: it sees all, and there is none in a build that ships.
 //! `tests/tidy.rs` reads the `use` lines and fails on a breach.
 
 pub mod client;
@@ -21,6 +22,8 @@ mod api;
 mod bbolt;
 mod clock;
 mod corruption;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod histogram;
 mod listen;
 mod logging;

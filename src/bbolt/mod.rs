@@ -10,6 +10,8 @@
 //! Both keep a few pages in memory, whatever the size of the file. Numbers are little endian: bbolt writes a machine's own
 //! order, and every machine that etcd supports has this one but s390x.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod layout;
 mod reader;
 #[cfg(test)]

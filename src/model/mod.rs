@@ -13,11 +13,13 @@ pub mod check;
 pub mod command;
 pub mod compact;
 pub mod effects;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub mod gate;
 pub mod invariants;
 pub mod kv;
 pub mod lease;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod memory;
 pub mod quota;
 pub mod record;

@@ -9,6 +9,8 @@ mod database;
 mod error;
 mod events;
 mod files;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod hash;
 mod housekeeper;
 mod install;

@@ -8,6 +8,8 @@
 //! Pure: no I/O but through [`std::io::Write`], no clock. The server writes it (`GET /v2/export`), the tools of `etcd v2`
 //! read and write it. Indexes are not in it: no server can be told them (decision 046).
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod line;
 pub mod order;
 mod reader;

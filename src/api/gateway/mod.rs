@@ -8,6 +8,8 @@
 //! here knows a single method; a stream lives as long as its answer is read, also when its requests have ended.
 
 mod answers;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod metadata;
 mod number;
 mod read;

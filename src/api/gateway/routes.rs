@@ -1,7 +1,7 @@
 //! The paths of the gateway: etcd's annotations, all of them POST.
 
 /// (path below `/v3/`, service, method)
-type Route = (&'static str, &'static str, &'static str);
+pub(super) type Route = (&'static str, &'static str, &'static str);
 
 const KV: &str = "etcdserverpb.KV";
 const WATCH: &str = "etcdserverpb.Watch";
@@ -12,7 +12,7 @@ const AUTH: &str = "etcdserverpb.Auth";
 const LOCK: &str = "v3lockpb.Lock";
 const ELECTION: &str = "v3electionpb.Election";
 
-const ROUTES: [Route; 51] = [
+pub(super) const ROUTES: [Route; 51] = [
     ("kv/range", KV, "Range"),
     ("kv/put", KV, "Put"),
     ("kv/txn", KV, "Txn"),

@@ -10,6 +10,8 @@
 
 mod auth;
 mod export;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod hub;
 mod keys;
 mod members;

@@ -142,7 +142,7 @@ async fn fetch(peer_url: &str, path: &str, tls: &PeerTls) -> Result<Vec<u8>, Wir
     Ok(answer)
 }
 
-fn parse(answer: &[u8]) -> Option<PeerMembers> {
+pub(super) fn parse(answer: &[u8]) -> Option<PeerMembers> {
     let at = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..at]).ok()?;
     if head.split(' ').nth(1)? != "200" {

@@ -7,6 +7,8 @@
 mod answer;
 mod append;
 mod counted;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod http;
 mod link;
 mod message;

@@ -8,6 +8,8 @@
 //!
 //! Used by openraft through the traits in [`storage`], and by the state machine through the [`Watermark`].
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod mark;
 mod placer;
 mod prepare;

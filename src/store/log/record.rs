@@ -162,7 +162,7 @@ fn checksum(chain: u32, length: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(seeded, body)
 }
 
-fn seal(buffer: &mut BytesMut, start: usize, chain: u32) -> u32 {
+pub(super) fn seal(buffer: &mut BytesMut, start: usize, chain: u32) -> u32 {
     let length = ((buffer.len() - start - HEADER) as u32).to_le_bytes();
     let crc = checksum(chain, &length, &buffer[start + HEADER..]);
     buffer[start..start + 4].copy_from_slice(&length);

@@ -45,7 +45,7 @@ pub(in crate::api::v2) fn asker(v2: &V2, request: &Request<Body>) -> Asker {
     credentials(request.headers(), caller.and_then(Caller::common_name))
 }
 
-fn credentials(headers: &HeaderMap, common_name: Option<&str>) -> Asker {
+pub(super) fn credentials(headers: &HeaderMap, common_name: Option<&str>) -> Asker {
     let value = headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
     if value.is_empty() {
         return common_name.map_or(Asker::Nobody, |name| Asker::Certificate(name.to_owned()));

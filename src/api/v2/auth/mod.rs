@@ -5,6 +5,8 @@
 //! `model::v2::auth`, at apply.
 
 mod asker;
+#[cfg(fuzzing)]
+pub(in crate::api::v2) mod fuzzing;
 mod json;
 mod passwords;
 mod refusals;

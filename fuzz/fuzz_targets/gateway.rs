@@ -1,0 +1,5 @@
+//! See `etcd_charm::fuzzing::gateway`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| etcd_charm::fuzzing::gateway(data));
