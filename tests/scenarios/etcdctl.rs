@@ -200,7 +200,8 @@ fn mask_line(line: &str) -> String {
 
 fn mask_word<'a>(word: &'a str, before: &str) -> &'a str {
     let digits = word.chars().all(|c| c.is_ascii_digit());
-    let changing = ["127.0.0.1:", "raft_term\":", "RaftTerm\" : ", "remaining(", "\"ttl\":", "TTL: "];
+    // After a masked address stands a hash, which may be a short number.
+    let changing = ["127.0.0.1:", "127.0.0.1:N, ", "raft_term\":", "RaftTerm\" : ", "remaining(", "\"ttl\":", "TTL: "];
     match word {
         "" => "",
         _ if digits && (word.len() >= 9 || changing.iter().any(|name| before.ends_with(name))) => "N",
@@ -227,5 +228,6 @@ fn first_lines(mut child: Child, count: usize) -> Vec<String> {
 #[test]
 fn masking_hides_ids_and_keeps_words() {
     assert_eq!(mask("8e9e05c52164694d, started, m0, http://127.0.0.1:2380"), "ID, started, m0, http://127.0.0.1:N");
+    assert_eq!(mask("http://127.0.0.1:2379, 70943194"), "http://127.0.0.1:N, N");
     assert_eq!(mask("lease 694d77aa granted with TTL(500s)"), "lease 694d77aa granted with TTL(500s)");
 }
