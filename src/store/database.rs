@@ -210,9 +210,12 @@ impl Database {
 
     /// Live and superseded bytes still kept, plus what an empty store is said to take.
     pub fn in_use(&self) -> u64 {
-        let marks = &self.marks;
-        let kept = marks.superseded.load(Ordering::Acquire).saturating_sub(marks.dropped.load(Ordering::Acquire));
-        super::size::EMPTY + marks.live.load(Ordering::Acquire) + kept
+        super::size::EMPTY + self.marks.live.load(Ordering::Acquire) + self.superseded()
+    }
+
+    /// Bytes of what changes replaced and compaction has not dropped yet.
+    pub fn superseded(&self) -> u64 {
+        self.marks.superseded.load(Ordering::Acquire).saturating_sub(self.marks.dropped.load(Ordering::Acquire))
     }
 
     /// Writes a batch: all of it or nothing. It becomes durable with the next flush.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use rocksdb::{CompactOptions, WriteBatch};
+use rocksdb::{CompactOptions, LiveFile, WriteBatch};
 
 use super::database::Database;
 use super::error::StoreError;
@@ -15,6 +15,11 @@ use super::space::{Part, Space};
 /// Beside the bytes of rows a merge writes indexes and filters: a tenth, and this much for small files, bytes.
 const SLACK: u64 = 256 << 10;
 
+/// What must be free for a merge that writes rows of `bytes`.
+pub(super) fn with_slack(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 10).saturating_add(SLACK)
+}
+
 /// One table file, as a merge sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Table {
@@ -22,7 +27,8 @@ struct Table {
     /// First and last key.
     span: (Vec<u8>, Vec<u8>),
     bytes: u64,
-    deletions: u64,
+    /// About how many of these are deletions, which a merge into a level that is not the deepest writes again.
+    deleted: u64,
 }
 
 /// What is merged at once.
@@ -58,36 +64,35 @@ fn pieces(tables: &[Table]) -> Vec<Piece> {
 }
 
 impl Database {
+    fn files(&self) -> Result<Vec<LiveFile>, StoreError> {
+        self.engine().live_files().map_err(StoreError::engine("list the files of the state"))
+    }
+
     fn tables(&self, family: &str) -> Result<Vec<Table>, StoreError> {
-        let files = self.engine().live_files().map_err(StoreError::engine("list the files of the state"))?;
-        let of_family = files.into_iter().filter(|file| file.column_family_name == family);
-        let table = |file: rocksdb::LiveFile| Table {
+        let of_family = self.files()?.into_iter().filter(|file| file.column_family_name == family);
+        let table = |file: LiveFile| Table {
             level: file.level,
             span: (file.start_key.unwrap_or_default(), file.end_key.unwrap_or_default()),
             bytes: file.size as u64,
-            deletions: file.num_deletions,
+            deleted: file.size as u64 / file.num_entries.max(1) * file.num_deletions,
         };
         Ok(of_family.map(table).collect())
     }
 
     /// Whether files hold deletions, so that merging them gives space back.
     pub fn has_deletions(&self) -> Result<bool, StoreError> {
-        for family in keys::FAMILIES {
-            if self.tables(family)?.iter().any(|table| table.deletions > 0) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(self.files()?.iter().any(|file| file.num_deletions > 0))
     }
 
-    /// An upper bound on what is left of a family's rows once they are merged, bytes.
-    fn bytes_when_merged(&self, family: &str) -> u64 {
-        let marks = &self.marks;
+    /// An upper bound on what is left of a family's rows once they are merged, bytes; `u64::MAX` where nothing is counted.
+    pub fn bytes_when_merged(&self, family: &str) -> u64 {
+        let live = self.marks.live.load(Ordering::Acquire);
         match family {
-            keys::LATEST => marks.live.load(Ordering::Acquire),
-            keys::HISTORY => {
-                marks.superseded.load(Ordering::Acquire).saturating_sub(marks.dropped.load(Ordering::Acquire))
-            }
+            // A record begins with its key, which is the key of the row as well.
+            keys::LATEST => live.saturating_mul(2),
+            // A row holds what the change replaced, counted as superseded, and what it wrote: that is live, or superseded
+            // by a later row.
+            keys::HISTORY => self.superseded().saturating_mul(2).saturating_add(live),
             _ => u64::MAX,
         }
     }
@@ -95,13 +100,14 @@ impl Database {
     /// Merges a family's files now, at low priority; the compaction filter drops what is below the floor. Where `space`
     /// has no room for the new files beside the old, piece by piece, and only what fits. Says whether all was merged.
     pub fn merge(&self, family: &str, space: &Space) -> Result<bool, StoreError> {
-        let has_room = |bytes: u64| space.has_room(Part::State, bytes.saturating_add(bytes / 10).saturating_add(SLACK));
+        let has_room = |bytes: u64| space.has_room(Part::State, with_slack(bytes));
         if !has_room(self.unflushed()) {
             return Ok(false);
         }
         let tables = self.tables(family)?;
-        let all: u64 = tables.iter().map(|table| table.bytes).sum();
-        if has_room(all.min(self.bytes_when_merged(family))) {
+        let sum = |part: fn(&Table) -> u64| tables.iter().map(part).sum::<u64>();
+        let left = self.bytes_when_merged(family).saturating_add(sum(|table| table.deleted));
+        if has_room(left.min(sum(|table| table.bytes))) {
             self.merge_span(family, None);
             return Ok(true);
         }
@@ -162,7 +168,7 @@ mod tests {
     use super::*;
 
     fn table(level: i32, from: &str, to: &str, bytes: u64) -> Table {
-        Table { level, span: (from.into(), to.into()), bytes, deletions: 0 }
+        Table { level, span: (from.into(), to.into()), bytes, deleted: 0 }
     }
 
     fn piece(from: &str, to: &str, bytes: u64) -> Piece {

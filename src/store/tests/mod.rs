@@ -3,6 +3,7 @@
 mod auth;
 mod conformance;
 mod crashes;
+mod merges;
 mod oracle;
 mod reads;
 mod snapshots;
