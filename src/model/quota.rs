@@ -1,6 +1,7 @@
 //! What a command is reckoned to add to the data file, in etcd's own coin, so that limits trip at the same request.
 
 use super::command::Command;
+use super::txn;
 use super::view::KeyRange;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
@@ -17,7 +18,7 @@ const LEASE_BYTES: u64 = 64;
 pub fn cost(command: &Command) -> u64 {
     match command {
         Command::Put(request) => put(request),
-        Command::Txn(request) => txn(request),
+        Command::Txn(request) => dearer(request),
         Command::LeaseGrant(_) => LEASE_BYTES,
         Command::DeleteRange(_)
         | Command::Compact(_)
@@ -47,7 +48,7 @@ fn deleted(request: &DeleteRangeRequest) -> KeyRange {
 }
 
 fn collect_deletions(request: &TxnRequest, found: &mut Vec<KeyRange>) {
-    for op in request.success.iter().chain(&request.failure) {
+    for op in txn::operations(request) {
         match &op.request {
             Some(Request::RequestDeleteRange(request)) => found.push(deleted(request)),
             Some(Request::RequestTxn(request)) => collect_deletions(request, found),
@@ -60,7 +61,7 @@ fn put(request: &PutRequest) -> u64 {
     KEY_OVERHEAD + (request.key.len() + request.value.len()) as u64
 }
 
-fn txn(request: &TxnRequest) -> u64 {
+fn dearer(request: &TxnRequest) -> u64 {
     let branch = |ops: &[RequestOp]| ops.iter().map(operation).sum::<u64>();
     branch(&request.success).max(branch(&request.failure))
 }
@@ -68,7 +69,7 @@ fn txn(request: &TxnRequest) -> u64 {
 fn operation(op: &RequestOp) -> u64 {
     match &op.request {
         Some(Request::RequestPut(request)) => put(request),
-        Some(Request::RequestTxn(request)) => txn(request),
+        Some(Request::RequestTxn(request)) => dearer(request),
         Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => 0,
     }
 }

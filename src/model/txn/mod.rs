@@ -30,7 +30,8 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
     operations(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
-fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
+/// The operations of both branches, those of nested transactions not included.
+pub(super) fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }
 
