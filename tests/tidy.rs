@@ -17,7 +17,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("rocksdb::", &["src/store/"]),
     ("openraft::", &["src/raft/", "src/store/"]),
     ("tonic::", &["src/api/", "src/proto/", "src/client", "src/raft/network"]),
-    ("axum::", &["src/api/"]),
     ("jsonwebtoken::", &["src/api/identity/jwt"]),
     ("aws_lc_rs::", &["src/api/identity/jwt", "src/tls", "src/pki"]),
     ("prost_reflect::", &["src/api/gateway/"]),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
@@ -21,7 +21,7 @@ pub struct ClientBody(Kind);
 enum Kind {
     Grpc { body: tonic::body::Body, count: CallCount },
     Whole(Full<Bytes>),
-    Routed(axum::body::Body),
+    Streamed(Boxed),
 }
 
 impl ClientBody {
@@ -35,9 +35,56 @@ impl ClientBody {
         Self(Kind::Whole(Full::new(bytes.into())))
     }
 
-    /// What an HTTP router answered.
-    pub(super) fn routed(body: axum::body::Body) -> Self {
-        Self(Kind::Routed(body))
+    /// None.
+    pub(super) fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    /// A body that comes piece by piece.
+    pub(super) fn streamed<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        Self(Kind::Streamed(Box::pin(body.map_err(Into::into))))
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for ClientBody {
+    fn from(whole: T) -> Self {
+        Self::whole(whole)
+    }
+}
+
+type Boxed = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
+
+/// The body of a request to HTTP handlers, whatever the listener made it from. What has no body costs no box.
+pub struct AnyBody(Option<Boxed>);
+
+impl AnyBody {
+    pub(super) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        if body.is_end_stream() { Self(None) } else { Self(Some(Box::pin(body.map_err(Into::into)))) }
+    }
+}
+
+impl Body for AnyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| body.as_mut().poll_frame(cx))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
     }
 }
 
@@ -62,7 +109,7 @@ impl Body for ClientBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Kind::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Streamed(body) => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -70,7 +117,7 @@ impl Body for ClientBody {
         match &self.0 {
             Kind::Grpc { body, .. } => body.size_hint(),
             Kind::Whole(body) => body.size_hint(),
-            Kind::Routed(body) => body.size_hint(),
+            Kind::Streamed(body) => body.size_hint(),
         }
     }
 
@@ -78,7 +125,7 @@ impl Body for ClientBody {
         match &self.0 {
             Kind::Grpc { body, .. } => body.is_end_stream(),
             Kind::Whole(body) => body.is_end_stream(),
-            Kind::Routed(body) => body.is_end_stream(),
+            Kind::Streamed(body) => body.is_end_stream(),
         }
     }
 }
@@ -195,7 +242,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt, StreamBody};
+    use http_body_util::StreamBody;
 
     use super::*;
 

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use tower::ServiceExt;
 
-use super::body::{BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
+use super::body::{AnyBody, BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
 use super::identity::GATEWAY_REFUSAL;
 use super::service::ClientService;
 use super::state::State;
+use super::v2::{self, V2};
 use super::{debug, exposition, gateway, health};
 use crate::listen::Caller;
 use crate::model::view::View;
@@ -43,12 +43,12 @@ pub struct HttpOptions {
 pub struct Web {
     state: Arc<State>,
     options: HttpOptions,
-    v2: Option<axum::Router>,
+    v2: Option<Arc<V2>>,
 }
 
 impl Web {
     /// `v2` answers everything under `/v2/`.
-    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<axum::Router>) -> Self {
+    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<Arc<V2>>) -> Self {
         Self { state, options, v2 }
     }
 
@@ -98,11 +98,8 @@ impl Web {
         }
         match &self.v2 {
             Some(v2) if path == "/v2" || path.starts_with("/v2/") => {
-                let request = request.map(|body| TimedBody::new(body, Some(BODY_TIMEOUT)));
-                match v2.clone().oneshot(request).await {
-                    Ok(response) => response.map(ClientBody::routed),
-                    Err(never) => match never {},
-                }
+                let request = request.map(|body| AnyBody::new(TimedBody::new(body, Some(BODY_TIMEOUT))));
+                v2::answer(v2, request).await
             }
             _ => observe(&self.state, request.method(), path, request.uri().query().unwrap_or_default()).await,
         }

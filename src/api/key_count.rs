@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::view::{KeyRange, View};
-use crate::store::{Batch, EventKind, Store};
+use crate::store::{Batch, Store};
 
 /// Pause before another look when a batch was being published, or a count failed.
 const RETRY: Duration = Duration::from_millis(50);
@@ -43,12 +43,9 @@ impl KeyCount {
     /// Takes in what a batch changed.
     pub fn applied(&self, batch: &Batch) {
         let change: i64 = batch
-            .events
+            .changes
             .iter()
-            .map(|event| match event.kind {
-                EventKind::Put { create } => i64::from(create),
-                EventKind::Delete => -1,
-            })
+            .map(|(_, change)| i64::from(change.after.is_some()) - i64::from(change.before.is_some()))
             .sum();
         let mut tally = self.tally.lock();
         tally.revision = batch.last;

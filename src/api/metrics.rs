@@ -14,7 +14,7 @@ use super::methods::METHODS;
 use super::v2::HubStats;
 use crate::histogram::{Bounds, DISK, Histogram, doubling};
 use crate::model::effects::LeaseChange;
-use crate::store::{Batch, EventKind, EventSink, Work};
+use crate::store::{Batch, EventSink, Work};
 
 /// gRPC has seventeen codes, numbered from 0.
 pub const CODES: usize = 17;
@@ -199,12 +199,12 @@ impl Metrics {
 /// Counts what was applied. Subscribe it to the store.
 impl EventSink for Metrics {
     fn publish(&self, batch: Arc<Batch>) {
-        let puts = batch.events.iter().filter(|event| event.kind != EventKind::Delete).count();
-        let txns = batch.events.chunk_by(|a, b| a.revision == b.revision).filter(|changes| changes.len() > 1).count();
+        let puts = batch.changes.iter().filter(|(_, change)| change.after.is_some()).count();
+        let txns = batch.changes.chunk_by(|(a, _), (b, _)| a == b).filter(|changes| changes.len() > 1).count();
         self.puts.fetch_add(puts as u64, Relaxed);
-        self.deletes.fetch_add((batch.events.len() - puts) as u64, Relaxed);
+        self.deletes.fetch_add((batch.changes.len() - puts) as u64, Relaxed);
         self.txns.fetch_add(txns as u64, Relaxed);
-        if !batch.events.is_empty() {
+        if !batch.changes.is_empty() {
             self.keys.applied(&batch);
         }
         for change in &batch.leases {

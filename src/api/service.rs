@@ -18,6 +18,7 @@ use super::http::{self, HttpOptions, Web};
 use super::methods::{self, Lookup, METHODS};
 use super::metrics::CallCount;
 use super::state::State;
+use super::v2::V2;
 use super::v3;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
@@ -58,7 +59,7 @@ struct Shared {
 
 impl ClientService {
     /// Both protocols over one replica. `v2` answers everything under `/v2/`; without it those paths are unknown.
-    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<axum::Router>) -> Self {
+    pub fn new(state: Arc<State>, options: HttpOptions, v2: Option<Arc<V2>>) -> Self {
         let limit = state.limits.max_message_bytes();
         let shared = Shared {
             web: Web::new(Arc::clone(&state), options, v2),

@@ -19,6 +19,7 @@ use tower::{Service, ServiceExt};
 use super::accept::Incomer;
 use super::authority::Relaxed;
 use super::pings::Policed;
+use super::together::Together;
 use super::wire::{TimedWire, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
 use crate::tls::{self, PeerIdentity};
@@ -187,7 +188,7 @@ where
         service.clone().oneshot(request)
     });
     let wire = Relaxed::new(TimedWire::new(wire, options.first_bytes_timeout));
-    let io = TokioIo::new(Policed::new(wire, options.ping_min_time));
+    let io = TokioIo::new(Together::new(Policed::new(wire, options.ping_min_time)));
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -212,6 +213,7 @@ fn builder(options: &Options) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(MAX_HEAD as usize)
         .half_close(false)
+        .writev(false)
         .keep_alive(true);
     builder
         .http2()

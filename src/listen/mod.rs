@@ -12,6 +12,7 @@ mod authority;
 mod bind;
 mod connection;
 mod pings;
+mod together;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,11 +1,10 @@
 //! Everything one command does, as plain data: what the store writes in one batch, and what it answers.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::auth::{AuthEffect, AuthError, Secret};
 use super::record::Record;
+use super::v2;
 use super::view::{Alarm, Lease};
 use crate::proto::etcdserverpb as pb;
 
@@ -68,8 +67,8 @@ pub enum Response {
     Auth,
     /// Of a login: the token.
     Login(Secret),
-    /// Of a v2 mutation: the outcome as `model::v2` encodes it.
-    V2(Bytes),
+    /// Of a v2 mutation. Boxed: it is large beside the others.
+    V2(Box<v2::types::Outcome>),
     /// Of a blank or membership entry.
     None,
 }
@@ -125,8 +124,8 @@ pub struct Effects {
     pub auth: Option<Box<AuthEffect>>,
     /// v2 keyspace: key → value, `None` deletes.
     pub v2: Vec<(Bytes, Option<Bytes>)>,
-    /// v2 events for waiting clients, oldest first, as `model::v2` encodes them.
-    pub v2_events: Vec<Arc<Bytes>>,
+    /// v2 events for waiting clients, oldest first.
+    pub v2_events: Vec<v2::types::Event>,
     /// The answer.
     pub outcome: Result<Response, Refusal>,
 }

@@ -10,6 +10,12 @@ use crate::proto::mvccpb::KeyValue;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record(Bytes);
 
+impl AsRef<[u8]> for Record {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Record {
     /// Encodes a version.
     pub fn new(kv: &KeyValue) -> Self {

@@ -167,8 +167,8 @@ fn serve_clients(
     };
     let options = listen::Options::for_clients("client", settings, tls);
     let serve = |(bound, serves): (Bound, Serves)| {
-        let routes = settings.enable_v2.then(|| v2::router(v2.clone()));
-        let service = ClientService::new(state.clone(), http.clone(), routes).only(serves);
+        let v2 = settings.enable_v2.then(|| v2.clone());
+        let service = ClientService::new(state.clone(), http.clone(), v2).only(serves);
         let (options, shutdown, ready) = (options.clone(), shutdown.clone(), ready.clone());
         tokio::spawn(async move {
             // Clients that come earlier wait in the socket's backlog; metrics and health are for those who wait.

@@ -27,6 +27,8 @@ use super::options::{self, StoreOptions};
 use super::recent::Recent;
 use super::{auth, records};
 use crate::model::auth::Auth;
+use crate::model::record::Record;
+use crate::model::v2::Head;
 use crate::model::view::{Alarm, KeyRange};
 use crate::raft::types::StoredMembership;
 
@@ -54,6 +56,23 @@ pub(super) struct Marks {
     pub superseded: AtomicU64,
     pub dropped: AtomicU64,
     pub allocated: AtomicU64,
+    /// Index of the v2 keyspace: everything up to it is readable.
+    pub v2_index: AtomicU64,
+    /// Whether v2 authentication is on.
+    pub v2_auth: AtomicBool,
+}
+
+impl Marks {
+    /// What requests of v2 must know first.
+    pub fn v2(&self) -> Head {
+        Head { index: self.v2_index.load(Ordering::SeqCst), auth_is_on: self.v2_auth.load(Ordering::SeqCst) }
+    }
+
+    /// Moves it. The switch first: whoever sees what came after a change of it sees the change.
+    pub fn set_v2(&self, head: Head) {
+        self.v2_auth.store(head.auth_is_on, Ordering::SeqCst);
+        self.v2_index.store(head.index, Ordering::SeqCst);
+    }
 }
 
 /// What a database is opened for.
@@ -78,8 +97,10 @@ pub(super) struct Database {
     pub facts: ArcSwap<Facts>,
     /// Last applied (term, index).
     pub applied: Mutex<Option<(u64, u64)>>,
-    /// What apply wrote lately; nobody else uses it.
-    pub recent: Mutex<Recent>,
+    /// What apply wrote lately; only apply uses it.
+    pub recent: Mutex<Recent<Record>>,
+    /// v2 rows that were written or read lately; see [`Database::v2_row`].
+    pub recent_v2: Mutex<Recent<Bytes>>,
     /// History and version rows below it are garbage; shared with the compaction filters.
     pub floor: Arc<AtomicI64>,
     /// Set when another state took this one's place: the last user removes the directory.
@@ -124,6 +145,7 @@ impl Database {
             facts: ArcSwap::default(),
             applied: Mutex::default(),
             recent: Mutex::default(),
+            recent_v2: Mutex::default(),
             floor,
             obsolete: AtomicBool::new(false),
             reads: ReadOptions::default(),
@@ -171,6 +193,11 @@ impl Database {
         marks.superseded.store(progress.superseded, Ordering::SeqCst);
         marks.dropped.store(dropped.bytes, Ordering::SeqCst);
         self.floor.store(dropped.floor, Ordering::SeqCst);
+        let mut head = Head::default();
+        for key in Head::ROWS {
+            head.take_in(key, self.get(keys::V2, key)?.as_ref()).map_err(|_| keys::Damaged("v2 index"))?;
+        }
+        marks.set_v2(head);
         let allocated = self.meta(meta::ALLOCATED)?.map(number).transpose()?.unwrap_or_default();
         marks.allocated.store(allocated.max(super::size::pages(self.in_use())), Ordering::SeqCst);
         *self.applied.lock() = progress.applied;
@@ -261,6 +288,19 @@ impl Database {
             .get_pinned_cf_opt(self.family(family), key, &self.reads)
             .map_err(StoreError::engine("read the state"))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// A v2 row as it is now, from memory where it was met lately.
+    pub fn v2_row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let mut recent = self.recent_v2.lock();
+        if let Some(found) = recent.renewed(key) {
+            return Ok(found.clone());
+        }
+        let since = recent.written();
+        drop(recent);
+        let stored = self.get(keys::V2, key)?;
+        self.recent_v2.lock().put_read(key, stored.clone(), since);
+        Ok(stored)
     }
 
     fn meta(&self, name: &[u8]) -> Result<Option<Bytes>, StoreError> {

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::error::fatal;
 use super::keys::{self, Damaged, HistoryRow};
 use crate::model::auth::Secret;
 use crate::model::effects::{Change, LeaseChange};
+use crate::model::v2;
 
 /// Hears of every batch, in order.
 pub trait EventSink: Send + Sync {
@@ -35,24 +37,34 @@ pub enum Work {
 }
 
 /// Everything that one apply batch changed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Batch {
-    /// First revision in `events`; above `last` when no key changed.
-    pub first: i64,
     /// Current revision after the batch.
     pub last: i64,
-    /// Key changes in revision order, then in order within a revision.
-    pub events: Vec<Event>,
+    /// Key changes with their revisions, in revision order, then in order within a revision.
+    pub changes: Vec<(i64, Change)>,
+    /// What [`Batch::events`] made of them.
+    pub encoded: OnceLock<Vec<Event>>,
     /// The compaction revision, if the batch moved it.
     pub compacted: Option<i64>,
     /// Lease table changes, in order.
     pub leases: Vec<LeaseChange>,
     /// What became of users and tokens, in order.
     pub auth: Vec<AuthEvent>,
-    /// v2 events, oldest first, as `model::v2` encodes them.
-    pub v2_events: Vec<Arc<Bytes>>,
+    /// v2 events, oldest first.
+    pub v2_events: Vec<v2::types::Event>,
     /// Index of the last entry in the batch.
     pub applied_index: u64,
+}
+
+impl Batch {
+    /// The key changes as watchers are told of them. Encoded when somebody asks first: mostly nobody watches.
+    pub fn events(&self) -> &[Event] {
+        self.encoded.get_or_init(|| {
+            of_changes(&self.changes)
+                .unwrap_or_else(|error| fatal("a command produced a record that does not decode", &error))
+        })
+    }
 }
 
 /// What a batch did that members must know who keep tokens and open streams.
@@ -102,7 +114,7 @@ pub enum EventKind {
 }
 
 /// Encodes the events of a batch into one piece of memory.
-pub(super) fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damaged> {
+fn of_changes(changes: &[(i64, Change)]) -> Result<Vec<Event>, Damaged> {
     let total =
         changes.iter().map(|(_, change)| change.after.as_ref().map_or(change.key.len(), |r| r.bytes().len())).sum();
     let mut memory = BytesMut::with_capacity(usize::saturating_add(total, changes.len() * EVENT_OVERHEAD));

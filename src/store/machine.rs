@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use super::database::{Database, Facts};
 use super::error::{StoreError, fatal};
-use super::events::{self, Batch, Work};
+use super::events::{Batch, Work};
 use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
 use super::reader::{Shared, Store};
@@ -27,6 +27,7 @@ use super::{records, size};
 use crate::model::auth::Identity;
 use crate::model::command;
 use crate::model::effects::{Applied, Position, Response};
+use crate::model::v2;
 use crate::model::view::View;
 use crate::raft::types::{Entry, LogId, Membership, Proposal, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -86,12 +87,10 @@ impl Machine {
     fn carry_out(&self, decided: Decided) {
         let begun = Instant::now();
         let Decided { mut sealed, facts, answers, index, took } = decided;
-        let events = events::of_changes(&sealed.changes)
-            .unwrap_or_else(|error| fatal("a command produced a record that does not decode", &error));
         let batch = Batch {
-            first: events.first().map_or(sealed.progress.revision + 1, |event| event.revision),
             last: sealed.progress.revision,
-            events,
+            changes: std::mem::take(&mut sealed.changes),
+            encoded: OnceLock::new(),
             compacted: sealed.compacted,
             leases: std::mem::take(&mut sealed.leases),
             auth: std::mem::take(&mut sealed.auth_events),
@@ -186,6 +185,17 @@ fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Optio
         recent.put(Bytes::copy_from_slice(&key), version);
     }
     drop(recent);
+    if !sealed.v2.is_empty() {
+        let (mut head, mut recent) = (marks.v2(), database.recent_v2.lock());
+        for (key, value) in sealed.v2 {
+            head.take_in(&key, value.as_ref())
+                .unwrap_or_else(|error| fatal("a command produced a v2 row that does not decode", &error));
+            if v2::is_read_back(&key) {
+                recent.put(key, value);
+            }
+        }
+        marks.set_v2(head);
+    }
     let changed = sealed.alarms.is_some() || sealed.cluster_version.is_some() || sealed.auth.is_some();
     if facts.is_some() || changed {
         let mut facts = facts.unwrap_or_else(|| Facts::clone(&database.facts.load()));

@@ -1,7 +1,7 @@
 //! The state as entry n of a batch sees it: what is stored, with the effects of entries before n on top.
 //!
 //! The overlay also collects the rows to write. History and version rows go into the write batch at once; live versions
-//! wait, so a key that changes often in one batch is written once, and keys arrive in order.
+//! and v2 rows wait, so a key that changes often in one batch is written once, and keys arrive in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
@@ -19,6 +19,7 @@ use super::{auth, leases, records};
 use crate::model::auth::{Auth, AuthEffect};
 use crate::model::effects::{Change, Effects, LeaseChange, Refusal, Response};
 use crate::model::record::Record;
+use crate::model::v2;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
 
 type VisitRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
@@ -43,7 +44,7 @@ pub(super) struct Overlay<'a> {
     auth_events: Vec<AuthEvent>,
     v2: BTreeMap<Bytes, Option<Bytes>>,
     lease_changes: Vec<LeaseChange>,
-    v2_events: Vec<Arc<Bytes>>,
+    v2_events: Vec<v2::types::Event>,
     live_bytes: u64,
     superseded: u64,
     scratch: Vec<u8>,
@@ -60,9 +61,11 @@ pub(super) struct Sealed {
     pub auth: Option<Arc<Auth>>,
     pub auth_events: Vec<AuthEvent>,
     pub leases: Vec<LeaseChange>,
-    pub v2_events: Vec<Arc<Bytes>>,
+    pub v2_events: Vec<v2::types::Event>,
     /// Live versions in the batch.
     pub live: BTreeMap<Bytes, Option<Record>>,
+    /// v2 rows in the batch.
+    pub v2: BTreeMap<Bytes, Option<Bytes>>,
 }
 
 impl<'a> Overlay<'a> {
@@ -128,14 +131,7 @@ impl<'a> Overlay<'a> {
         if let Some(effect) = effects.auth {
             self.authenticate(*effect);
         }
-        let family = self.database.family(keys::V2);
-        for (key, value) in effects.v2 {
-            match &value {
-                Some(value) => self.batch.put_cf(family, &key, value),
-                None => self.batch.delete_cf(family, &key),
-            }
-            self.v2.insert(key, value);
-        }
+        self.v2.extend(effects.v2);
         self.v2_events.extend(effects.v2_events);
         effects.outcome
     }
@@ -199,6 +195,13 @@ impl<'a> Overlay<'a> {
                 None => self.batch.delete_cf(family, key),
             }
         }
+        let family = self.database.family(keys::V2);
+        for (key, value) in &self.v2 {
+            match value {
+                Some(value) => self.batch.put_cf(family, key, value),
+                None => self.batch.delete_cf(family, key),
+            }
+        }
         let progress = Progress {
             applied: Some(applied),
             revision: self.revision,
@@ -220,6 +223,7 @@ impl<'a> Overlay<'a> {
             leases: self.lease_changes,
             v2_events: self.v2_events,
             live: self.live,
+            v2: self.v2,
         }
     }
 
@@ -345,10 +349,10 @@ impl View for Overlay<'_> {
     }
 
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        match self.v2.get(key) {
-            Some(pending) => Ok(pending.clone()),
-            None => Ok(self.database.get(keys::V2, key)?),
+        if let Some(pending) = self.v2.get(key) {
+            return Ok(pending.clone());
         }
+        Ok(self.database.v2_row(key)?)
     }
 
     fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {

@@ -106,6 +106,11 @@ impl Store {
         &self.shared.auth_mark
     }
 
+    /// Whether authentication of the v2 API is on.
+    pub fn v2_auth_is_on(&self) -> bool {
+        self.shared.era.load().database.marks.v2_auth.load(Ordering::SeqCst)
+    }
+
     /// Every id that was a member once and is no more. Such an id never comes back.
     pub fn removed(&self) -> BTreeSet<u64> {
         self.shared.era.load().database.facts.load().removed.clone()

@@ -134,6 +134,13 @@ impl View for StoreView {
         Arc::clone(&self.database().facts.load().auth)
     }
 
+    fn v2_latest(&self, key: &[u8]) -> Result<Option<(u64, Bytes)>, ViewError> {
+        let database = self.database();
+        // In this order: the row holds everything up to the index, or more.
+        let reached = database.marks.v2_index.load(Ordering::SeqCst);
+        Ok(database.v2_row(key)?.map(|row| (reached, row)))
+    }
+
     fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
         Ok(self.frozen().get(keys::V2, key)?)
     }

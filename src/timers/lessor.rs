@@ -265,16 +265,7 @@ mod tests {
     }
 
     fn publish(lessor: &Lessor, leases: Vec<LeaseChange>) {
-        let batch = Batch {
-            first: 1,
-            last: 0,
-            events: vec![],
-            compacted: None,
-            leases,
-            auth: vec![],
-            v2_events: vec![],
-            applied_index: 1,
-        };
+        let batch = Batch { leases, applied_index: 1, ..Batch::default() };
         lessor.publish(Arc::new(batch));
     }
 

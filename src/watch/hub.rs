@@ -150,6 +150,14 @@ impl State {
         }
     }
 
+    fn take_in(&mut self, batch: &Batch) {
+        for event in batch.events() {
+            let shared = Arc::new(Shared::new(event.clone()));
+            self.mark(&shared);
+            self.ring.push(shared);
+        }
+    }
+
     fn mark(&mut self, event: &Shared) {
         let (index, streams) = (&self.index, &mut self.streams);
         index.matches(event.key(), |stream| {
@@ -172,10 +180,11 @@ impl State {
 impl EventSink for Hub {
     fn publish(&self, batch: Arc<Batch>) {
         let mut state = self.state.lock();
-        for event in &batch.events {
-            let shared = Arc::new(Shared::new(event.clone()));
-            state.mark(&shared);
-            state.ring.push(shared);
+        if state.streams.is_empty() {
+            // Nothing is encoded for nobody. Whoever comes and asks for these reads them from history.
+            state.ring.skip_to(batch.last);
+        } else {
+            state.take_in(&batch);
         }
         state.current = state.current.max(batch.last);
         if let Some(compacted) = batch.compacted {

@@ -81,6 +81,16 @@ impl Ring {
         Self::new(self.capacity, current)
     }
 
+    /// Forgets everything and goes on after revision `current`, unless it begins even later.
+    pub(super) fn skip_to(&mut self, current: i64) {
+        let first = self.first.max(current + 1);
+        if self.events.is_empty() {
+            self.first = first;
+        } else {
+            *self = self.emptied(first - 1);
+        }
+    }
+
     /// The oldest revision the ring can answer for.
     pub(super) fn first(&self) -> i64 {
         self.first

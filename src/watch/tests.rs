@@ -116,9 +116,31 @@ async fn a_live_watcher_sees_only_its_keys_from_now_on() {
 }
 
 #[tokio::test]
+async fn what_happens_while_nobody_watches_is_not_lost_to_who_comes_back() {
+    let mut world = World::new(1 << 20);
+    let mut seen = Vec::new();
+    for round in 0..20 {
+        let last = seen.last().copied().unwrap_or(1);
+        let mut stream = world.hub.open_stream();
+        stream.create(WatchCreate { start_revision: last + 1, ..watch("k", "") }).unwrap();
+        let newest = world.put("k", &format!("watched {round}")).await;
+        while seen.last() != Some(&newest) {
+            seen.extend(events(&next(&mut stream).await).into_iter().map(|(revision, _)| revision));
+        }
+        drop(stream);
+        for n in 0..round % 4 {
+            world.put("k", &format!("unwatched {n}")).await;
+        }
+    }
+    assert_eq!(seen, (2..=*seen.last().unwrap()).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
 async fn a_watcher_of_the_past_replays_and_then_follows() {
-    for ring in [100, 1 << 20] {
+    // From the disk because the ring is small, from the ring, and from the disk because nobody watched at that time.
+    for (ring, watched) in [(100, true), (1 << 20, true), (1 << 20, false)] {
         let mut world = World::new(ring);
+        let _other = watched.then(|| world.hub.open_stream());
         for n in 0..50 {
             world.put("k", &n.to_string()).await;
         }

@@ -22,4 +22,5 @@ mod v2_data;
 mod v2_health;
 mod v2_lifetimes;
 mod v2_waiting;
+mod v3_watching;
 mod writers;

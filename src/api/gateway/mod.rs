@@ -22,13 +22,13 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::pin::Pin;
+use std::convert::Infallible;
 
-use axum::body::Body as AnyBody;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
+use http_body::{Body, Frame};
+use http_body_util::StreamBody;
 use prost_reflect::MessageDescriptor;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -118,17 +118,16 @@ async fn stream(mut answers: Answers, shape: Shape, deadline: Deadline) -> Resul
     let rest = Lines { answers, shape: shape.output, deadline };
     let lines = futures::stream::unfold((Some(first), Some(rest)), |(first, rest)| async move {
         if let Some(first) = first {
-            return Some((Ok::<_, std::convert::Infallible>(first), (None, rest)));
+            return Some((Ok::<_, Infallible>(Frame::data(first)), (None, rest)));
         }
         let mut rest = rest?;
         match line(&mut rest.answers, &rest.shape, rest.deadline).await {
-            Ok(Some(line)) => Some((Ok(line), (None, Some(rest)))),
+            Ok(Some(line)) => Some((Ok(Frame::data(line)), (None, Some(rest)))),
             Ok(None) => None,
-            Err(status) => Some((Ok(error_line(&status)), (None, None))),
+            Err(status) => Some((Ok(Frame::data(error_line(&status))), (None, None))),
         }
     });
-    let mut response =
-        respond(StatusCode::OK, ClientBody::routed(AnyBody::from_stream(Box::pin(lines) as Pin<Box<_>>)));
+    let mut response = respond(StatusCode::OK, ClientBody::streamed(StreamBody::new(lines)));
     mark_grpc(response.headers_mut());
     Ok(response)
 }

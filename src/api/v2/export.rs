@@ -9,9 +9,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -20,6 +22,7 @@ use super::keys::{broken, raft_error, refused, with_raft};
 use super::propose::Failure;
 use super::request::{clean, unescape};
 use super::{V2, not_allowed, respond, unix_now, with_cluster_id};
+use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::types::{Error, Stored, UnixNanos};
 use crate::model::v2::{self};
 use crate::model::view::ViewError;
@@ -35,7 +38,7 @@ const CHUNKS: usize = 4;
 const READER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers with the whole tree below the path.
-pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     const GET: &[Method] = &[Method::GET];
     if request.method() != Method::GET {
         return not_allowed(GET);
@@ -52,7 +55,7 @@ pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Bod
     with_cluster_id(v2, response)
 }
 
-async fn start(v2: &Arc<V2>, path: Bytes) -> Response<Body> {
+async fn start(v2: &Arc<V2>, path: Bytes) -> Response<ClientBody> {
     let Ok(prefix) = std::str::from_utf8(&path).map(str::to_owned) else {
         return refused(&Error { code: 210, cause: "the path to export is not UTF-8".into(), index: 0 });
     };
@@ -92,7 +95,7 @@ async fn start(v2: &Arc<V2>, path: Bytes) -> Response<Body> {
             let _gone = chunks.try_send(Err(io::Error::other(error.to_string())));
         }
     });
-    let body = Body::from_stream(ReceiverStream::new(body));
+    let body = ClientBody::streamed(StreamBody::new(ReceiverStream::new(body).map_ok(Frame::data)));
     with_raft(v2, index, respond(StatusCode::OK, "application/x-ndjson", body))
 }
 

@@ -14,7 +14,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use prost::Message;
 
 use super::render;
 use crate::model::v2;
@@ -292,11 +291,8 @@ impl Inner {
 
 impl EventSink for Hub {
     fn publish(&self, batch: Arc<Batch>) {
-        for bytes in &batch.v2_events {
-            match Event::decode(bytes.as_ref().clone()) {
-                Ok(event) => self.tell(&event),
-                Err(error) => tracing::error!(%error, "a v2 event of this member does not decode"),
-            }
+        for event in &batch.v2_events {
+            self.tell(event);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
@@ -11,6 +10,7 @@ use super::auth::{self, Asker};
 use super::propose::{Failure, propose};
 use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
 use super::{V2, json, not_allowed, render, unix_now, wait, with_cluster_id};
+use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::auth::Want;
 use crate::model::v2::types::{Error, Outcome, Verb, code};
 use crate::model::v2::{self, Budget};
@@ -23,7 +23,7 @@ const INLINE_NODES: usize = 256;
 const METHODS: &[Method] = &[Method::HEAD, Method::GET, Method::PUT, Method::POST, Method::DELETE];
 
 /// Answers any request for a key.
-pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     if !METHODS.contains(request.method()) {
         return not_allowed(METHODS);
     }
@@ -39,7 +39,10 @@ pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Response<Bod
     with_cluster_id(v2, response)
 }
 
-async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(), Box<Response<Body>>> {
+async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(), Box<Response<ClientBody>>> {
+    if !v2.state.store.v2_auth_is_on() {
+        return Ok(());
+    }
     let path = request.asked_path();
     let write = !matches!(request.method, Method::GET | Method::HEAD);
     let want = Want { path: &path, recursive: request.recursive, write };
@@ -53,7 +56,7 @@ async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(
     }
 }
 
-async fn parse(request: Request<Body>) -> Result<KeyRequest, BadRequest> {
+async fn parse(request: Request<AnyBody>) -> Result<KeyRequest, BadRequest> {
     let (head, body) = request.into_parts();
     let form = if matches!(head.method, Method::PUT | Method::POST) && is_form(&head.headers) {
         Some(read_body(body).await?)
@@ -70,12 +73,12 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-async fn read_body(body: Body) -> Result<Bytes, BadRequest> {
+async fn read_body(body: AnyBody) -> Result<Bytes, BadRequest> {
     let too_large = |_| BadRequest { code: 210, cause: "http: POST too large".to_owned() };
     Ok(Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(too_large)?.to_bytes())
 }
 
-async fn run(v2: &Arc<V2>, request: KeyRequest) -> Response<Body> {
+async fn run(v2: &Arc<V2>, request: KeyRequest) -> Response<ClientBody> {
     match request.method {
         Method::GET if request.wait && !request.quorum => wait::answer(v2, &request),
         Method::GET | Method::HEAD => read(v2, &request).await,
@@ -83,7 +86,7 @@ async fn run(v2: &Arc<V2>, request: KeyRequest) -> Response<Body> {
     }
 }
 
-async fn read(v2: &V2, request: &KeyRequest) -> Response<Body> {
+async fn read(v2: &V2, request: &KeyRequest) -> Response<ClientBody> {
     if request.quorum
         && let Err(error) = v2.state.consensus.read_barrier(v2.deadline()).await
     {
@@ -134,7 +137,7 @@ async fn read_large(v2: &V2, request: &KeyRequest) -> Option<Read> {
     reading.await.ok()
 }
 
-async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
+async fn write(v2: &V2, request: &KeyRequest) -> Response<ClientBody> {
     let mutation = request.command(unix_now());
     let verb = mutation.verb();
     if v2.state.store.space().refuses_growth() && !matches!(verb, Verb::Delete | Verb::CompareAndDelete | Verb::Sync) {
@@ -156,7 +159,7 @@ async fn write(v2: &V2, request: &KeyRequest) -> Response<Body> {
     }
 }
 
-pub(super) fn refused(refusal: &Error) -> Response<Body> {
+pub(super) fn refused(refusal: &Error) -> Response<ClientBody> {
     let mut response = json(render::status(refusal.code), render::error(refusal));
     set_number(&mut response, "x-etcd-index", refusal.index);
     response
@@ -166,12 +169,12 @@ pub(super) fn raft_error(cause: &str) -> Error {
     Error { code: 300, cause: cause.to_owned().into(), index: 0 }
 }
 
-pub(super) fn broken(error: &ViewError) -> Response<Body> {
+pub(super) fn broken(error: &ViewError) -> Response<ClientBody> {
     tracing::error!(%error, "cannot read the v2 tree");
     refused(&raft_error("etcdserver: the state cannot be read"))
 }
 
-pub(super) fn with_raft(v2: &V2, index: u64, mut response: Response<Body>) -> Response<Body> {
+pub(super) fn with_raft(v2: &V2, index: u64, mut response: Response<ClientBody>) -> Response<ClientBody> {
     let status = v2.state.consensus.status();
     set_number(&mut response, "x-etcd-index", index);
     set_number(&mut response, "x-raft-index", status.committed);
@@ -179,6 +182,6 @@ pub(super) fn with_raft(v2: &V2, index: u64, mut response: Response<Body>) -> Re
     response
 }
 
-fn set_number(response: &mut Response<Body>, name: &'static str, number: u64) {
+fn set_number(response: &mut Response<ClientBody>, name: &'static str, number: u64) {
     response.headers_mut().insert(name, HeaderValue::from(number));
 }

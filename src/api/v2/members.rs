@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
 use super::{V2, auth, json, message, not_allowed, only, plain, render, respond, with_cluster_id};
+use crate::api::body::{AnyBody, ClientBody};
 use crate::raft::{MemberError, MemberInfo};
 
 const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
@@ -23,10 +23,10 @@ struct Wanted {
 }
 
 /// A refusal that is an answer already.
-type Refused = Box<Response<Body>>;
+type Refused = Box<Response<ClientBody>>;
 
 /// Client URLs of all started members, sorted, as one line.
-pub(super) fn machines(v2: &V2, method: &Method) -> Response<Body> {
+pub(super) fn machines(v2: &V2, method: &Method) -> Response<ClientBody> {
     only(GET_HEAD, method, || {
         let mut urls: Vec<String> = members(v2).into_iter().flat_map(|info| info.member.client_urls).collect();
         urls.sort();
@@ -35,7 +35,7 @@ pub(super) fn machines(v2: &V2, method: &Method) -> Response<Body> {
 }
 
 /// `/v2/members`: the list, or a new member.
-pub(super) async fn collection(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+pub(super) async fn collection(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     if changes(request.method())
         && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
     {
@@ -61,7 +61,7 @@ pub(super) async fn collection(v2: &Arc<V2>, request: Request<Body>) -> Response
 }
 
 /// A GET of `/v2/members/leader`; other methods take the word for an id.
-pub(super) fn leader(v2: &V2) -> Response<Body> {
+pub(super) fn leader(v2: &V2) -> Response<ClientBody> {
     let leader = v2.state.consensus.leader_watch().borrow().leader;
     let response = match members(v2).iter().find(|info| Some(info.id) == leader) {
         Some(info) => {
@@ -76,7 +76,7 @@ pub(super) fn leader(v2: &V2) -> Response<Body> {
 }
 
 /// `/v2/members/ID`: other URLs, or removal.
-pub(super) async fn one(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+pub(super) async fn one(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     if changes(request.method())
         && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
     {
@@ -98,7 +98,7 @@ fn changes(method: &Method) -> bool {
     COLLECTION.contains(method) && *method != Method::GET
 }
 
-async fn add(v2: &V2, request: Request<Body>) -> Response<Body> {
+async fn add(v2: &V2, request: Request<AnyBody>) -> Response<ClientBody> {
     let urls = match peer_urls(request).await {
         Ok(urls) => urls,
         Err(refusal) => return *refusal,
@@ -119,7 +119,7 @@ async fn add(v2: &V2, request: Request<Body>) -> Response<Body> {
     }
 }
 
-async fn update(v2: &V2, text: &str, request: Request<Body>) -> Response<Body> {
+async fn update(v2: &V2, text: &str, request: Request<AnyBody>) -> Response<ClientBody> {
     let Some(id) = parse_id(text) else { return no_such(text) };
     let urls = match peer_urls(request).await {
         Ok(urls) => urls,
@@ -134,7 +134,7 @@ async fn update(v2: &V2, text: &str, request: Request<Body>) -> Response<Body> {
     }
 }
 
-async fn remove(v2: &V2, text: &str) -> Response<Body> {
+async fn remove(v2: &V2, text: &str) -> Response<ClientBody> {
     let Some(id) = parse_id(text) else { return no_such(text) };
     if v2.state.store.removed().contains(&id) {
         return message(StatusCode::GONE, &format!("Member permanently removed: {text}"));
@@ -155,7 +155,7 @@ fn parse_id(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| !text.starts_with('+'))
 }
 
-async fn peer_urls(request: Request<Body>) -> Result<Vec<String>, Refused> {
+async fn peer_urls(request: Request<AnyBody>) -> Result<Vec<String>, Refused> {
     let refuse = |status, text: &str| Err(Box::new(message(status, text)));
     let (head, body) = request.into_parts();
     if let Err(kind) = is_json(&head.headers) {
@@ -227,22 +227,22 @@ fn member(out: &mut String, info: &MemberInfo) {
     out.push('}');
 }
 
-fn no_content() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+fn no_content() -> Response<ClientBody> {
+    let mut response = Response::new(ClientBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
-fn no_such(text: &str) -> Response<Body> {
+fn no_such(text: &str) -> Response<ClientBody> {
     message(StatusCode::NOT_FOUND, &format!("No such member: {text}"))
 }
 
 /// What etcd answers when the cluster could not or would not change: the cause is in the log.
-fn internal() -> Response<Body> {
+fn internal() -> Response<ClientBody> {
     message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
 }
 
-fn failed(error: &MemberError) -> Response<Body> {
+fn failed(error: &MemberError) -> Response<ClientBody> {
     tracing::warn!(%error, "a v2 request to change the member list was refused");
     match error {
         MemberError::BadUrls => message(StatusCode::BAD_REQUEST, "no valid URLs given"),

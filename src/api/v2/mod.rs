@@ -25,13 +25,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::State as Shared;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::state::State;
+use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::types::UnixNanos;
 
 use auth::Passwords;
@@ -92,24 +90,28 @@ impl V2 {
     }
 }
 
-/// Everything under `/v2/`.
-pub fn router(v2: Arc<V2>) -> Router {
-    Router::new().fallback(dispatch).with_state(v2)
+/// Answers everything under `/v2/`.
+pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
+    let path = request.uri().path();
+    if path == "/v2/keys" || path.starts_with("/v2/keys/") {
+        return keys::answer(v2, request).await;
+    }
+    // Boxed: nobody else's request is to carry what these need.
+    Box::pin(others(v2, request)).await
 }
 
-async fn dispatch(Shared(v2): Shared<Arc<V2>>, request: Request<Body>) -> Response<Body> {
+async fn others(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     let path = request.uri().path();
     match path {
-        "/v2/machines" => members::machines(&v2, request.method()),
-        "/v2/members" | "/v2/members/" => members::collection(&v2, request).await,
-        "/v2/members/leader" if request.method() == Method::GET => members::leader(&v2),
-        "/v2/stats/self" => stats::own(&v2, request.method()),
-        "/v2/stats/leader" => stats::leader(&v2, request.method()),
-        "/v2/stats/store" => stats::store(&v2, request.method()),
-        _ if path == "/v2/keys" || path.starts_with("/v2/keys/") => keys::answer(&v2, request).await,
-        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(&v2, request).await,
-        _ if path.starts_with("/v2/members/") => members::one(&v2, request).await,
-        _ if path.starts_with("/v2/auth/") => auth::answer(&v2, request).await.unwrap_or_else(not_found),
+        "/v2/machines" => members::machines(v2, request.method()),
+        "/v2/members" | "/v2/members/" => members::collection(v2, request).await,
+        "/v2/members/leader" if request.method() == Method::GET => members::leader(v2),
+        "/v2/stats/self" => stats::own(v2, request.method()),
+        "/v2/stats/leader" => stats::leader(v2, request.method()),
+        "/v2/stats/store" => stats::store(v2, request.method()),
+        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(v2, request).await,
+        _ if path.starts_with("/v2/members/") => members::one(v2, request).await,
+        _ if path.starts_with("/v2/auth/") => auth::answer(v2, request).await.unwrap_or_else(not_found),
         _ => not_found(),
     }
 }
@@ -120,34 +122,34 @@ pub(super) fn unix_now() -> UnixNanos {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<ClientBody>) -> Response<ClientBody> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
-fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+fn json(status: StatusCode, body: impl Into<ClientBody>) -> Response<ClientBody> {
     respond(status, "application/json", body)
 }
 
 /// Plain text as Go's HTTP server sends errors.
-fn plain(status: StatusCode, body: &str) -> Response<Body> {
+fn plain(status: StatusCode, body: &str) -> Response<ClientBody> {
     let mut response = respond(status, "text/plain; charset=utf-8", format!("{body}\n"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-fn not_found() -> Response<Body> {
+fn not_found() -> Response<ClientBody> {
     plain(StatusCode::NOT_FOUND, "404 page not found")
 }
 
 /// 405 with the list of what is allowed, or the answer.
-fn only(allowed: &'static [Method], method: &Method, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+fn only(allowed: &'static [Method], method: &Method, answer: impl FnOnce() -> Response<ClientBody>) -> Response<ClientBody> {
     if allowed.contains(method) { answer() } else { not_allowed(allowed) }
 }
 
-fn not_allowed(allowed: &'static [Method]) -> Response<Body> {
+fn not_allowed(allowed: &'static [Method]) -> Response<ClientBody> {
     let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     if let Ok(value) = HeaderValue::from_str(&names.join(",")) {
@@ -157,14 +159,14 @@ fn not_allowed(allowed: &'static [Method]) -> Response<Body> {
 }
 
 /// `{"message":…}`, as members and stats answer errors; without a newline.
-fn message(status: StatusCode, text: &str) -> Response<Body> {
+fn message(status: StatusCode, text: &str) -> Response<ClientBody> {
     let mut body = String::from("{\"message\":");
     render::text(&mut body, text);
     body.push('}');
     json(status, body)
 }
 
-fn with_cluster_id(v2: &V2, mut response: Response<Body>) -> Response<Body> {
+fn with_cluster_id(v2: &V2, mut response: Response<ClientBody>) -> Response<ClientBody> {
     let id = format!("{:x}", v2.state.consensus.status().cluster_id);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-etcd-cluster-id", value);

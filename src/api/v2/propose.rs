@@ -29,7 +29,7 @@ pub(super) enum Failure {
     /// The leader changed before the outcome was known.
     #[error("etcdserver: leader changed")]
     LeaderChanged,
-    /// Refused as a whole, or an outcome that does not read as one.
+    /// Refused as a whole, or an answer that is none of v2.
     #[error("etcdserver: {0}")]
     Refused(String),
 }
@@ -65,10 +65,7 @@ pub(super) async fn propose(v2: &V2, command: &Command) -> Result<Outcome, Failu
     let bytes = command::encode(Replicated::V2(command.encode_to_vec().into()));
     let applied = v2.state.consensus.propose(bytes, v2.deadline()).await?;
     match applied.outcome {
-        Ok(Response::V2(bytes)) => Outcome::decode(bytes).map_err(|error| {
-            tracing::error!(%error, "the outcome of a v2 command does not decode");
-            Failure::Refused("internal error".to_owned())
-        }),
+        Ok(Response::V2(outcome)) => Ok(*outcome),
         Ok(_) => Err(Failure::Refused("internal error".to_owned())),
         Err(refusal) => Err(Failure::Refused(refusal.to_string())),
     }

@@ -135,19 +135,26 @@ fn comma(out: &mut String, start: usize) {
 /// A JSON string with Go's escapes.
 pub(super) fn text(out: &mut String, plain: &str) {
     out.push('"');
-    for character in plain.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(character));
+    let mut rest = plain;
+    // The first byte of U+2028 and U+2029 begins other characters too; they go the same way and come out as they are.
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | ..0x20 | 0xe2)) {
+        let (clear, from) = rest.split_at(at);
+        out.push_str(clear);
+        let mut characters = from.chars();
+        match characters.next() {
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some('\n') => out.push_str("\\n"),
+            Some('\r') => out.push_str("\\r"),
+            Some('\t') => out.push_str("\\t"),
+            Some(escaped @ ('<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}')) => {
+                let _ = write!(out, "\\u{:04x}", u32::from(escaped));
             }
-            _ => out.push(character),
+            other => out.extend(other),
         }
+        rest = characters.as_str();
     }
+    out.push_str(rest);
     out.push('"');
 }
 

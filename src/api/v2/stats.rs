@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
 
 use super::{V2, json, message, only, render, unix_now};
+use crate::api::body::ClientBody;
 use crate::model::v2::types::{UnixNanos, Verb};
 
 const GET: &[Method] = &[Method::GET];
@@ -58,7 +58,7 @@ impl Counters {
 }
 
 /// `/v2/stats/store`.
-pub(super) fn store(v2: &Arc<V2>, method: &Method) -> Response<Body> {
+pub(super) fn store(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
     only(GET, method, || {
         let counters = &v2.counters;
         let pairs = [
@@ -133,7 +133,7 @@ fn appends(v2: &V2) -> Sample {
 }
 
 /// `/v2/stats/self`.
-pub(super) fn own(v2: &Arc<V2>, method: &Method) -> Response<Body> {
+pub(super) fn own(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
     only(GET, method, || {
         let status = v2.state.consensus.status();
         let members = v2.state.consensus.members();
@@ -161,7 +161,7 @@ pub(super) fn own(v2: &Arc<V2>, method: &Method) -> Response<Body> {
 }
 
 /// `/v2/stats/leader`, answered by the leader only.
-pub(super) fn leader(v2: &Arc<V2>, method: &Method) -> Response<Body> {
+pub(super) fn leader(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
     only(GET, method, || {
         let status = v2.state.consensus.status();
         if !status.is_leader {

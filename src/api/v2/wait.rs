@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
@@ -14,11 +13,12 @@ use super::hub::{Waiter, Wish};
 use super::keys::{broken, refused, with_raft};
 use super::request::KeyRequest;
 use super::{V2, json};
+use crate::api::body::ClientBody;
 use crate::model::v2;
 use crate::model::v2::types::{Error, code};
 
 /// Waits for an event, from the window when it has happened already. The head of the answer is sent at once.
-pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<Body> {
+pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<ClientBody> {
     let now = match v2::index(&v2.state.store.view()) {
         Ok(index) => index,
         Err(error) => return broken(&error),
@@ -36,7 +36,7 @@ pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<Body> {
                 return refused(&refusal);
             }
             let body = Events { v2: v2.clone(), waiter, stream: request.stream, done: false };
-            with_raft(v2, now, json(StatusCode::OK, Body::new(body)))
+            with_raft(v2, now, json(StatusCode::OK, ClientBody::streamed(body)))
         }
         Err(error) => broken(&error),
     }

@@ -4,6 +4,7 @@
 //! v3 revision never mix. Times are part of a command: the proposer reads the clock, apply never does.
 
 pub mod auth;
+mod head;
 mod layout;
 mod operations;
 mod read;
@@ -17,8 +18,9 @@ use prost::Message;
 use super::effects::{Effects, Position, Response};
 use super::view::{View, ViewError};
 use tree::Tree;
-use types::{Command, Error, Event, Outcome};
+use types::{Command, Error, Outcome};
 
+pub use head::{Head, is_read_back};
 pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, walk, window};
 
 /// How many events the window keeps, over the whole keyspace; etcd's own number.
@@ -38,7 +40,7 @@ pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects,
     if let Some(change) = &command.auth {
         let auth = Some(auth::run(&mut tree, change)?);
         let answer = Outcome { index: tree.index(), auth, ..Outcome::default() };
-        return Ok(effects(view, tree, &answer));
+        return Ok(effects(view, tree, answer));
     }
     let outcome = operations::run(&mut tree, &command)?;
     let answer = match outcome {
@@ -49,14 +51,14 @@ pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects,
             Outcome { error: Some(Error { index: tree.index(), ..refusal }), index: tree.index(), ..Outcome::default() }
         }
     };
-    Ok(effects(view, tree, &answer))
+    Ok(effects(view, tree, answer))
 }
 
-fn effects<V: View>(view: &V, tree: Tree<'_, V>, answer: &Outcome) -> Effects {
+fn effects<V: View>(view: &V, tree: Tree<'_, V>, answer: Outcome) -> Effects {
     let (writes, events) = tree.into_changes();
-    let mut effects = Effects::nothing(view.revision(), Ok(Response::V2(answer.encode_to_vec().into())));
+    let mut effects = Effects::nothing(view.revision(), Ok(Response::V2(Box::new(answer))));
     effects.v2 = writes;
-    effects.v2_events = events.iter().map(|event: &Event| std::sync::Arc::new(event.encode_to_vec().into())).collect();
+    effects.v2_events = events;
     effects
 }
 

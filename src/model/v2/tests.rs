@@ -82,7 +82,7 @@ impl Space {
             };
         }
         match effects.outcome {
-            Ok(Response::V2(bytes)) => Outcome::decode(bytes).expect("an outcome"),
+            Ok(Response::V2(outcome)) => *outcome,
             other => panic!("not a v2 answer: {other:?}"),
         }
     }
@@ -298,6 +298,72 @@ fn a_read_that_would_look_at_too_much_says_so_instead() {
     };
     assert_eq!((nodes(false, 4), nodes(false, 3)), (Some(3), None), "hidden nodes cost as much as others");
     assert_eq!((nodes(true, 5), nodes(true, 4)), (Some(3), None));
+}
+
+/// A space whose values can be read as they are now, behind an index that was reached before.
+struct Behind<'s>(&'s Space, u64);
+
+impl View for Behind<'_> {
+    fn revision(&self) -> i64 {
+        self.0.revision()
+    }
+    fn compacted(&self) -> i64 {
+        self.0.compacted()
+    }
+    fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
+        self.0.get(key)
+    }
+    fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
+        self.0.get_at(key, revision)
+    }
+    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        self.0.scan(range, visit)
+    }
+    fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
+        self.0.scan_at(range, revision, visit)
+    }
+    fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
+        self.0.count(range)
+    }
+    fn lease(&self, id: i64) -> Result<Option<Lease>, ViewError> {
+        self.0.lease(id)
+    }
+    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
+        self.0.lease_keys(id)
+    }
+    fn alarms(&self) -> Vec<Alarm> {
+        self.0.alarms()
+    }
+    fn cluster_version(&self) -> String {
+        self.0.cluster_version()
+    }
+    fn auth(&self) -> std::sync::Arc<crate::model::auth::Auth> {
+        self.0.auth()
+    }
+    fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        self.0.v2_get(key)
+    }
+    fn v2_latest(&self, key: &[u8]) -> Result<Option<(u64, Bytes)>, ViewError> {
+        Ok(self.0.v2_get(key)?.map(|row| (self.1, row)))
+    }
+    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
+        self.0.v2_scan(prefix, visit)
+    }
+}
+
+#[test]
+fn the_index_of_an_answer_is_never_behind_what_it_shows() {
+    let mut space = Space::default();
+    let older = space.event(command(Verb::Set, "/k", "old")).index();
+    let newer = space.event(command(Verb::Set, "/k", "new")).index();
+    let read = |path: &str, reached: u64| {
+        get(&Behind(&space, reached), path.as_bytes(), false, NOW, Budget::NONE).expect("readable").map(Option::unwrap)
+    };
+    let found = read("/k", older).expect("found");
+    assert_eq!((found.node.value.as_deref(), found.index), (Some(&b"new"[..]), newer), "read ahead of what was reached");
+    assert_eq!(read("/k", newer + 7).expect("found").index, newer + 7, "others have written since");
+    assert_eq!(read("/", older).expect("found").index, newer, "a directory is read at one index");
+    assert_eq!(read("/none", older).expect_err("missing").index, newer);
 }
 
 #[test]

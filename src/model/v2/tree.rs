@@ -64,6 +64,10 @@ impl<'v, V: View> Tree<'v, V> {
         if path == b"/" {
             return Ok(Ok(root()));
         }
+        // What is there has directories above it: nearly always this one look is enough.
+        if let Some(node) = self.node(path)? {
+            return Ok(Ok(node));
+        }
         let mut at = root();
         let mut seen = Bytes::from_static(b"/");
         for name in path[1..].split(|&byte| byte == b'/') {
@@ -194,8 +198,12 @@ impl<'v, V: View> Tree<'v, V> {
     /// Adds an event to the window and for live watchers.
     pub(super) fn tell(&mut self, event: Event) {
         let index = event.index();
-        let kept = Event { removed: Vec::new(), ..event.clone() };
-        self.writes.insert(layout::event(index), Some(kept.encode_to_vec().into()));
+        let kept = if event.removed.is_empty() {
+            event.encode_to_vec()
+        } else {
+            Event { removed: Vec::new(), ..event.clone() }.encode_to_vec()
+        };
+        self.writes.insert(layout::event(index), Some(kept.into()));
         self.events.push(event);
     }
 
@@ -215,7 +223,12 @@ impl<'v, V: View> Tree<'v, V> {
 
 /// Index of the keyspace as stored.
 pub(super) fn stored_index(view: &impl View) -> Result<u64, ViewError> {
-    let Some(bytes) = view.v2_get(layout::INDEX)? else { return Ok(FIRST_INDEX) };
+    index_of(view.v2_get(layout::INDEX)?.as_ref())
+}
+
+/// Index of the keyspace from its row.
+pub(super) fn index_of(row: Option<&Bytes>) -> Result<u64, ViewError> {
+    let Some(bytes) = row else { return Ok(FIRST_INDEX) };
     let bytes = bytes.as_ref().try_into();
     bytes.map(u64::from_be_bytes).map_err(|_| ViewError { what: "the v2 index", cause: "not eight bytes".to_owned() })
 }

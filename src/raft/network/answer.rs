@@ -129,10 +129,7 @@ fn put_response(out: &mut BytesMut, response: &Response) {
             out.put_u8(12);
             put_bytes(out, token.expose());
         }
-        Response::V2(bytes) => {
-            out.put_u8(10);
-            put_bytes(out, bytes);
-        }
+        Response::V2(outcome) => put_message(out, 10, outcome.as_ref()),
     }
 }
 
@@ -148,7 +145,7 @@ fn response(r: &mut Reader, tag: u8) -> Result<Response, CodecError> {
         7 => Response::LeaseCheckpoint,
         8 => Response::Alarm(message::<pb::AlarmResponse>(r)?.alarms),
         9 => Response::ClusterVersion,
-        10 => Response::V2(r.bytes("a v2 outcome")?),
+        10 => Response::V2(Box::new(message(r)?)),
         11 => Response::Auth,
         12 => Response::Login(Secret::new(r.bytes("a token")?)),
         tag => return Err(CodecError::Unknown { what: "a response", tag }),
@@ -216,9 +213,8 @@ pub fn member_error(r: &mut Reader) -> Result<MemberError, CodecError> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
+    use crate::model::v2::types::Outcome;
 
     fn through(outcome: &Proposed) -> Proposed {
         let mut out = BytesMut::new();
@@ -242,7 +238,7 @@ mod tests {
             Response::LeaseCheckpoint,
             Response::Alarm(vec![alarm]),
             Response::ClusterVersion,
-            Response::V2(Bytes::from_static(b"outcome")),
+            Response::V2(Box::new(Outcome { index: 5, ..Outcome::default() })),
             Response::Auth,
             Response::Login(Secret::new("token")),
         ];

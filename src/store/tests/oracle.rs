@@ -6,17 +6,22 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use proptest::prelude::*;
+use prost::Message;
 
 use super::{apply, compact, delete, entry, open, put};
 use crate::model::command::{Command, LeaseGrant, LeaseRevoke};
 use crate::model::effects::{Change, Position};
 use crate::model::memory::MemoryView;
 use crate::model::record::Record;
+use crate::model::v2;
 use crate::model::view::{KeyRange, View};
 use crate::proto::etcdserverpb as pb;
 use crate::store::{EventKind, Machine, Store};
 
 const KEYS: [&[u8]; 6] = [b"a", b"a\0", b"a\0b", b"ab", b"b", b"\xff"];
+const PATHS: [&str; 6] = ["/a", "/a/b", "/a/b/c", "/a/d", "/e", "/a/_h"];
+/// A wall clock of v2 commands, nanoseconds since 1970.
+const NOW: i64 = 1_700_000_000_000_000_000;
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -39,6 +44,7 @@ enum Op {
     Compact { back: i64 },
     Grant { id: i64 },
     Revoke { id: i64 },
+    V2 { verb: v2::types::Verb, path: usize, value: u8, expires: bool },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,7 +56,15 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0i64..6).prop_map(|back| Op::Compact { back }),
         2 => (1i64..3).prop_map(|id| Op::Grant { id }),
         1 => (1i64..3).prop_map(|id| Op::Revoke { id }),
+        4 => v2_op(),
     ]
+}
+
+fn v2_op() -> impl Strategy<Value = Op> {
+    use v2::types::Verb;
+    let verbs = vec![Verb::Set, Verb::Set, Verb::CreateInOrder, Verb::Update, Verb::Delete, Verb::Expire];
+    let parts = (prop::sample::select(verbs), 0..PATHS.len(), any::<u8>(), any::<bool>());
+    parts.prop_map(|(verb, path, value, expires)| Op::V2 { verb, path, value, expires })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -79,6 +93,18 @@ fn command(op: &Op, revision: i64) -> Command {
         Op::Compact { back } => compact(revision - back),
         Op::Grant { id } => Command::LeaseGrant(LeaseGrant { id, ttl: 60 }),
         Op::Revoke { id } => Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: 0 }),
+        Op::V2 { verb, path, value, expires } => {
+            let command = v2::types::Command {
+                verb: verb as i32,
+                path: Bytes::from_static(PATHS[path].as_bytes()),
+                value: vec![value; 3].into(),
+                expiration: expires.then_some(NOW - i64::from(value)),
+                recursive: value % 2 == 0,
+                now: NOW - 100,
+                ..Default::default()
+            };
+            Command::V2(command.encode_to_vec().into())
+        }
     }
 }
 
@@ -191,6 +217,20 @@ impl Run {
             }
         }
         self.check_history();
+        self.check_v2();
+    }
+
+    fn check_v2(&self) {
+        let ours = v2_rows(&self.store.view());
+        assert_eq!(ours, v2_rows(&self.oracle));
+        assert_eq!(self.store.shared.database().marks.v2(), head_of(&ours), "what requests are told first");
+        for path in PATHS.into_iter().chain(["/"]) {
+            for recursive in [false, true] {
+                let ours = v2::get(&self.store.view(), path.as_bytes(), recursive, NOW, v2::Budget::NONE);
+                let theirs = v2::get(&self.oracle, path.as_bytes(), recursive, NOW, v2::Budget::NONE);
+                assert_eq!(ours.unwrap(), theirs.unwrap(), "{path}");
+            }
+        }
     }
 
     fn check_history(&self) {
@@ -213,6 +253,24 @@ impl Run {
             assert_eq!(event.kind, kind);
         }
     }
+}
+
+fn v2_rows(view: &impl View) -> Vec<(Bytes, Bytes)> {
+    let mut found = Vec::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        ControlFlow::Continue(())
+    };
+    view.v2_scan(b"", &mut visit).unwrap();
+    found
+}
+
+fn head_of(rows: &[(Bytes, Bytes)]) -> v2::Head {
+    let mut head = v2::Head::default();
+    for (key, value) in rows {
+        head.take_in(key, Some(value)).unwrap();
+    }
+    head
 }
 
 fn scan(view: &impl View, range: &KeyRange, at: Option<i64>) -> Vec<Record> {

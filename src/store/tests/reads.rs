@@ -148,15 +148,15 @@ async fn sinks_hear_each_batch_with_wire_ready_events() {
     apply(&mut machine, [entry(3, delete(b"k"))]).await;
     let batches = recorder.0.lock();
     let [batch, empty] = batches.as_slice() else { panic!("two batches, got {}", batches.len()) };
-    assert_eq!((batch.first, batch.last, batch.applied_index), (2, 4, 2));
-    assert_eq!((empty.first, empty.last, empty.events.len()), (5, 4, 0));
-    let events: Vec<_> = batch.events.iter().map(|e| mvccpb::Event::decode(e.event.clone()).unwrap()).collect();
+    assert_eq!((batch.changes[0].0, batch.last, batch.applied_index), (2, 4, 2));
+    assert_eq!((empty.last, empty.events().len()), (4, 0));
+    let events: Vec<_> = batch.events().iter().map(|e| mvccpb::Event::decode(e.event.clone()).unwrap()).collect();
     let kv = |event: &mvccpb::Event| event.kv.clone().unwrap();
     assert_eq!((kv(&events[1]).value, kv(&events[1]).version), (Bytes::from_static(b"2"), 2));
     assert_eq!((events[2].r#type, kv(&events[2]).mod_revision), (1, 4));
-    let prev = mvccpb::KeyValue::decode(batch.events[2].prev.clone().unwrap()).unwrap();
+    let prev = mvccpb::KeyValue::decode(batch.events()[2].prev.clone().unwrap()).unwrap();
     assert_eq!(prev, kv(&events[1]));
-    assert!(batch.events.iter().all(|event| event.key == "k"));
+    assert!(batch.events().iter().all(|event| event.key == "k"));
 }
 
 #[tokio::test]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Request, header};
 
 use super::super::V2;
 use super::Failure;
+use crate::api::body::AnyBody;
 use crate::listen::Caller;
 use crate::model::v2::auth::types::User;
 use crate::model::v2::auth::{self as model, ROOT, Want};
@@ -39,7 +39,7 @@ enum Known {
 }
 
 /// Reads the credentials of a request. A header comes before a certificate.
-pub(in crate::api::v2) fn asker(v2: &V2, request: &Request<Body>) -> Asker {
+pub(in crate::api::v2) fn asker(v2: &V2, request: &Request<AnyBody>) -> Asker {
     let caller = request.extensions().get::<Caller>().filter(|_| v2.client_cert_auth);
     // The leaf's name only: etcd also tries the names of the authorities above it.
     credentials(request.headers(), caller.and_then(Caller::common_name))
@@ -66,7 +66,7 @@ fn basic(value: &[u8]) -> Option<(String, String)> {
 impl Asker {
     /// Whether keys may be touched so.
     pub(in crate::api::v2) async fn may_touch(&self, v2: &Arc<V2>, want: Want<'_>) -> Result<bool, Failure> {
-        if !is_on(v2)? {
+        if !v2.state.store.v2_auth_is_on() {
             return Ok(true);
         }
         let user = match self.known(v2).await? {
@@ -79,7 +79,7 @@ impl Asker {
 
     /// Whether users, roles, the switch and members may be changed.
     pub(in crate::api::v2) async fn may_administer(&self, v2: &Arc<V2>) -> Result<bool, Failure> {
-        if !is_on(v2)? {
+        if !v2.state.store.v2_auth_is_on() {
             return Ok(true);
         }
         match self.known(v2).await? {
@@ -102,10 +102,6 @@ impl Asker {
             }
         }
     }
-}
-
-fn is_on(v2: &V2) -> Result<bool, Failure> {
-    model::enabled(&v2.state.store.view()).map_err(unreadable)
 }
 
 fn unreadable(error: ViewError) -> Failure {

@@ -13,7 +13,6 @@ mod refusals;
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -23,6 +22,7 @@ pub(super) use passwords::Passwords;
 
 use super::propose::{Failure, propose};
 use super::{V2, json as json_response, message, not_allowed, with_cluster_id};
+use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::auth::types::{Change, Command, Outcome, Reason, Switch, User};
 use crate::model::v2::auth::{self as model};
 use crate::model::v2::types::{Command as Mutation, Verb};
@@ -34,7 +34,7 @@ const ITEM: &[Method] = &[Method::GET, Method::PUT, Method::DELETE];
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// An answer that ends the request early.
-type Refused = Box<Response<Body>>;
+type Refused = Box<Response<ClientBody>>;
 
 /// Users or roles: both have the same paths and methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ enum Kind {
 }
 
 /// Answers everything under `/v2/auth/`; `None` for paths that do not exist there.
-pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Option<Response<Body>> {
+pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Option<Response<ClientBody>> {
     let path = request.uri().path().strip_prefix("/v2/auth/")?.to_owned();
     if path == "enable" {
         return Some(switch(v2, request).await);
@@ -65,7 +65,7 @@ pub(super) async fn answer(v2: &Arc<V2>, request: Request<Body>) -> Option<Respo
     })
 }
 
-async fn list(v2: &Arc<V2>, kind: Kind, request: Request<Body>) -> Response<Body> {
+async fn list(v2: &Arc<V2>, kind: Kind, request: Request<AnyBody>) -> Response<ClientBody> {
     if !LIST.contains(request.method()) {
         return not_allowed(LIST);
     }
@@ -80,7 +80,7 @@ async fn list(v2: &Arc<V2>, kind: Kind, request: Request<Body>) -> Response<Body
     with_cluster_id(v2, body.map_or_else(|error| broken(&error), |body| json_response(StatusCode::OK, body)))
 }
 
-async fn item(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Body>) -> Response<Body> {
+async fn item(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<AnyBody>) -> Response<ClientBody> {
     if !ITEM.contains(request.method()) {
         return not_allowed(ITEM);
     }
@@ -95,7 +95,7 @@ async fn item(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Body>) -> R
     with_cluster_id(v2, answer.unwrap_or_else(|refused| *refused))
 }
 
-fn show(v2: &V2, kind: Kind, name: &str) -> Result<Response<Body>, Refused> {
+fn show(v2: &V2, kind: Kind, name: &str) -> Result<Response<ClientBody>, Refused> {
     let view = v2.state.store.view();
     let read = |error: ViewError| Box::new(broken(&error));
     let missing = |reason: Reason, name: &str| Box::new(refusals::response(reason, name, ""));
@@ -116,7 +116,7 @@ fn show(v2: &V2, kind: Kind, name: &str) -> Result<Response<Body>, Refused> {
     Ok(json_response(StatusCode::OK, body + "\n"))
 }
 
-async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Body>) -> Result<Response<Body>, Refused> {
+async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<AnyBody>) -> Result<Response<ClientBody>, Refused> {
     let body = read_body(request).await?;
     let bad = |text: &'static str| Box::new(message(StatusCode::BAD_REQUEST, text));
     let change = match kind {
@@ -140,15 +140,15 @@ async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Body>) -> Re
     Ok(json_response(status, body + "\n"))
 }
 
-async fn delete(v2: &Arc<V2>, kind: Kind, name: &str) -> Result<Response<Body>, Refused> {
+async fn delete(v2: &Arc<V2>, kind: Kind, name: &str) -> Result<Response<ClientBody>, Refused> {
     let change = match kind {
         Kind::User => Change::DeleteUser(name.to_owned()),
         Kind::Role => Change::DeleteRole(name.to_owned()),
     };
-    run(v2, change).await.map(|_| json_response(StatusCode::OK, Body::empty()))
+    run(v2, change).await.map(|_| json_response(StatusCode::OK, ClientBody::empty()))
 }
 
-async fn switch(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
+async fn switch(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
     if !ITEM.contains(request.method()) {
         return not_allowed(ITEM);
     }
@@ -161,7 +161,7 @@ async fn switch(v2: &Arc<V2>, request: Request<Body>) -> Response<Body> {
                 return *refused;
             }
             let change = Change::Switch(Switch { enable: request.method() == Method::PUT });
-            run(v2, change).await.map(|_| json_response(StatusCode::OK, Body::empty()))
+            run(v2, change).await.map(|_| json_response(StatusCode::OK, ClientBody::empty()))
         }
     };
     with_cluster_id(v2, answer.unwrap_or_else(|refused| *refused))
@@ -188,7 +188,7 @@ async fn run(v2: &Arc<V2>, change: Change) -> Result<Outcome, Refused> {
     }
 }
 
-async fn read_body(request: Request<Body>) -> Result<Bytes, Refused> {
+async fn read_body(request: Request<AnyBody>) -> Result<Bytes, Refused> {
     let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
     let body = body.map_err(|_| Box::new(message(StatusCode::BAD_REQUEST, json::INVALID)))?;
     Ok(body.to_bytes())
@@ -200,7 +200,7 @@ fn failed(failure: Failure) -> Refused {
     Box::new(message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"))
 }
 
-fn broken(error: &ViewError) -> Response<Body> {
+fn broken(error: &ViewError) -> Response<ClientBody> {
     tracing::error!(%error, "cannot read v2 users and roles");
     message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
 }

@@ -1,14 +1,14 @@
 //! etcd's status and sentence for each refusal about users and roles. Some clients compare them by regular expression, so
 //! they stand as etcd has them, missing full stops included.
 
-use axum::body::Body;
 use http::{Response, StatusCode};
 
 use super::super::message;
+use crate::api::body::ClientBody;
 use crate::model::v2::auth::types::Reason;
 
 /// The answer to a refused request about `subject`, and about `user` where a user's roles were to change.
-pub(super) fn response(reason: Reason, subject: &str, user: &str) -> Response<Body> {
+pub(super) fn response(reason: Reason, subject: &str, user: &str) -> Response<ClientBody> {
     let (status, sentence) = sentence(reason, subject, user);
     message(status, &format!("auth: {sentence}"))
 }

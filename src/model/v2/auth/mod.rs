@@ -9,7 +9,7 @@ mod rules;
 pub mod types;
 
 pub use access::{Want, may};
-pub(super) use rules::run;
+pub(super) use rules::{run, switched_on};
 pub use rules::{enabled, role, roles, user, users};
 
 /// The user who may do everything about users, roles, the switch and members.

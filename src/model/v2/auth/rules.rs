@@ -25,7 +25,12 @@ type Done = Result<Result<Outcome, Refusal>, ViewError>;
 /// # Errors
 /// The state cannot be read, as for every function here.
 pub fn enabled(view: &impl View) -> Result<bool, ViewError> {
-    Ok(view.v2_get(layout::AUTH_SWITCH)?.is_some_and(|on| on.as_ref() == ON))
+    Ok(switched_on(view.v2_get(layout::AUTH_SWITCH)?.as_ref()))
+}
+
+/// What the row of the switch says.
+pub(in crate::model::v2) fn switched_on(row: Option<&Bytes>) -> bool {
+    row.is_some_and(|on| on.as_ref() == ON)
 }
 
 /// The user of this name. `root` has the role root whatever is stored.
