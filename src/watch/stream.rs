@@ -448,11 +448,11 @@ fn is_full(events: &[Arc<Shared>], revision: i64) -> bool {
 }
 
 fn read_history(store: &crate::store::Store, wanted: &WatchCreate, from: i64, to: i64) -> Result<Step, HistoryError> {
-    let (mut events, mut size, mut next): (Vec<Arc<Shared>>, usize, i64) = (Vec::new(), 0, to + 1);
-    store.history(from, to, CATCH_UP_BYTES, &mut |event| {
+    let (mut events, mut size): (Vec<Arc<Shared>>, usize) = (Vec::new(), 0);
+    // It ends early when this stops it, and also when it has read enough of other keys.
+    let last = store.history(from, to, CATCH_UP_BYTES, &mut |event| {
         let new_revision = events.last().is_none_or(|last: &Arc<Shared>| last.revision() != event.revision);
         if new_revision && (size >= MESSAGE_BYTES || is_full(&events, event.revision)) {
-            next = event.revision;
             return ControlFlow::Break(());
         }
         let shared = Shared::new(event);
@@ -463,7 +463,7 @@ fn read_history(store: &crate::store::Store, wanted: &WatchCreate, from: i64, to
         }
         ControlFlow::Continue(())
     })?;
-    Ok(Step { events, next })
+    Ok(Step { events, next: last + 1 })
 }
 
 /// A message being cut for a live watcher.

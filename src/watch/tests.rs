@@ -116,6 +116,27 @@ async fn a_live_watcher_sees_only_its_keys_from_now_on() {
 }
 
 #[tokio::test]
+async fn a_watcher_far_behind_misses_nothing_of_a_history_larger_than_one_step_reads() {
+    let mut world = World::new(100);
+    let _other = world.hub.open_stream();
+    let value = "x".repeat(16 << 10);
+    let mut newest = 0;
+    for _ in 0..100 {
+        for _ in 0..9 {
+            world.put("unrelated", &value).await;
+        }
+        newest = world.put("k", "v").await;
+    }
+    let mut stream = world.hub.open_stream();
+    stream.create(WatchCreate { start_revision: 1, ..watch("k", "") }).unwrap();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&newest) {
+        seen.extend(events(&next(&mut stream).await).into_iter().map(|(revision, _)| revision));
+    }
+    assert_eq!(seen, (11..=newest).step_by(10).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
 async fn what_happens_while_nobody_watches_is_not_lost_to_who_comes_back() {
     let mut world = World::new(1 << 20);
     let mut seen = Vec::new();

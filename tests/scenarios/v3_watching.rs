@@ -54,7 +54,9 @@ impl Stream {
             let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
             requests.send(request).await.expect("there is room");
         }
-        let answers = WatchClient::new(channel).watch(ReceiverStream::new(receiver)).await.expect("a stream");
+        // Real etcd sends what is behind in one message, whatever its size.
+        let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
+        let answers = client.watch(ReceiverStream::new(receiver)).await.expect("a stream");
         let seen = vec![0; usize::try_from(watchers).expect("few")];
         let mut stream = Self { _requests: requests, answers: answers.into_inner(), first, seen };
         for _ in 0..watchers {
