@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::model::view::KeyRange;
 
 /// Ranges → tokens. A token is whatever the owner wakes: a stream in the hub, a watcher inside a stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Index<T> {
     exact: HashMap<Bytes, Vec<T>>,
     prefixes: HashMap<Bytes, Vec<T>>,
@@ -68,6 +68,13 @@ impl<T: Copy + Eq> Index<T> {
             }
             Shape::Span(start, end) => take_one(&mut self.spans, &(start, end), token),
         }
+    }
+
+    /// Whether any range holds `key`.
+    pub(super) fn holds(&self, key: &[u8]) -> bool {
+        let mut any = false;
+        self.matches(key, |_| any = true);
+        any
     }
 
     /// Calls `visit` with every token filed under a range that holds `key`; once per filing.

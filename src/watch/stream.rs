@@ -27,7 +27,10 @@ const MESSAGE_BYTES: usize = 1 << 20;
 const CATCH_UP_REVISIONS: i64 = 10_000;
 /// Bytes of history one such step may read.
 const CATCH_UP_BYTES: usize = 8 << 20;
-/// Deliveries (event × watcher) cut at one look; the rest stays in the ring until these are sent.
+/// Events that one such step may find, and their bytes; it ends at the first whole revision beyond.
+const CATCH_UP_EVENTS: usize = 10_000;
+const CATCH_UP_FOUND_BYTES: usize = 4 << 20;
+/// Deliveries (event × watcher) cut at one look; the rest stays where it is until these are sent.
 const LOOK_DELIVERIES: usize = 64 * 1024;
 
 /// What a client asks of a new watcher.
@@ -122,7 +125,8 @@ pub struct WatchStream {
     id: StreamId,
     wake: Arc<Notify>,
     watchers: HashMap<i64, Watcher>,
-    index: Index<i64>,
+    /// Shared with a step of history that is being read.
+    index: Arc<Index<i64>>,
     /// Ids of watchers that read history, taken in turn.
     behind: VecDeque<i64>,
     /// Messages already cut; at most one per watcher and step.
@@ -144,7 +148,7 @@ impl WatchStream {
             id,
             wake,
             watchers: HashMap::new(),
-            index: Index::default(),
+            index: Arc::default(),
             behind: VecDeque::new(),
             ready: VecDeque::new(),
             next_id: 0,
@@ -170,7 +174,7 @@ impl WatchStream {
         let revision = state.current;
         state.register(&wanted.range, self.id);
         drop(state);
-        self.index.insert(&wanted.range, watch_id);
+        Arc::make_mut(&mut self.index).insert(&wanted.range, watch_id);
         let live = wanted.start_revision == 0 || wanted.start_revision > revision;
         let next = if wanted.start_revision == 0 { revision + 1 } else { wanted.start_revision };
         if !live {
@@ -261,7 +265,7 @@ impl WatchStream {
 
     fn remove(&mut self, watch_id: i64) -> Option<Watcher> {
         let watcher = self.watchers.remove(&watch_id)?;
-        self.index.remove(&watcher.wanted.range, watch_id);
+        Arc::make_mut(&mut self.index).remove(&watcher.wanted.range, watch_id);
         self.hub.state().unregister(&watcher.wanted.range, self.id);
         if !watcher.live {
             self.behind.retain(|&id| id != watch_id);
@@ -295,7 +299,8 @@ impl WatchStream {
                 if let Some(watcher) = watchers.get(&id).filter(|watcher| watcher.live && watcher.wants(event)) {
                     let cut = cuts.entry(id).or_default();
                     if cut.is_full_before(event.revision()) {
-                        ready.push_back(std::mem::take(cut).finish(id, watcher));
+                        let full = std::mem::take(cut);
+                        ready.push_back(full.finish(id, watcher, None));
                     }
                     cut.add(event.revision(), event.encoded(watcher.wanted.prev_kv));
                     deliveries += 1;
@@ -312,7 +317,7 @@ impl WatchStream {
             if let Some(watcher) = self.watchers.get_mut(&id) {
                 watcher.active = true;
                 watcher.next = self.seen + 1;
-                self.ready.push_back(cut.finish(id, watcher));
+                self.ready.push_back(cut.finish(id, watcher, None));
             }
         }
     }
@@ -328,7 +333,8 @@ impl WatchStream {
         }
     }
 
-    /// Takes the watcher whose turn it is one step forward.
+    /// Takes the watcher whose turn it is one step forward, and every other one that is behind within that step: watchers
+    /// that fell behind together read history once.
     async fn catch_up(&mut self) {
         let Some(id) = self.behind.front().copied() else { return };
         let Some(watcher) = self.watchers.get(&id) else { return };
@@ -344,8 +350,8 @@ impl WatchStream {
             return self.caught_up(id, from);
         }
         let to = current.min(from + CATCH_UP_REVISIONS - 1);
-        match self.read(id, from, to).await {
-            Ok(step) => self.deliver(id, step, compacted, current),
+        match self.read(from, to).await {
+            Ok(step) => self.deliver(from, &step, compacted, current),
             Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
             Err(HistoryError::Store(error)) => {
                 // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
@@ -355,45 +361,70 @@ impl WatchStream {
         }
     }
 
-    /// Reads the matching events of `from..=to`, from the ring when it reaches back so far.
-    async fn read(&self, id: i64, from: i64, to: i64) -> Result<Step, HistoryError> {
-        let Some(watcher) = self.watchers.get(&id) else { return Ok(Step { events: Vec::new(), next: from }) };
+    /// Reads the events of `from..=to` that any watcher matches, from the ring when it reaches back so far.
+    async fn read(&self, from: i64, to: i64) -> Result<Step, HistoryError> {
         {
             let state = self.hub.state();
             if from >= state.ring.first() {
-                let range = &watcher.wanted.range;
-                let matching = |event: &&Arc<Shared>| range.contains(event.key()) && watcher.wants(event);
-                let (mut events, mut next) = (Vec::new(), to + 1);
-                for event in state.ring.since(from).take_while(|event| event.revision() <= to).filter(matching) {
-                    if is_full(&events, event.revision()) {
-                        next = event.revision();
+                let mut step = Step::to(to);
+                for event in state.ring.since(from).take_while(|event| event.revision() <= to) {
+                    if step.is_full_before(event.revision()) {
+                        step.next = event.revision();
                         break;
                     }
-                    events.push(event.clone());
+                    if self.index.holds(event.key()) {
+                        step.push(event.clone());
+                    }
                 }
-                return Ok(Step { events, next });
+                return Ok(step);
             }
         }
-        let (store, wanted) = (self.hub.store().clone(), watcher.wanted.clone());
-        let read = tokio::task::spawn_blocking(move || read_history(&store, &wanted, from, to));
+        let (store, index) = (self.hub.store().clone(), Arc::clone(&self.index));
+        let read = tokio::task::spawn_blocking(move || read_history(&store, &index, from, to));
         match read.await {
             Ok(step) => step,
-            Err(_) => Ok(Step { events: Vec::new(), next: from }),
+            Err(_) => Ok(Step::to(from - 1)),
         }
     }
 
-    /// Sends a step of history; the header says how far the store was when it was read, as etcd's does. An event at the
-    /// compaction revision goes without its previous value, which is compacted, as in etcd.
-    fn deliver(&mut self, id: i64, step: Step, compacted: i64, current: i64) {
-        let Some(watcher) = self.watchers.get_mut(&id) else { return };
-        let with_prev = |event: &Shared| watcher.wanted.prev_kv && event.revision() > compacted;
-        let events: Vec<Bytes> = step.events.iter().map(|event| event.encoded(with_prev(event))).collect();
-        watcher.next = step.next;
-        if !step.events.is_empty() {
-            watcher.active = true;
-            self.hub.stats().events.fetch_add(events.len(), Ordering::Relaxed);
-            let fragment = watcher.wanted.fragment;
-            self.ready.push_back(WatchOutput::events(id, current, events, fragment));
+    /// Cuts the messages of a step of history that begins at `from`, for all who are behind within it. The header says how
+    /// far the store was when it was read, as etcd's does. An event at the compaction revision goes without its previous
+    /// value, which is compacted, as in etcd.
+    fn deliver(&mut self, from: i64, step: &Step, compacted: i64, current: i64) {
+        let (mut cuts, mut deliveries): (BTreeMap<i64, Cut>, usize) = (BTreeMap::new(), 0);
+        let (mut last, mut next) = (from, step.next);
+        for event in &step.events {
+            if deliveries >= LOOK_DELIVERIES && event.revision() != last {
+                next = event.revision();
+                break;
+            }
+            last = event.revision();
+            let (watchers, cuts, ready) = (&self.watchers, &mut cuts, &mut self.ready);
+            self.index.matches(event.key(), |id| {
+                let behind = |watcher: &&Watcher| !watcher.live && watcher.next >= from && watcher.wants(event);
+                if let Some(watcher) = watchers.get(&id).filter(behind) {
+                    let cut = cuts.entry(id).or_default();
+                    if cut.is_full_before(event.revision()) {
+                        let full = std::mem::take(cut);
+                        ready.push_back(full.finish(id, watcher, Some(current)));
+                    }
+                    let with_prev = watcher.wanted.prev_kv && event.revision() > compacted;
+                    cut.add(event.revision(), event.encoded(with_prev));
+                    deliveries += 1;
+                }
+            });
+        }
+        self.hub.stats().events.fetch_add(deliveries, Ordering::Relaxed);
+        for (id, cut) in cuts {
+            if let Some(watcher) = self.watchers.get_mut(&id) {
+                watcher.active = true;
+                self.ready.push_back(cut.finish(id, watcher, Some(current)));
+            }
+        }
+        for id in &self.behind {
+            if let Some(watcher) = self.watchers.get_mut(id).filter(|watcher| (from..next).contains(&watcher.next)) {
+                watcher.next = next;
+            }
         }
         self.behind.rotate_left(1);
     }
@@ -405,7 +436,8 @@ impl WatchStream {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.live = true;
         watcher.next = next;
-        self.behind.retain(|&other| other != id);
+        debug_assert_eq!(self.behind.front(), Some(&id), "it is whose turn it is");
+        self.behind.pop_front();
         self.hub.stats().slow_watchers.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -436,37 +468,46 @@ impl Drop for WatchStream {
     }
 }
 
-/// Events of whole revisions that a catching-up watcher gets, and where it goes on.
+/// Events of whole revisions for watchers that catch up, and where they go on.
 struct Step {
     events: Vec<Arc<Shared>>,
+    bytes: usize,
     next: i64,
 }
 
-/// Whether a message is complete before an event of `revision`.
-fn is_full(events: &[Arc<Shared>], revision: i64) -> bool {
-    events.last().is_some_and(|last| last.revision() != revision) && events.len() >= MESSAGE_REVISIONS
+impl Step {
+    /// Nothing found yet; complete at `to` unless it is cut short.
+    fn to(to: i64) -> Self {
+        Self { events: Vec::new(), bytes: 0, next: to + 1 }
+    }
+
+    fn is_full_before(&self, revision: i64) -> bool {
+        let full = self.events.len() >= CATCH_UP_EVENTS || self.bytes >= CATCH_UP_FOUND_BYTES;
+        full && self.events.last().is_some_and(|last| last.revision() != revision)
+    }
+
+    fn push(&mut self, event: Arc<Shared>) {
+        self.bytes += event.encoded(false).len();
+        self.events.push(event);
+    }
 }
 
-fn read_history(store: &crate::store::Store, wanted: &WatchCreate, from: i64, to: i64) -> Result<Step, HistoryError> {
-    let (mut events, mut size): (Vec<Arc<Shared>>, usize) = (Vec::new(), 0);
+fn read_history(store: &crate::store::Store, index: &Index<i64>, from: i64, to: i64) -> Result<Step, HistoryError> {
+    let mut step = Step::to(to);
     // It ends early when this stops it, and also when it has read enough of other keys.
     let last = store.history(from, to, CATCH_UP_BYTES, &mut |event| {
-        let new_revision = events.last().is_none_or(|last: &Arc<Shared>| last.revision() != event.revision);
-        if new_revision && (size >= MESSAGE_BYTES || is_full(&events, event.revision)) {
+        if step.is_full_before(event.revision) {
             return ControlFlow::Break(());
         }
-        let shared = Shared::new(event);
-        let filtered = if shared.is_delete() { wanted.no_delete } else { wanted.no_put };
-        if wanted.range.contains(shared.key()) && !filtered {
-            size += shared.encoded(wanted.prev_kv).len();
-            events.push(Arc::new(shared));
+        if index.holds(&event.key) {
+            step.push(Arc::new(Shared::new(event)));
         }
         ControlFlow::Continue(())
     })?;
-    Ok(Step { events, next: last + 1 })
+    Ok(Step { next: last + 1, ..step })
 }
 
-/// A message being cut for a live watcher.
+/// A message being cut for a watcher.
 #[derive(Default)]
 struct Cut {
     events: Vec<Bytes>,
@@ -489,7 +530,8 @@ impl Cut {
         self.events.push(event);
     }
 
-    fn finish(self, watch_id: i64, watcher: &Watcher) -> WatchOutput {
-        WatchOutput::events(watch_id, self.last, self.events, watcher.wanted.fragment)
+    /// `header`: its revision; without one that of the last event.
+    fn finish(self, watch_id: i64, watcher: &Watcher, header: Option<i64>) -> WatchOutput {
+        WatchOutput::events(watch_id, header.unwrap_or(self.last), self.events, watcher.wanted.fragment)
     }
 }
