@@ -213,7 +213,6 @@ fn builder(options: &Options) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(MAX_HEAD as usize)
         .half_close(false)
-        .writev(false)
         .keep_alive(true);
     builder
         .http2()
