@@ -145,7 +145,11 @@ fn not_found() -> Response<ClientBody> {
 }
 
 /// 405 with the list of what is allowed, or the answer.
-fn only(allowed: &'static [Method], method: &Method, answer: impl FnOnce() -> Response<ClientBody>) -> Response<ClientBody> {
+fn only(
+    allowed: &'static [Method],
+    method: &Method,
+    answer: impl FnOnce() -> Response<ClientBody>,
+) -> Response<ClientBody> {
     if allowed.contains(method) { answer() } else { not_allowed(allowed) }
 }
 

@@ -137,7 +137,8 @@ pub(super) fn text(out: &mut String, plain: &str) {
     out.push('"');
     let mut rest = plain;
     // The first byte of U+2028 and U+2029 begins other characters too; they go the same way and come out as they are.
-    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | ..0x20 | 0xe2)) {
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | ..0x20 | 0xe2))
+    {
         let (clear, from) = rest.split_at(at);
         out.push_str(clear);
         let mut characters = from.chars();

@@ -360,7 +360,11 @@ fn the_index_of_an_answer_is_never_behind_what_it_shows() {
         get(&Behind(&space, reached), path.as_bytes(), false, NOW, Budget::NONE).expect("readable").map(Option::unwrap)
     };
     let found = read("/k", older).expect("found");
-    assert_eq!((found.node.value.as_deref(), found.index), (Some(&b"new"[..]), newer), "read ahead of what was reached");
+    assert_eq!(
+        (found.node.value.as_deref(), found.index),
+        (Some(&b"new"[..]), newer),
+        "read ahead of what was reached"
+    );
     assert_eq!(read("/k", newer + 7).expect("found").index, newer + 7, "others have written since");
     assert_eq!(read("/", older).expect("found").index, newer, "a directory is read at one index");
     assert_eq!(read("/none", older).expect_err("missing").index, newer);

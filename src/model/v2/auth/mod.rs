@@ -9,8 +9,8 @@ mod rules;
 pub mod types;
 
 pub use access::{Want, may};
-pub(super) use rules::{run, switched_on};
 pub use rules::{enabled, role, roles, user, users};
+pub(super) use rules::{run, switched_on};
 
 /// The user who may do everything about users, roles, the switch and members.
 pub const ROOT: &str = "root";
