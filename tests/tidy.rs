@@ -102,7 +102,6 @@ fn is_test_file(path: &str) -> bool {
     path.contains("/tests/")
         || path.ends_with("tests.rs")
         || path.ends_with("_test.rs")
-        || path.ends_with("/sim.rs")
         || path == "charm/contract.rs"
         || path.contains("/sim/")
 }
