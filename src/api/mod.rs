@@ -8,6 +8,7 @@
 //! read only after [`call::Call::read_barrier`]; no method waits longer than its call's deadline.
 
 pub mod access;
+mod aside;
 mod body;
 pub mod call;
 mod debug;

@@ -17,7 +17,8 @@ use http::uri::Authority;
 use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use super::PREFACE;
+
 const FRAME_HEAD: usize = 9;
 /// Largest frame payload before the peer is told otherwise; also the size of what is written here.
 const MAX_PAYLOAD: usize = 16_384;

@@ -40,6 +40,9 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// Open files kept back from connections.
 pub const RESERVED_FILES: u64 = 150;
 
+/// How every HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// TLS handshakes worked on at the same time; further ones wait within their ten seconds.
 const MAX_HANDSHAKES: usize = 256;
 

@@ -1,11 +1,9 @@
 //! Passwords and their bcrypt hashes. Slow on purpose, so never on the serving thread and only a few at a time.
 
-use std::sync::Arc;
-
 use bcrypt::{BcryptError, Version};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
+use crate::api::aside::{Aside, Undone};
 use crate::api::call::Call;
 use crate::api::error::ApiError;
 use crate::model::auth::Secret;
@@ -16,15 +14,15 @@ const LONGEST: usize = 72;
 /// Hashes and compares.
 pub struct Passwords {
     cost: u32,
-    /// Of hashes at once: as many as leave a core for serving.
-    permits: Arc<Semaphore>,
+    /// As many at once as leave a core for serving.
+    aside: Aside,
 }
 
 impl Passwords {
     /// `cost` is bcrypt's, 4 to 31.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cost, permits: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
+        Self { cost, aside: Aside::new(cores.saturating_sub(1)) }
     }
 
     /// The hash of a new password, in the form that etcd writes.
@@ -57,14 +55,10 @@ impl Passwords {
         call: &Call,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let turn = tokio::time::timeout_at(call.deadline(), Arc::clone(&self.permits).acquire_owned());
-        let permit = turn.await.map_err(|_elapsed| call.timed_out())?.map_err(|_closed| ApiError::Stopped)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let outcome = work();
-            drop(permit);
-            outcome
-        });
-        done.await.map_err(|_stopped| ApiError::Stopped)
+        self.aside.run(call.deadline(), work).await.map_err(|undone| match undone {
+            Undone::Late => call.timed_out(),
+            Undone::Stopped => ApiError::Stopped,
+        })
     }
 }
 

@@ -5,14 +5,14 @@
 //! it started: a changed password has another hash and is checked again, and nothing remembered is worth stealing.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Failure;
+use crate::api::aside::{Aside, Undone};
 
 /// etcd's own cost.
 const COST: u32 = 10;
@@ -23,8 +23,8 @@ const REMEMBERED: usize = 4096;
 pub(in crate::api::v2) struct Passwords {
     key: [u8; 32],
     right: Mutex<HashSet<[u8; 32]>>,
-    /// Checks at once: half of the processors, so that strangers with wrong passwords cannot take all of them.
-    room: Arc<Semaphore>,
+    /// Half of the processors, so that strangers with wrong passwords cannot take all of them.
+    aside: Aside,
     /// What the password of an unknown user is compared with, so that it takes as long to refuse.
     nobody: OnceLock<String>,
 }
@@ -35,7 +35,7 @@ impl Passwords {
         Self {
             key: rand::random(),
             right: Mutex::default(),
-            room: Arc::new(Semaphore::new((processors / 2).max(1))),
+            aside: Aside::new(processors / 2),
             nobody: OnceLock::new(),
         }
     }
@@ -91,13 +91,10 @@ impl Passwords {
         deadline: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        let place = timeout_at(deadline, self.room.clone().acquire_owned()).await;
-        let place = place.map_err(|_| Failure::TooManyRequests)?.map_err(|_| Failure::Stopped)?;
-        let working = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            work()
-        });
-        working.await.map_err(|_| Failure::Stopped)
+        self.aside.run(deadline, work).await.map_err(|undone| match undone {
+            Undone::Late => Failure::TooManyRequests,
+            Undone::Stopped => Failure::Stopped,
+        })
     }
 }
 
@@ -123,7 +120,7 @@ mod tests {
         assert_eq!(passwords.right.lock().len(), 1);
         assert_eq!(passwords.is_right(Some(&hash), "wrong", soon()).await, Ok(false));
         // Remembered: it needs no place among those who work.
-        passwords.room.close();
+        passwords.aside.close();
         assert_eq!(passwords.is_right(Some(&hash), "secret", soon()).await, Ok(true));
         assert_eq!(passwords.is_right(Some(&hash), "wrong", soon()).await, Err(Failure::Stopped));
         assert_eq!(passwords.is_right(Some("$2a$10$other"), "secret", soon()).await, Err(Failure::Stopped));
