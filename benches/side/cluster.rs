@@ -12,6 +12,7 @@ use etcd_charm::proto::etcdserverpb::{StatusRequest, StatusResponse};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::auth;
 use super::wire::{Connection, Tls};
 
 const MEMBERS: usize = 3;
@@ -41,6 +42,37 @@ impl Product {
     }
 }
 
+/// How clients reach a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Plain,
+    /// TLS in both directions, among members too.
+    Tls,
+    /// TLS, and authentication: the load comes from a user whose role allows its keys and no others.
+    Auth,
+}
+
+impl Mode {
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::Auth];
+
+    /// The word that chooses it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "off",
+            Self::Tls => "on",
+            Self::Auth => "auth",
+        }
+    }
+
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Plain => "off",
+            Self::Tls => "on",
+            Self::Auth => "on, authentication on",
+        }
+    }
+}
+
 pub struct Cluster {
     product: Product,
     folder: tempfile::TempDir,
@@ -48,11 +80,14 @@ pub struct Cluster {
     addresses: Vec<SocketAddr>,
     tls: Tls,
     leader: usize,
+    /// What the load shows with every call, with authentication.
+    token: Option<String>,
 }
 
 impl Cluster {
-    pub async fn start(product: Product, tls: bool) -> Result<Self, String> {
+    pub async fn start(product: Product, mode: Mode) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("bench-").tempdir().map_err(|error| error.to_string())?;
+        let tls = mode != Mode::Plain;
         let files = if tls { Some(PemFiles::make(folder.path())?) } else { None };
         let ports = free_ports(MEMBERS * 2)?;
         let scheme = if tls { "https" } else { "http" };
@@ -64,6 +99,7 @@ impl Cluster {
             addresses: ports[..MEMBERS].iter().map(|&port| SocketAddr::from(([127, 0, 0, 1], port))).collect(),
             tls: files.as_ref().map(PemFiles::client).transpose()?,
             leader: 0,
+            token: None,
             folder,
         };
         for n in 0..MEMBERS {
@@ -85,6 +121,10 @@ impl Cluster {
             cluster.children.push(child);
         }
         cluster.leader = cluster.find_leader().await?;
+        if mode == Mode::Auth {
+            let connection = Connection::open(cluster.leader_address(), &cluster.tls).await?;
+            cluster.token = Some(auth::enable(&connection).await?);
+        }
         Ok(cluster)
     }
 
@@ -100,7 +140,11 @@ impl Cluster {
     pub async fn connect(&self, count: usize) -> Result<Vec<Connection>, String> {
         let mut connections = Vec::with_capacity(count);
         for _ in 0..count {
-            connections.push(Connection::open(self.addresses[self.leader], &self.tls).await?);
+            let connection = Connection::open(self.addresses[self.leader], &self.tls).await?;
+            connections.push(match &self.token {
+                Some(token) => connection.with_token(token)?,
+                None => connection,
+            });
         }
         Ok(connections)
     }

@@ -13,6 +13,9 @@ use rand::{Rng, SeedableRng};
 use super::wire::{Connection, frame};
 
 const CONNECTIONS: usize = 8;
+/// The range that all keys are in.
+pub const KEYS_START: &str = "bench/";
+pub const KEYS_END: &str = "bench0";
 const KEYS: u32 = 10_000;
 const VALUE_BYTES: usize = 256;
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -33,7 +36,7 @@ impl Operation {
     }
 
     fn body(self, random: &mut SmallRng) -> Bytes {
-        let key = Bytes::from(format!("bench/{:08}", random.random_range(0..KEYS)));
+        let key = Bytes::from(format!("{KEYS_START}{:08}", random.random_range(0..KEYS)));
         match self {
             Self::Put => {
                 let mut value = vec![0u8; VALUE_BYTES];

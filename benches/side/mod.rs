@@ -1,5 +1,6 @@
 //! The parts of the side-by-side benchmark.
 
+pub mod auth;
 pub mod cluster;
 pub mod load;
 pub mod report;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderValue;
 use prost::Message;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -16,6 +17,7 @@ pub type Tls = Option<Arc<rustls::ClientConfig>>;
 pub struct Connection {
     sender: h2::client::SendRequest<Bytes>,
     scheme: &'static str,
+    token: Option<HeaderValue>,
 }
 
 /// Stream and connection windows, bytes: never the limit here.
@@ -31,7 +33,7 @@ impl Connection {
             None => {
                 let (sender, connection) = builder.handshake(tcp).await.map_err(|error| error.to_string())?;
                 tokio::spawn(connection);
-                Ok(Self { sender, scheme: "http" })
+                Ok(Self { sender, scheme: "http", token: None })
             }
             Some(config) => {
                 let name = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
@@ -40,18 +42,27 @@ impl Connection {
                     connector.connect(name, tcp).await.map_err(|error| format!("TLS to {address}: {error}"))?;
                 let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
                 tokio::spawn(connection);
-                Ok(Self { sender, scheme: "https" })
+                Ok(Self { sender, scheme: "https", token: None })
             }
         }
     }
 
+    /// The same connection, showing who calls with every call.
+    pub fn with_token(self, token: &str) -> Result<Self, String> {
+        let token = HeaderValue::from_str(token).map_err(|error| error.to_string())?;
+        Ok(Self { token: Some(token), ..self })
+    }
+
     /// One unary call with an already framed body. Returns the framed answer.
     pub async fn call(&self, path: &'static str, body: Bytes) -> Result<Bytes, String> {
-        let request = http::Request::post(format!("{}://localhost{path}", self.scheme))
+        let mut request = http::Request::post(format!("{}://localhost{path}", self.scheme))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())
             .map_err(|error| error.to_string())?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert("token", token.clone());
+        }
         let mut sender = self.sender.clone().ready().await.map_err(|error| error.to_string())?;
         let (response, mut send) = sender.send_request(request, false).map_err(|error| error.to_string())?;
         send.send_data(body, true).map_err(|error| error.to_string())?;
