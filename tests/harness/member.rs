@@ -152,6 +152,13 @@ impl Member {
         format!("http://{}:{}", self.host, self.client_port)
     }
 
+    /// A number from what Linux says of the process, in its own unit (memory: KiB), such as `VmRSS:` or `Threads:`.
+    pub fn process_figure(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the member runs");
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+
     /// What the newest run wrote to its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path(self.starts)).unwrap_or_default()

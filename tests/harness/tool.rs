@@ -1,9 +1,11 @@
 //! The tools of `etcd v2`, run as a person runs them.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::ctl::Said;
+use super::wait::PAUSE;
 
 /// Runs `etcd v2 WORDS`; what hangs fails instead, with exit code 124.
 pub fn v2(words: &[&str]) -> Said {
@@ -19,6 +21,26 @@ pub fn start_v2(words: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd"));
     command.arg("v2").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("the tool starts")
+}
+
+/// Runs `etcd v2 WORDS` to its good end, however long that takes.
+///
+/// # Returns
+/// The most memory that it had, KiB.
+pub async fn v2_memory(words: &[&str]) -> u64 {
+    let mut child = start_v2(words);
+    let mut peak = 0;
+    loop {
+        if let Some(ended) = child.try_wait().expect("the tool can be waited for") {
+            assert!(ended.success(), "etcd v2 {words:?}: {ended}");
+            return peak;
+        }
+        // Empty once the process has ended.
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+        peak = peak.max(line.trim().trim_end_matches(" kB").parse().expect("a number"));
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// A path as a word.

@@ -149,25 +149,27 @@ fn save_as_root(cluster: &Cluster, file: &Path) {
     }
 }
 
+/// Root, and ann who may read and write `a` up to `b`.
+fn add_users(cluster: &Cluster) {
+    let ctl = Ctl::v3(cluster.endpoint(0));
+    for (name, password) in [("root", "secret\n"), ("ann", "other\n")] {
+        ctl.run_with(&["user", "add", name, "--interactive=false"], password).ok();
+    }
+    for words in
+        ["role add r", "role grant-permission r readwrite a b", "user grant-role ann r", "user grant-role root root"]
+    {
+        ctl.run(&words.split(' ').collect::<Vec<_>>()).ok();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_roles_and_passwords_go_from_etcd_to_us_and_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let (from_etcd, from_us) = (folder.path().join("from-etcd.db"), folder.path().join("from-us.db"));
     let etcd = Cluster::start_in_memory(Product::Etcd, 1, &[]).await;
     put(&etcd, "x", "1").await;
-    let ctl = Ctl::v3(etcd.endpoint(0));
-    for (name, password) in [("root", "secret\n"), ("ann", "other\n")] {
-        ctl.run_with(&["user", "add", name, "--interactive=false"], password).ok();
-    }
-    for words in [
-        "role add r",
-        "role grant-permission r readwrite a b",
-        "user grant-role ann r",
-        "user grant-role root root",
-        "auth enable",
-    ] {
-        ctl.run(&words.split(' ').collect::<Vec<_>>()).ok();
-    }
+    add_users(&etcd);
+    Ctl::v3(etcd.endpoint(0)).run(&["auth", "enable"]).ok();
     save_as_root(&etcd, &from_etcd);
     // Its readiness is asked without a name, which an etcd with users refuses: started by hand.
     let start = |product| {
@@ -356,59 +358,105 @@ async fn newer_etcdutls_restore_what_we_save() {
     }
 }
 
-/// A million keys (`SNAPSHOT_KEYS`) there and back, with the memory that each step took.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: run with --ignored"]
-async fn a_large_state_is_saved_and_restored_in_little_memory() {
-    let keys = setting("SNAPSHOT_KEYS", 1_000_000);
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("large.db");
-    let ours = Cluster::start(Product::Ours, 1, &[]).await;
-    let channel = ours.channel(0).await.expect("the server accepts");
-    let writers = 64;
+/// `keys` keys in transactions, a tenth of them of a lease; then history: a tenth written again, a hundredth deleted.
+async fn write_many(cluster: &Cluster, keys: u64) {
+    const EACH: u64 = 100;
+    const LEASES: i64 = 100;
+    let channel = cluster.channel(0).await.expect("the server accepts");
+    let mut lease = LeaseClient::new(channel.clone());
+    for id in 1..=LEASES {
+        lease.lease_grant(pb::LeaseGrantRequest { id, ttl: 30_000 + id }).await.expect("a lease");
+    }
+    let key = |n: u64| bytes::Bytes::from(format!("/registry/pods/{n:09}"));
+    let put = move |n: u64, size: usize| pb::PutRequest {
+        key: key(n),
+        value: vec![n as u8; size].into(),
+        lease: if n.is_multiple_of(10) { n as i64 / 10 % LEASES + 1 } else { 0 },
+        ..Default::default()
+    };
+    let writers = 32;
     let writing = (0..writers).map(|writer| {
         let mut kv = KvClient::new(channel.clone());
         tokio::spawn(async move {
-            for n in (writer..keys).step_by(writers as usize) {
-                let (key, value) = (format!("/registry/pods/{n:09}").into(), vec![n as u8; 256].into());
-                kv.put(pb::PutRequest { key, value, ..Default::default() }).await.expect("a put");
+            for first in (writer * EACH..keys).step_by((writers * EACH) as usize) {
+                let op = |n| pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put(n, 256))) };
+                let success = (first..keys.min(first + EACH)).map(op).collect();
+                kv.txn(pb::TxnRequest { success, ..Default::default() }).await.expect("a transaction");
+                for n in (first..keys.min(first + EACH)).step_by(10) {
+                    kv.put(put(n + 1, 64)).await.expect("a put");
+                }
+                kv.delete_range(pb::DeleteRangeRequest { key: key(first), ..Default::default() })
+                    .await
+                    .expect("a delete");
             }
         })
     });
     futures::future::try_join_all(writing.collect::<Vec<_>>()).await.expect("all writers end");
-    let revision = ours.read_at(0).await.expect("a read");
-    Ctl::v3(ours.endpoint(0)).run(&["compaction", &(revision / 2).to_string()]).ok();
-    let before = peak(&ours);
-    let started = std::time::Instant::now();
-    let mut command = Command::new("/usr/bin/etcdctl");
-    let saved = command.env("ETCDCTL_API", "3").args(["--endpoints", &ours.endpoint(0), "snapshot", "save"]).arg(&file);
-    run(saved).ok();
-    eprintln!(
-        "saved {keys} keys, {} bytes, in {:?}; peak memory of the member {before} KiB before, {} KiB after",
-        std::fs::metadata(&file).expect("the file").len(),
-        started.elapsed(),
-        peak(&ours)
-    );
-    let target = Cluster::prepare(Product::Ours, 1, &[]);
-    let started = std::time::Instant::now();
-    restore(&target.members[0], &file, &[]).ok();
-    eprintln!("restored in {:?}", started.elapsed());
-    let target = target.run().await;
-    let hash = target.hash(0, revision).await;
-    assert_eq!(hash, ours.hash(0, revision).await);
-    // etcd reads every key at its start, twice: on a busy machine longer than a start may otherwise take.
-    let mut etcd = Cluster::prepare(Product::Etcd, 1, &[]);
-    restore(&etcd.members[0], &file, &[]).ok();
-    etcd.members[0].start();
-    until("etcd serves so many keys", 10 * START_LIMIT, || etcd.read_at(0)).await;
-    let count = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), count_only: true, ..Default::default() };
-    let mut kv = KvClient::new(etcd.channel(0).await.expect("etcd accepts"));
-    assert_eq!(kv.range(count).await.expect("a count").into_inner().count, keys as i64);
 }
 
-/// Most memory that the member ever had, KiB.
-fn peak(cluster: &Cluster) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.members[0].pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+async fn count(cluster: &Cluster) -> i64 {
+    let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), count_only: true, ..Default::default() };
+    let mut kv = KvClient::new(cluster.channel(0).await.expect("the member accepts"));
+    kv.range(all).await.expect("a count").into_inner().count
+}
+
+/// Leases, what keys they have, and users, roles and passwords as the command line shows them.
+fn leases_and_users(cluster: &Cluster) -> String {
+    let ctl = Ctl::v3(cluster.endpoint(0));
+    let mut said = String::new();
+    for words in ["user list", "role list", "role get r", "user get ann"] {
+        said += &ctl.run(&words.split(' ').collect::<Vec<_>>()).ok();
+    }
+    let mut leases: Vec<String> = ctl.run(&["lease", "list"]).ok().lines().map(str::to_owned).collect();
+    leases.sort();
+    for id in ["1", "2a"] {
+        let shown = ctl.run(&["lease", "timetolive", id, "--keys"]).ok();
+        let (_, keys) = shown.split_once("attached keys").expect("keys");
+        let mut keys: Vec<&str> = keys.trim_matches(['(', ')', '[', ']', '\n']).split(' ').collect();
+        keys.sort_unstable();
+        said += &keys.join(" ");
+    }
+    said + &leases.join("\n")
+}
+
+/// A million keys (`SNAPSHOT_KEYS`), with history, leases and users, from etcd to us and back; the memory each step took.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run with --ignored"]
+async fn a_large_state_goes_from_etcd_to_us_and_back_in_little_memory() {
+    let keys = setting("SNAPSHOT_KEYS", 1_000_000);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (from_etcd, from_us) = (folder.path().join("from-etcd.db"), folder.path().join("from-us.db"));
+    let etcd = Cluster::start_in_memory(Product::Etcd, 1, &[]).await;
+    put(&etcd, "x", "1").await;
+    write_many(&etcd, keys).await;
+    add_users(&etcd);
+    let revision = etcd.read_at(0).await.expect("a read");
+    let (hash, counted, rest) = (etcd.hash(0, revision).await, count(&etcd).await, leases_and_users(&etcd));
+    save(&etcd, 0, &from_etcd);
+    assert_tools_agree(&from_etcd);
+
+    let started = std::time::Instant::now();
+    let ours = restored(Product::Ours, 1, &from_etcd).await;
+    println!("{counted} keys at revision {revision} of etcd served by us after {:?}", started.elapsed());
+    assert_eq!(ours.hash(0, revision).await, hash, "HashKV of etcd and us");
+    assert_eq!((count(&ours).await, leases_and_users(&ours)), (counted, rest.clone()));
+    let before = ours.members[0].process_figure("VmHWM:");
+    let started = std::time::Instant::now();
+    save(&ours, 0, &from_us);
+    let (after, size) =
+        (ours.members[0].process_figure("VmHWM:"), std::fs::metadata(&from_us).expect("the file").len());
+    println!("saved {size} bytes in {:?}; peak memory {before} KiB before, {after} KiB after", started.elapsed());
+    assert_tools_agree(&from_us);
+    Ctl::v3(ours.endpoint(0)).run(&["auth", "enable"]).ok();
+    keeps_to_its_users(&ours).await;
+
+    // etcd reads every key at its start, twice: on a busy machine longer than a start may otherwise take.
+    let mut again = Cluster::prepare(Product::Etcd, 1, &[]);
+    restore(&again.members[0], &from_us, &[]).ok();
+    again.members[0].start();
+    until("etcd serves so many keys", 10 * START_LIMIT, || again.read_at(0)).await;
+    assert_eq!(again.hash(0, revision).await, hash, "HashKV of us and etcd");
+    assert_eq!((count(&again).await, leases_and_users(&again)), (counted, rest));
+    Ctl::v3(again.endpoint(0)).run(&["auth", "enable"]).ok();
+    keeps_to_its_users(&again).await;
 }

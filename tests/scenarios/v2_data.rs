@@ -1,8 +1,9 @@
 //! Moving v2 data: out of real etcd, into us, and back, and what must change nothing.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use rand::rngs::SmallRng;
@@ -15,8 +16,9 @@ use crate::harness::ctl::Ctl;
 use crate::harness::http::Http;
 use crate::harness::member::Product;
 use crate::harness::pem::Authority;
-use crate::harness::tool::{start_v2, v2, word};
-use crate::harness::wait::until;
+use crate::harness::raw::Raw;
+use crate::harness::tool::{start_v2, v2, v2_memory, word};
+use crate::harness::wait::{setting, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Parts of names that a path, a URL, JSON or a sort could trip over.
@@ -174,6 +176,54 @@ async fn a_tree_of_real_etcd_moves_here_and_back_and_is_the_same_each_time() {
     assert_eq!(shown(&mut from, "/").await, shown(&mut again, "/").await);
     export(&back.endpoint(0), &file("3"), HIDDEN);
     assert_same(&file("1"), &file("3"));
+}
+
+/// A million nodes (`V2_NODES`): a thousand directories of files, a hundredth of them with a time to live.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run with --ignored"]
+async fn a_tree_larger_than_the_tools_memory_moves_here_and_is_the_same() {
+    /// Most memory that a tool or our member may take, KiB. The tree alone is more: real etcd takes 1.6 GiB for it.
+    const MEMORY: u64 = 400 << 10;
+    const DIRECTORIES: u64 = 1_000;
+    const WRITERS: u64 = 64;
+    let nodes = setting("V2_NODES", 1_000_000);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let old = Cluster::start_in_memory(Product::Etcd, 1, &["--enable-v2=true"]).await;
+    let new = Cluster::start_in_memory(Product::Ours, 1, &[]).await;
+    let address = old.endpoint(0).trim_start_matches("http://").to_owned();
+    let files = nodes.saturating_sub(DIRECTORIES);
+    let writing = (0..WRITERS).map(|writer| {
+        let address = address.clone();
+        tokio::spawn(async move {
+            let mut raw = Raw::open(&address).await.expect("a connection");
+            for n in (writer..files).step_by(WRITERS as usize) {
+                let ttl = if n.is_multiple_of(100) { format!("&ttl={}", 500_000 + n) } else { String::new() };
+                let target = format!("/v2/keys/dir{:03}/file{n:07}", n % DIRECTORIES);
+                let answer = raw.ask("PUT", &target, Some(&format!("value=value{n}{ttl}"))).await.expect("an answer");
+                assert_eq!(answer.head.status, 201, "{}", answer.body);
+            }
+        })
+    });
+    futures::future::try_join_all(writing.collect::<Vec<_>>()).await.expect("all writers end");
+    println!("{files} files in {DIRECTORIES} directories written");
+    let mut peaks = Vec::new();
+    let (from, to, first, second) = (old.endpoint(0), new.endpoint(0), file("1"), file("2"));
+    for words in [
+        ["export", "--endpoints", &from, word(&first)],
+        ["import", "--endpoints", &to, word(&first)],
+        ["export", "--endpoints", &to, word(&second)],
+        ["compare", "--ttl-tolerance=3600", word(&first), word(&second)],
+    ] {
+        let begun = Instant::now();
+        peaks.push(v2_memory(&words).await);
+        println!("{} took {:?} and {} KiB", words[0], begun.elapsed(), peaks[peaks.len() - 1]);
+    }
+    let lines = BufReader::new(fs::File::open(&second).expect("the export")).lines().count() as u64;
+    assert!(lines >= files + DIRECTORIES, "{lines} lines for {nodes} nodes");
+    let servers = [&old, &new].map(|cluster| cluster.members[0].process_figure("VmHWM:"));
+    println!("{lines} lines; peak memory of etcd {} KiB, of ours {} KiB", servers[0], servers[1]);
+    assert!(peaks.iter().chain([&servers[1]]).all(|peak| *peak < MEMORY), "{peaks:?}, our member {}", servers[1]);
 }
 
 #[tokio::test]

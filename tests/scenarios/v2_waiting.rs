@@ -1,8 +1,6 @@
 //! v2 clients that wait, ten thousand at once: no thread each, woken only for their own, so much memory each; and the
 //! switch that turns v2 off.
 
-use std::fs;
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::harness::cluster::Cluster;
@@ -20,12 +18,6 @@ fn address(cluster: &Cluster) -> String {
 }
 
 /// A number out of `/proc/PID/status`.
-fn status(pid: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the member runs");
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
 async fn metric(address: &str, name: &str) -> u64 {
     let mut raw = Raw::open(address).await.expect("a connection");
     let page = raw.ask("GET", "/metrics", None).await.expect("metrics").body;
@@ -53,17 +45,17 @@ async fn ten_thousand_waiting_clients_cost_no_thread_each_and_wake_only_for_thei
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit can be raised");
     let cluster = Cluster::start_in_memory(Product::Ours, 1, &[]).await;
-    let (address, pid) = (address(&cluster), cluster.members[0].pid());
-    let (threads, memory) = (status(pid, "Threads:"), status(pid, "VmRSS:"));
+    let (address, member) = (address(&cluster), &cluster.members[0]);
+    let (threads, memory) = (member.process_figure("Threads:"), member.process_figure("VmRSS:"));
     let mut waiting = Vec::new();
     for first in (0..clients).step_by(100) {
         let begun = (first..clients.min(first + 100)).map(|n| begin(&address, n));
         waiting.extend(futures::future::join_all(begun).await);
     }
     assert_eq!(metric(&address, "etcd_debugging_store_watchers").await, clients);
-    let each = (status(pid, "VmRSS:").saturating_sub(memory) << 10) / clients;
+    let each = (member.process_figure("VmRSS:").saturating_sub(memory) << 10) / clients;
     println!("{clients} clients wait; {each} bytes each, connection included; {threads} threads before");
-    assert!(status(pid, "Threads:") <= threads + 2, "threads must not grow with clients");
+    assert!(member.process_figure("Threads:") <= threads + 2, "threads must not grow with clients");
     assert!(each < MEMORY_EACH, "{each} bytes for each client that waits");
     let delivered = metric(&address, "etcd_charm_v2_events_delivered_total").await;
     let mut writer = Raw::open(&address).await.expect("a connection");

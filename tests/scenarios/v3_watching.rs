@@ -1,7 +1,6 @@
 //! v3 watchers, ten thousand on one member, some of whose streams nobody reads: each watcher sees each event once and in
 //! order, the readers are not held up by the sleepers, and a watcher costs so much memory.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use etcd_charm::proto::etcdserverpb as pb;
@@ -127,30 +126,23 @@ async fn delays(kv: &mut KvClient<Channel>, stream: &mut Stream) -> (Duration, D
     (delays[50], delays[98])
 }
 
-/// A number out of `/proc/PID/status`.
-fn status(pid: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the member runs");
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_watchers_see_each_event_once_in_order_though_some_streams_are_not_read() {
     let _turn = turn().await;
     let each = setting("V3_WATCHERS", 10_000) / STREAMS;
     let cluster = Cluster::start_in_memory(Product::Ours, 1, &[]).await;
-    let pid = cluster.members[0].pid();
+    let member = &cluster.members[0];
     let mut kv = KvClient::new(cluster.channel(0).await.expect("the member accepts"));
     put(&mut kv, b"warm".to_vec(), b"v".to_vec()).await;
-    let (threads, memory) = (status(pid, "Threads:"), status(pid, "VmRSS:"));
+    let (threads, memory) = (member.process_figure("Threads:"), member.process_figure("VmRSS:"));
     let mut streams = Vec::new();
     for n in 0..STREAMS {
         streams.push(Stream::open(&cluster, n * each, each).await);
     }
     let watchers = STREAMS * each;
-    let cost = (status(pid, "VmRSS:").saturating_sub(memory) << 10) / watchers;
+    let cost = (member.process_figure("VmRSS:").saturating_sub(memory) << 10) / watchers;
     println!("{watchers} watchers on {STREAMS} streams: {cost} bytes each, streams included");
-    assert!(status(pid, "Threads:") <= threads + 2, "threads must not grow with watchers");
+    assert!(member.process_figure("Threads:") <= threads + 2, "threads must not grow with watchers");
     assert!(cost < MEMORY_EACH, "{cost} bytes for each watcher");
 
     let mut asleep = streams.split_off(usize::try_from(STREAMS - ASLEEP).expect("few"));
@@ -191,6 +183,6 @@ async fn ten_thousand_watchers_see_each_event_once_in_order_though_some_streams_
     }
     let all: i64 = asleep.iter().map(|stream| stream.seen[0]).sum();
     assert_eq!(all, due + ASLEEP as i64, "of which {flood} came before the last");
-    let peak = status(pid, "VmHWM:") >> 10;
+    let peak = member.process_figure("VmHWM:") >> 10;
     println!("everybody saw {} events of their own; peak memory {peak} MiB", watchers * ROUNDS + 2 * FLOOD);
 }
