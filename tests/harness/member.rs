@@ -154,9 +154,7 @@ impl Member {
 
     /// A number from what Linux says of the process, in its own unit (memory: KiB), such as `VmRSS:` or `Threads:`.
     pub fn process_figure(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the member runs");
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field}"));
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+        process_figure(self.pid(), field).unwrap_or_else(|| panic!("no {field} of {}", self.name))
     }
 
     /// What the newest run wrote to its log.
@@ -179,6 +177,13 @@ impl Drop for Member {
         }
         self.crash();
     }
+}
+
+/// See [`Member::process_figure`]; nothing of a process that has ended.
+pub fn process_figure(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Ports nobody listens on at the moment.

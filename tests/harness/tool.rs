@@ -1,10 +1,10 @@
 //! The tools of `etcd v2`, run as a person runs them.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::ctl::Said;
+use super::member::process_figure;
 use super::wait::PAUSE;
 
 /// Runs `etcd v2 WORDS`; what hangs fails instead, with exit code 124.
@@ -35,10 +35,7 @@ pub async fn v2_memory(words: &[&str]) -> u64 {
             assert!(ended.success(), "etcd v2 {words:?}: {ended}");
             return peak;
         }
-        // Empty once the process has ended.
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
-        peak = peak.max(line.trim().trim_end_matches(" kB").parse().expect("a number"));
+        peak = peak.max(process_figure(child.id(), "VmHWM:").unwrap_or(0));
         tokio::time::sleep(PAUSE).await;
     }
 }
