@@ -151,6 +151,10 @@ fn mask(call: &Call, value: &mut Value) {
             if call.path.ends_with("/timetolive") && fields.contains_key("grantedTTL") {
                 // Remaining seconds run on while the two servers are asked in turn.
                 fields.insert("TTL".to_owned(), "*".into());
+                // etcd names the keys in the order of its map, which is another one each time.
+                if let Some(keys) = fields.get_mut("keys").and_then(Value::as_array_mut) {
+                    keys.sort_by_key(|key| key.as_str().map(str::to_owned));
+                }
             }
             if call.path.ends_with("/list") {
                 fields.remove("ID");

@@ -480,6 +480,7 @@ fn mask(command: &str, text: &str) -> String {
     let mut lines: Vec<String> = text.lines().map(|line| mask_line(command, line)).collect();
     if ["member list", "endpoint", "lease list"].iter().any(|start| command.starts_with(start))
         && !command.contains("-w fields")
+        || command.starts_with("lease timetolive")
     {
         lines.sort();
     }
@@ -501,7 +502,21 @@ fn mask_line(command: &str, line: &str) -> String {
     if command.starts_with("endpoint") || command.starts_with("snapshot status") {
         line = cells(command, &line);
     }
-    leases(&line)
+    leases(&in_key_order(&line))
+}
+
+/// The keys of a lease, which etcd names in the order of its map, another one each time.
+fn in_key_order(line: &str) -> String {
+    for (open, close, between) in [("attached keys([", "])", " "), ("\"keys\":[", "]", ",")] {
+        if let Some((before, rest)) = line.split_once(open)
+            && let Some((keys, after)) = rest.split_once(close)
+        {
+            let mut keys: Vec<&str> = keys.split(between).collect();
+            keys.sort_unstable();
+            return [before, open, &keys.join(between), close, after].concat();
+        }
+    }
+    line.to_owned()
 }
 
 /// Every word after `before` becomes `N`.
