@@ -1,7 +1,8 @@
 //! Side by side with Debian's etcd: the same topology, the same client, interleaved rounds on one machine.
 //!
 //! `make bench` runs it. `BENCH_ROUNDS`, `BENCH_SECONDS`, `BENCH_ONLY` (a part of a workload's name) and `BENCH_TLS`
-//! (`off`, `on`, or `auth`: on, and v3's authentication too) narrow it. Every figure that is quoted anywhere comes from this program's output.
+//! (`off`, `on`, or `auth`: on, and v3's authentication too) narrow it. Every figure that is quoted anywhere comes from
+//! this program's output.
 
 mod side;
 

@@ -15,6 +15,7 @@ use super::generate::{Call, Generator};
 use super::mask;
 use crate::harness::cluster::Cluster;
 use crate::harness::member::Product;
+use crate::harness::wait::setting;
 
 struct Server {
     kv: KvClient<Channel>,
@@ -117,13 +118,9 @@ impl Answer {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 #[tokio::test]
 async fn random_v3_operations_answer_as_etcd_answers_them() {
-    let (operations, seed) = (number("DIFF_OPS", 20_000), number("DIFF_SEED", 1));
+    let (operations, seed) = (setting("DIFF_OPS", 20_000), setting("DIFF_SEED", 1));
     let (etcd, ours) =
         (Cluster::start_in_memory(Product::Etcd, 1, &[]).await, Cluster::start_in_memory(Product::Ours, 1, &[]).await);
     let (mut etcd_server, mut our_server) = (Server::connect(&etcd).await, Server::connect(&ours).await);

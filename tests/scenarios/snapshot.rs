@@ -423,6 +423,8 @@ fn leases_and_users(cluster: &Cluster) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: run with --ignored"]
 async fn a_large_state_goes_from_etcd_to_us_and_back_in_little_memory() {
+    /// Most memory that our member may take, KiB, whatever the number of keys.
+    const MEMORY: u64 = 400 << 10;
     let keys = setting("SNAPSHOT_KEYS", 1_000_000);
     let folder = tempfile::tempdir().expect("a folder");
     let (from_etcd, from_us) = (folder.path().join("from-etcd.db"), folder.path().join("from-us.db"));
@@ -446,6 +448,7 @@ async fn a_large_state_goes_from_etcd_to_us_and_back_in_little_memory() {
     let (after, size) =
         (ours.members[0].process_figure("VmHWM:"), std::fs::metadata(&from_us).expect("the file").len());
     println!("saved {size} bytes in {:?}; peak memory {before} KiB before, {after} KiB after", started.elapsed());
+    assert!(after < MEMORY, "{after} KiB of the member for a file of {size} bytes");
     assert_tools_agree(&from_us);
     Ctl::v3(ours.endpoint(0)).run(&["auth", "enable"]).ok();
     keeps_to_its_users(&ours).await;

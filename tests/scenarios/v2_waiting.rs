@@ -17,7 +17,7 @@ fn address(cluster: &Cluster) -> String {
     format!("{}:{}", cluster.members[0].host, cluster.members[0].client_port)
 }
 
-/// A number out of `/proc/PID/status`.
+/// A number out of `/metrics`.
 async fn metric(address: &str, name: &str) -> u64 {
     let mut raw = Raw::open(address).await.expect("a connection");
     let page = raw.ask("GET", "/metrics", None).await.expect("metrics").body;
