@@ -23,6 +23,7 @@ use rocksdb::{Cache, ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions,
 
 use super::error::StoreError;
 use super::keys::{self, Dropped, Progress, meta};
+use super::layers::Layers;
 use super::options::{self, StoreOptions};
 use super::recent::Recent;
 use super::{auth, records};
@@ -55,6 +56,8 @@ pub(super) struct Marks {
     pub live: AtomicU64,
     pub superseded: AtomicU64,
     pub dropped: AtomicU64,
+    /// The compaction revision that `dropped` was counted up to.
+    pub dropped_below: AtomicI64,
     pub allocated: AtomicU64,
     /// Index of the v2 keyspace: everything up to it is readable.
     pub v2_index: AtomicU64,
@@ -101,7 +104,10 @@ pub(super) struct Database {
     pub recent: Mutex<Recent<Record>>,
     /// v2 rows that were written or read lately; see [`Database::v2_row`].
     pub recent_v2: Mutex<Recent<Bytes>>,
-    /// History and version rows below it are garbage; shared with the compaction filters.
+    /// Where the layers of history begin.
+    pub layers: Mutex<Layers>,
+    /// History and version rows below it are garbage, which may be less than what is compacted (see `layers.rs`); shared
+    /// with the compaction filters.
     pub floor: Arc<AtomicI64>,
     /// Set when another state took this one's place: the last user removes the directory.
     obsolete: AtomicBool,
@@ -146,12 +152,13 @@ impl Database {
             applied: Mutex::default(),
             recent: Mutex::default(),
             recent_v2: Mutex::default(),
+            layers: Mutex::default(),
             floor,
             obsolete: AtomicBool::new(false),
             reads: ReadOptions::default(),
             writes,
         };
-        database.load()?;
+        database.load(access)?;
         Ok(database)
     }
 
@@ -171,17 +178,23 @@ impl Database {
     }
 
     /// Reads the `meta` rows into the marks. A state without rows is new: revision 1, never compacted.
-    fn load(&self) -> Result<(), StoreError> {
+    fn load(&self, access: Access) -> Result<(), StoreError> {
         let progress = self.meta(meta::PROGRESS)?.map(|row| Progress::decode(&row)).transpose()?;
         match self.meta(meta::FORMAT)? {
-            None if progress.is_none() => {
-                let mut batch = WriteBatch::default();
-                batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
-                self.write(batch)?;
-            }
+            None if progress.is_none() => {}
             found => check_format(&self.dir, found.as_deref())?,
         }
         let progress = progress.unwrap_or(Progress { revision: 1, ..Progress::default() });
+        let mut layers = self.layers()?;
+        if layers.is_empty() && access != Access::Frozen {
+            // A new state, or one whose rows were written before there were layers.
+            let start = progress.revision + 1;
+            let mut batch = WriteBatch::default();
+            batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
+            batch.put_cf(self.family(keys::META), keys::layer_key(start), []);
+            self.write(batch)?;
+            layers.push(start);
+        }
         let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
         let dropped = self.meta(meta::DROPPED)?.map(|row| Dropped::decode(&row)).transpose()?.unwrap_or_default();
         let compacted = self.meta(meta::COMPACTED)?.map(number).transpose()?.map_or(-1, |n| n as i64);
@@ -192,7 +205,10 @@ impl Database {
         marks.live.store(progress.live, Ordering::SeqCst);
         marks.superseded.store(progress.superseded, Ordering::SeqCst);
         marks.dropped.store(dropped.bytes, Ordering::SeqCst);
-        self.floor.store(dropped.floor, Ordering::SeqCst);
+        marks.dropped_below.store(dropped.floor, Ordering::SeqCst);
+        let layers = Layers::starting_at(layers);
+        self.floor.store(layers.kept_from(dropped.floor), Ordering::SeqCst);
+        *self.layers.lock() = layers;
         let mut head = Head::default();
         for key in Head::ROWS {
             head.take_in(key, self.get(keys::V2, key)?.as_ref()).map_err(|_| keys::Damaged("v2 index"))?;
@@ -213,6 +229,17 @@ impl Database {
             auth: Arc::new(auth::load(self)?),
         }));
         Ok(())
+    }
+
+    /// First revisions of the layers of history, oldest first.
+    fn layers(&self) -> Result<Vec<i64>, StoreError> {
+        let mut starts = Vec::new();
+        let end = keys::after_prefix(meta::LAYER);
+        try_walk::<StoreError>(self.rows(keys::META, meta::LAYER, end.as_deref()), &mut |key, _| {
+            starts.push(keys::parse_layer_key(key)?);
+            Ok(())
+        })?;
+        Ok(starts)
     }
 
     /// The column family `name`, one of [`keys::FAMILIES`].

@@ -177,6 +177,10 @@ fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Optio
         let family = database.family(super::keys::META);
         sealed.batch.put_cf(family, meta::ALLOCATED, in_use.to_be_bytes());
     }
+    let layer = shared.options.history_layer;
+    if let Some(start) = database.layers.lock().grow(sealed.history, progress.revision, layer) {
+        sealed.batch.put_cf(database.family(super::keys::META), super::keys::layer_key(start), []);
+    }
     marks.writing.store(progress.revision, Ordering::SeqCst);
     database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
     let mut recent = database.recent.lock();

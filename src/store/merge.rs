@@ -2,11 +2,12 @@
 //! writes its new files before it removes the old ones, and one that fails ends the process.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use rocksdb::{CompactOptions, LiveFile, WriteBatch};
 
-use super::database::Database;
+use super::database::{Database, walk};
 use super::error::StoreError;
 use super::keys::{self, meta};
 use super::size;
@@ -92,9 +93,26 @@ impl Database {
             keys::LATEST => live.saturating_mul(2),
             // A row holds what the change replaced, counted as superseded, and what it wrote: that is live, or superseded
             // by a later row.
-            keys::HISTORY => self.superseded().saturating_mul(2).saturating_add(live),
+            keys::HISTORY => {
+                let kept = self.kept_below_compaction();
+                self.superseded().saturating_mul(2).saturating_add(live).saturating_add(kept)
+            }
             _ => u64::MAX,
         }
+    }
+
+    /// Bytes of rows that are compacted but may be pointed to, at most two layers of history; `u64::MAX` where they cannot
+    /// be read.
+    fn kept_below_compaction(&self) -> u64 {
+        let end = self.marks.dropped_below.load(Ordering::Acquire);
+        let (from, to) = (keys::revision_key(self.floor.load(Ordering::Acquire), 0), keys::revision_key(end, 0));
+        let mut bytes = 0;
+        let rows = self.rows(keys::HISTORY, &from, Some(&to));
+        let walked = walk(rows, &mut |key, row| {
+            bytes += (key.len() + row.len()) as u64;
+            ControlFlow::Continue(())
+        });
+        walked.map_or(u64::MAX, |()| bytes)
     }
 
     /// Merges a family's files now, at low priority; the compaction filter drops what is below the floor. Where `space`

@@ -34,6 +34,8 @@ pub struct StoreOptions {
     pub flush_after_entries: u64,
     /// Flush applied entries at the latest after this time.
     pub flush_after: Duration,
+    /// Bytes in a layer of history; see `layers.rs`. Compaction leaves up to two layers.
+    pub history_layer: u64,
     /// How often the housekeeper looks for background errors and due flushes.
     pub housekeeping: Duration,
     /// What the file system has left.
@@ -49,6 +51,7 @@ impl Default for StoreOptions {
             open_files: 512,
             flush_after_entries: 500_000,
             flush_after: Duration::from_secs(60),
+            history_layer: 8 * MIB as u64,
             housekeeping: Duration::from_secs(1),
             space: Space::unbounded(),
         }

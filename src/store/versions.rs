@@ -15,7 +15,7 @@ use rocksdb::DBRawIterator;
 
 use super::database::Database;
 use super::error::StoreError;
-use super::keys::{self, Damaged, HistoryRow};
+use super::keys::{self, Before, Damaged, HistoryRow};
 use crate::model::view::KeyRange;
 
 /// How many index rows of one key are stepped over before a search is cheaper.
@@ -81,8 +81,25 @@ impl Database {
     /// What the key of the change at `revision` was before it.
     fn before(&self, (main, sub): (i64, u32)) -> Result<Option<Bytes>, StoreError> {
         let row = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
-        let before = HistoryRow::decode(&row)?.before;
-        Ok(before.map(|before| row.slice_ref(before)))
+        self.image_before(&HistoryRow::decode(&row)?)
+    }
+
+    /// The version before the change that `row` tells of, from there or from where the row points to.
+    pub fn image_before(&self, row: &HistoryRow<'_>) -> Result<Option<Bytes>, StoreError> {
+        let main = match row.before {
+            None => return Ok(None),
+            Some(Before::Here(image)) => return Ok(Some(Bytes::copy_from_slice(image))),
+            Some(Before::At { main, .. }) => main,
+        };
+        // Nearly always the first row: most revisions change one key. They are numbered without gaps.
+        for sub in 0.. {
+            let stored = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
+            let near = HistoryRow::decode(&stored)?;
+            if let Some(after) = near.after.filter(|_| near.key == row.key) {
+                return Ok(Some(stored.slice_ref(after)));
+            }
+        }
+        Err(Damaged("history").into())
     }
 }
 

@@ -3,6 +3,7 @@
 mod auth;
 mod conformance;
 mod crashes;
+mod layers;
 mod merges;
 mod oracle;
 mod reads;
@@ -27,6 +28,7 @@ pub(super) fn small() -> StoreOptions {
     StoreOptions {
         block_cache: 1 << 20,
         write_buffers: 1 << 20,
+        history_layer: 1 << 10,
         housekeeping: Duration::from_millis(5),
         ..StoreOptions::default()
     }
