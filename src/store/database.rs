@@ -26,7 +26,7 @@ use super::keys::{self, Dropped, Progress, meta};
 use super::layers::Layers;
 use super::options::{self, StoreOptions};
 use super::recent::Recent;
-use super::{auth, records};
+use super::{auth, files, records};
 use crate::model::auth::Auth;
 use crate::model::record::Record;
 use crate::model::v2::Head;
@@ -132,7 +132,8 @@ impl Database {
         // Write buffers are charged to the cache, so it must have room for both.
         let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
         let floor = Arc::new(AtomicI64::new(0));
-        let settings = options::database(options, &cache, create)?;
+        let direct = access != Access::Frozen && files::takes_direct_io(dir);
+        let settings = options::database(options, &cache, create, direct)?;
         if !create {
             refuse_unknown_families(&settings, dir)?;
         }

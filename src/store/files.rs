@@ -1,8 +1,8 @@
 //! Directories and pointer files that survive a power cut: every create and rename is followed by a sync of its directory.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::StoreError;
@@ -33,6 +33,14 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let mut file = File::create(&next).map_err(StoreError::files("create", &next))?;
     file.write_all(contents).and_then(|()| file.sync_all()).map_err(StoreError::files("write", &next))?;
     rename(&next, path)
+}
+
+/// Whether the file system of `dir` takes writes past its page cache. Asked with a file that never has a name, so nothing is
+/// left behind; a file system without such files counts as one that does not.
+pub(super) fn takes_direct_io(dir: &Path) -> bool {
+    let mut nameless = OpenOptions::new();
+    nameless.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_DIRECT);
+    nameless.open(dir).is_ok()
 }
 
 /// Removes a directory and all it holds; it is fine if it is not there.
