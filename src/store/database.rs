@@ -23,7 +23,7 @@ use rocksdb::{Cache, ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions,
 
 use super::error::StoreError;
 use super::keys::{self, Dropped, Progress, meta};
-use super::layers::Layers;
+use super::layers::{Layer, Layers};
 use super::options::{self, StoreOptions};
 use super::recent::Recent;
 use super::{auth, files, records};
@@ -89,6 +89,9 @@ enum Access {
     Frozen,
 }
 
+/// The file that makes a directory a RocksDB.
+const CURRENT: &str = "CURRENT";
+
 /// Block cache for reading a checkpoint once, bytes.
 const FROZEN_CACHE: usize = 4 << 20;
 
@@ -132,7 +135,7 @@ impl Database {
         // Write buffers are charged to the cache, so it must have room for both.
         let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
         let floor = Arc::new(AtomicI64::new(0));
-        let direct = access != Access::Frozen && files::takes_direct_io(dir);
+        let direct = access != Access::Frozen && files::takes_direct_io(dir, CURRENT);
         let settings = options::database(options, &cache, create, direct)?;
         if !create {
             refuse_unknown_families(&settings, dir)?;
@@ -186,15 +189,15 @@ impl Database {
             found => check_format(&self.dir, found.as_deref())?,
         }
         let progress = progress.unwrap_or(Progress { revision: 1, ..Progress::default() });
-        let mut layers = self.layers()?;
-        if layers.is_empty() && access != Access::Frozen {
-            // A new state, or one whose rows were written before there were layers.
-            let start = progress.revision + 1;
+        let mut layers = Layers::stored(self.layers()?);
+        if access != Access::Frozen
+            && let Some(layer) = layers.begin(progress.revision)
+        {
+            // Also where rows were written before there were layers: none of those is pointed to.
             let mut batch = WriteBatch::default();
             batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
-            batch.put_cf(self.family(keys::META), keys::layer_key(start), []);
+            batch.put_cf(self.family(keys::META), keys::layer_key(layer.start), layer.encode());
             self.write(batch)?;
-            layers.push(start);
         }
         let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
         let dropped = self.meta(meta::DROPPED)?.map(|row| Dropped::decode(&row)).transpose()?.unwrap_or_default();
@@ -207,7 +210,6 @@ impl Database {
         marks.superseded.store(progress.superseded, Ordering::SeqCst);
         marks.dropped.store(dropped.bytes, Ordering::SeqCst);
         marks.dropped_below.store(dropped.floor, Ordering::SeqCst);
-        let layers = Layers::starting_at(layers);
         self.floor.store(layers.kept_from(dropped.floor), Ordering::SeqCst);
         *self.layers.lock() = layers;
         let mut head = Head::default();
@@ -232,15 +234,15 @@ impl Database {
         Ok(())
     }
 
-    /// First revisions of the layers of history, oldest first.
-    fn layers(&self) -> Result<Vec<i64>, StoreError> {
-        let mut starts = Vec::new();
+    /// The layers of history, oldest first.
+    fn layers(&self) -> Result<Vec<Layer>, StoreError> {
+        let mut layers = Vec::new();
         let end = keys::after_prefix(meta::LAYER);
-        try_walk::<StoreError>(self.rows(keys::META, meta::LAYER, end.as_deref()), &mut |key, _| {
-            starts.push(keys::parse_layer_key(key)?);
+        try_walk::<StoreError>(self.rows(keys::META, meta::LAYER, end.as_deref()), &mut |key, row| {
+            layers.push(Layer::decode(keys::parse_layer_key(key)?, row)?);
             Ok(())
         })?;
-        Ok(starts)
+        Ok(layers)
     }
 
     /// The column family `name`, one of [`keys::FAMILIES`].

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::StoreError;
@@ -35,12 +35,19 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     rename(&next, path)
 }
 
-/// Whether the file system of `dir` takes writes past its page cache. Asked with a file that never has a name, so nothing is
-/// left behind; a file system without such files counts as one that does not.
-pub(super) fn takes_direct_io(dir: &Path) -> bool {
+/// Memory as direct I/O wants it.
+#[repr(align(4096))]
+struct Block([u8; 4096]);
+
+/// Whether the file system of `dir` takes writes past its page cache. Asked with a block in a file that never has a name, so
+/// nothing is left behind; a file system without such files counts as one that does not. And `existing`, a file in `dir` that
+/// may have come from elsewhere (the lower side of an overlay), must bear to be opened so if it is there.
+pub(super) fn takes_direct_io(dir: &Path, existing: &str) -> bool {
     let mut nameless = OpenOptions::new();
     nameless.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_DIRECT);
-    nameless.open(dir).is_ok()
+    let written = nameless.open(dir).and_then(|file| file.write_all_at(&Block([0; 4096]).0, 0));
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(dir.join(existing));
+    written.is_ok() && opened.map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |_| true)
 }
 
 /// Removes a directory and all it holds; it is fine if it is not there.

@@ -196,8 +196,8 @@ impl Keeper {
         batch.put_cf(database.family(keys::META), meta::DROPPED, dropped.encode());
         let mut layers = database.layers.lock();
         let floor = layers.kept_from(compacted);
-        for start in layers.forget_below(floor) {
-            batch.delete_cf(database.family(keys::META), keys::layer_key(start));
+        for layer in layers.forget_ended_at(compacted) {
+            batch.delete_cf(database.family(keys::META), keys::layer_key(layer.start));
         }
         drop(layers);
         database.write(batch)?;

@@ -47,7 +47,7 @@ pub mod meta {
     pub const COMPACTED: &[u8] = b"compacted";
     /// [`super::Dropped`]; written by the compactor only.
     pub const DROPPED: &[u8] = b"dropped";
-    /// First part of the name of a row that says where a layer of history begins: the revision, i64 BE, follows. Empty.
+    /// First part of the name of a row that keeps a layer of history: its first revision, i64 BE, follows. See `layers.rs`.
     pub const LAYER: &[u8] = b"layer/";
     /// Allocated size, u64 BE.
     pub const ALLOCATED: &[u8] = b"allocated";

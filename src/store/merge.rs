@@ -55,13 +55,27 @@ fn pieces(tables: &[Table]) -> Vec<Piece> {
         return vec![whole()];
     }
     let first_step = levels.get(&0).map_or(0, |young| young + levels.range(1..).next().map_or(0, |(_, bytes)| *bytes));
-    let under = |(from, to): &(Vec<u8>, Vec<u8>)| {
-        let overlaps = |table: &&Table| table.span.0 <= *to && table.span.1 >= *from;
-        tables.iter().filter(overlaps).map(|table| table.bytes).sum::<u64>()
-    };
     let mut spans: Vec<_> = tables.iter().filter(|table| table.level == deepest).map(|table| &table.span).collect();
     spans.sort();
-    spans.into_iter().map(|span| Piece { span: Some(span.clone()), bytes: under(span).max(first_step) }).collect()
+    spans
+        .into_iter()
+        .map(|span| Piece { span: Some(span.clone()), bytes: reached(span, tables).max(first_step) })
+        .collect()
+}
+
+/// Bytes of the tables that a merge of `span` may take in. Tables are taken in whole, so each brings along those under all
+/// of its own span.
+fn reached(span: &(Vec<u8>, Vec<u8>), tables: &[Table]) -> u64 {
+    let (mut from, mut to) = (&span.0, &span.1);
+    loop {
+        let overlaps = |table: &&Table| table.span.0 <= *to && table.span.1 >= *from;
+        let lower = tables.iter().filter(overlaps).map(|table| &table.span.0).min().unwrap_or(from).min(from);
+        let upper = tables.iter().filter(overlaps).map(|table| &table.span.1).max().unwrap_or(to).max(to);
+        if (lower, upper) == (from, to) {
+            return tables.iter().filter(overlaps).map(|table| table.bytes).sum();
+        }
+        (from, to) = (lower, upper);
+    }
 }
 
 impl Database {
@@ -94,8 +108,9 @@ impl Database {
             // A row holds what the change replaced, counted as superseded, and what it wrote: that is live, or superseded
             // by a later row.
             keys::HISTORY => {
-                let kept = self.kept_below_compaction();
-                self.superseded().saturating_mul(2).saturating_add(live).saturating_add(kept)
+                // First: what is dropped from this account meanwhile is counted among the kept.
+                let superseded = self.superseded();
+                superseded.saturating_mul(2).saturating_add(live).saturating_add(self.kept_below_compaction())
             }
             _ => u64::MAX,
         }
@@ -207,8 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn a_table_above_brings_along_all_that_lies_under_it() {
+        let tables = [table(5, "c", "p", 7), table(6, "a", "m", 100), table(6, "n", "r", 50), table(6, "s", "z", 30)];
+        assert_eq!(pieces(&tables), [piece("a", "m", 157), piece("n", "r", 157), piece("s", "z", 30)]);
+    }
+
+    #[test]
     fn young_files_need_room_for_all_of_the_level_below_them() {
         let tables = [table(0, "a", "z", 30), table(5, "a", "z", 200), table(6, "a", "b", 40), table(6, "c", "z", 500)];
-        assert_eq!(pieces(&tables), [piece("a", "b", 270), piece("c", "z", 730)]);
+        assert_eq!(pieces(&tables), [piece("a", "b", 770), piece("c", "z", 770)]);
     }
 }

@@ -73,8 +73,8 @@ pub(super) fn database(
         .map_err(StoreError::engine("set RocksDB's options"))?;
     db.create_if_missing(create);
     db.create_missing_column_families(create);
-    // A table is written once, synced and hardly read before a merge; copying it into the page cache is a tenth of what a
-    // small put costs.
+    // Of tables that are written only: they are synced and hardly read before a merge, and copying them into the page cache is
+    // a tenth of what a small put costs.
     db.set_use_direct_io_for_flush_and_compaction(direct);
     db.set_atomic_flush(true);
     db.set_paranoid_checks(true);

@@ -150,7 +150,8 @@ impl Store {
     /// visited (`from - 1` if none was).
     ///
     /// # Errors
-    /// [`HistoryError::Compacted`] if `from` is below the compaction revision. At it, history is whole.
+    /// [`HistoryError::Compacted`] if `from` is below the compaction revision. At it all changes are there, but not what was
+    /// before them.
     pub fn history(
         &self,
         from: i64,
@@ -173,7 +174,8 @@ impl Store {
                 return Ok(revision - 1);
             }
             let row = HistoryRow::decode(row).map_err(StoreError::from)?;
-            let before = view.database().image_before(&row)?;
+            // What was before the compaction revision is compacted.
+            let before = if revision > view.compacted() { view.database().image_before(&row)? } else { None };
             let mut event = events::of_row(revision, &row, before).map_err(StoreError::from)?;
             bytes += event.event.len() + event.prev.as_ref().map_or(0, bytes::Bytes::len);
             at = revision;

@@ -91,15 +91,29 @@ impl Database {
             Some(Before::Here(image)) => return Ok(Some(Bytes::copy_from_slice(image))),
             Some(Before::At { main, .. }) => main,
         };
-        // Nearly always the first row: most revisions change one key. They are numbered without gaps.
-        for sub in 0.. {
-            let stored = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
-            let near = HistoryRow::decode(&stored)?;
-            if let Some(after) = near.after.filter(|_| near.key == row.key) {
-                return Ok(Some(stored.slice_ref(after)));
-            }
+        // Most revisions change one key. Where there are more, the index knows which row is this key's.
+        if let Some(image) = self.image_after((main, 0), row.key)? {
+            return Ok(Some(image));
         }
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        keys::version_key(row.key, main, 0, &mut from);
+        keys::version_key(row.key, main + 1, 0, &mut to);
+        let mut rows = self.rows(keys::VERSIONS, &from, Some(&to));
+        while let Some(version) = rows.key() {
+            if let Some(image) = self.image_after(keys::parse_revision(version)?, row.key)? {
+                return Ok(Some(image));
+            }
+            rows.next();
+        }
+        rows.status().map_err(StoreError::engine("scan the version index"))?;
         Err(Damaged("history").into())
+    }
+
+    /// The version after the change at `revision`, if that put `key`.
+    fn image_after(&self, (main, sub): (i64, u32), key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(stored) = self.get(keys::HISTORY, &keys::revision_key(main, sub))? else { return Ok(None) };
+        let row = HistoryRow::decode(&stored)?;
+        Ok(row.after.filter(|_| row.key == key).map(|after| stored.slice_ref(after)))
     }
 }
 

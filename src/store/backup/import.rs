@@ -20,6 +20,7 @@ use crate::proto::mvccpb::KeyValue;
 use crate::raft::types::{Member, Membership, StoredMembership};
 use crate::store::database::Database;
 use crate::store::keys::{self, Before, Dropped, HistoryRow, Progress, meta};
+use crate::store::layers::Layer;
 use crate::store::options::StoreOptions;
 use crate::store::{leases, open, records, size};
 
@@ -81,14 +82,15 @@ pub fn import<F: ReadAt>(file: &mut Reader<F>, member: &Path, how: &Import) -> R
         return Err(ImportError::Contents(format!("revision {revision} is too large to count on from")));
     }
     let mut batch = WriteBatch::default();
-    for start in database.layers.lock().forget_below(i64::MAX) {
-        batch.delete_cf(database.family(keys::META), keys::layer_key(start));
+    for layer in database.layers.lock().forget_all() {
+        batch.delete_cf(database.family(keys::META), keys::layer_key(layer.start));
     }
     auth::import(file, &find, &database, &mut batch)?;
     let mut put = |name: &[u8], value: &[u8]| batch.put_cf(database.family(keys::META), name, value);
     put(meta::PROGRESS, &Progress { applied: Some(how.applied), revision, live, superseded }.encode());
     // What comes later must not point to imported versions: those below the compaction revision have no history row.
-    put(&keys::layer_key(revision + 1), &[]);
+    let layer = Layer::closed(revision + 1);
+    put(&keys::layer_key(layer.start), &layer.encode());
     if compacted >= 0 {
         put(meta::COMPACTED, &compacted.to_be_bytes());
         put(meta::DROPPED, &Dropped { floor: compacted, bytes: 0 }.encode());

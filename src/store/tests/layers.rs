@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::{apply, compact, entry, open, put};
+use super::{apply, compact, delete, entry, open, put, small};
+use crate::model::command::Command;
 use crate::model::view::View;
+use crate::proto::etcdserverpb as pb;
 use crate::store::keys::{self, Before, HistoryRow, meta};
-use crate::store::{Machine, Store};
+use crate::store::{Machine, Store, StoreOptions, Watermark};
 
 const LONG: usize = 200;
 
@@ -55,7 +57,8 @@ fn check_all_readable(store: &Store, from: i64, to: i64) {
     store
         .history(from, to, usize::MAX, &mut |event| {
             let prev = event.prev.map(|prev| keys::mod_revision(&prev).unwrap());
-            assert_eq!((event.revision, prev), (next, (next > 2).then(|| next - 1)));
+            let readable = next > 2 && next > view.compacted();
+            assert_eq!((event.revision, prev), (next, readable.then(|| next - 1)));
             next += 1;
             ControlFlow::Continue(())
         })
@@ -110,6 +113,59 @@ async fn compaction_drops_history_but_for_what_is_pointed_to_also_after_a_restar
 }
 
 #[tokio::test]
+async fn a_compaction_right_after_a_large_deletion_keeps_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut machine) = open(dir.path());
+    let all = |n: i64| format!("k{n:03}").into_bytes();
+    for n in 0..100 {
+        apply(&mut machine, [entry(n as u64, put(&all(n), &value(n)))]).await;
+    }
+    let everything = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), prev_kv: false };
+    apply(&mut machine, [entry(100, Command::DeleteRange(everything))]).await;
+    assert_eq!(store.revision(), 102);
+    apply(&mut machine, [entry(101, compact(102))]).await;
+    store.defragment().await.unwrap();
+    assert!(rows(&store).iter().all(|(at, _)| *at == 102), "only the deletion itself, which a watcher may ask for");
+    apply(&mut machine, [entry(102, put(b"n", b"")), entry(103, compact(103))]).await;
+    store.defragment().await.unwrap();
+    assert_eq!(rows(&store), [(103, None)]);
+}
+
+#[tokio::test]
+async fn a_member_that_restarts_often_drops_history_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || StoreOptions { history_layer: 1 << 30, ..small() };
+    for life in 0..10 {
+        let (store, mut machine) = crate::store::open(dir.path(), options(), Watermark::already_durable()).unwrap();
+        put_at(&mut machine, 2 + life * 10..=11 + life * 10).await;
+        drop((store, machine));
+    }
+    let (store, mut machine) = crate::store::open(dir.path(), options(), Watermark::already_durable()).unwrap();
+    check_all_readable(&store, 2, 101);
+    apply(&mut machine, [entry(200, compact(85))]).await;
+    store.defragment().await.unwrap();
+    assert_eq!(rows(&store)[0].0, 72, "the life before the one that wrote what comes behind the compaction");
+    check_all_readable(&store, 85, 101);
+}
+
+#[tokio::test]
+async fn the_row_of_a_key_is_found_among_many_of_one_transaction() {
+    use pb::request_op::Request;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut machine) = open(dir.path());
+    let key = |n: i64| format!("k{n}");
+    let put = |n: i64| pb::PutRequest { key: key(n).into(), value: value(n).into(), ..Default::default() };
+    let success = (0..3).map(|n| pb::RequestOp { request: Some(Request::RequestPut(put(n))) }).collect();
+    let txn = Command::Txn(pb::TxnRequest { success, ..Default::default() });
+    apply(&mut machine, [entry(1, txn), entry(2, super::put(key(2).as_bytes(), b"")), entry(3, delete(b"k1"))]).await;
+    assert_eq!(rows(&store)[3..], [(3, Some(2)), (4, Some(2))]);
+    for n in 1..3 {
+        let before = store.view().get_at(key(n).as_bytes(), 2).unwrap().unwrap().decode().unwrap();
+        assert_eq!(before.value, value(n));
+    }
+}
+
+#[tokio::test]
 async fn a_state_from_before_layers_is_opened_and_its_rows_are_pointed_to_by_none() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut machine) = open(dir.path());
@@ -127,8 +183,8 @@ async fn a_state_from_before_layers_is_opened_and_its_rows_are_pointed_to_by_non
             HistoryRow { before: Some(Before::Here(&before)), ..row }.encode(&mut whole);
             batch.put_cf(history, keys::revision_key(revision, 0), whole);
         }
-        for start in database.layers.lock().forget_below(i64::MAX) {
-            batch.delete_cf(names, keys::layer_key(start));
+        for layer in database.layers.lock().forget_all() {
+            batch.delete_cf(names, keys::layer_key(layer.start));
         }
         batch.put_cf(names, meta::FORMAT, 1u32.to_be_bytes());
         database.write(batch).unwrap();

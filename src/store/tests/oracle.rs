@@ -248,7 +248,8 @@ impl Run {
         assert_eq!(found.len(), expected.len());
         for (event, (revision, change)) in found.iter().zip(expected) {
             let bytes = |record: &Option<Record>| record.as_ref().map(|record| record.bytes().clone());
-            assert_eq!((event.revision, &event.key, &event.prev), (*revision, &change.key, &bytes(&change.before)));
+            let before = if *revision > self.oracle.compacted() { bytes(&change.before) } else { None };
+            assert_eq!((event.revision, &event.key, &event.prev), (*revision, &change.key, &before));
             let kind = match &change.after {
                 Some(_) => EventKind::Put { create: change.before.is_none() },
                 None => EventKind::Delete,
