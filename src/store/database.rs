@@ -23,9 +23,10 @@ use rocksdb::{Cache, ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions,
 
 use super::error::StoreError;
 use super::keys::{self, Dropped, Progress, meta};
+use super::layers::{Layer, Layers};
 use super::options::{self, StoreOptions};
 use super::recent::Recent;
-use super::{auth, records};
+use super::{auth, files, records};
 use crate::model::auth::Auth;
 use crate::model::record::Record;
 use crate::model::v2::Head;
@@ -55,6 +56,8 @@ pub(super) struct Marks {
     pub live: AtomicU64,
     pub superseded: AtomicU64,
     pub dropped: AtomicU64,
+    /// The compaction revision that `dropped` was counted up to.
+    pub dropped_below: AtomicI64,
     pub allocated: AtomicU64,
     /// Index of the v2 keyspace: everything up to it is readable.
     pub v2_index: AtomicU64,
@@ -86,6 +89,9 @@ enum Access {
     Frozen,
 }
 
+/// The file that makes a directory a RocksDB.
+const CURRENT: &str = "CURRENT";
+
 /// Block cache for reading a checkpoint once, bytes.
 const FROZEN_CACHE: usize = 4 << 20;
 
@@ -101,7 +107,10 @@ pub(super) struct Database {
     pub recent: Mutex<Recent<Record>>,
     /// v2 rows that were written or read lately; see [`Database::v2_row`].
     pub recent_v2: Mutex<Recent<Bytes>>,
-    /// History and version rows below it are garbage; shared with the compaction filters.
+    /// Where the layers of history begin.
+    pub layers: Mutex<Layers>,
+    /// History and version rows below it are garbage, which may be less than what is compacted (see `layers.rs`); shared
+    /// with the compaction filters.
     pub floor: Arc<AtomicI64>,
     /// Set when another state took this one's place: the last user removes the directory.
     obsolete: AtomicBool,
@@ -126,7 +135,8 @@ impl Database {
         // Write buffers are charged to the cache, so it must have room for both.
         let cache = Cache::new_lru_cache(options.block_cache + options.write_buffers);
         let floor = Arc::new(AtomicI64::new(0));
-        let settings = options::database(options, &cache, create)?;
+        let direct = access != Access::Frozen && files::takes_direct_io(dir, CURRENT);
+        let settings = options::database(options, &cache, create, direct)?;
         if !create {
             refuse_unknown_families(&settings, dir)?;
         }
@@ -146,12 +156,13 @@ impl Database {
             applied: Mutex::default(),
             recent: Mutex::default(),
             recent_v2: Mutex::default(),
+            layers: Mutex::default(),
             floor,
             obsolete: AtomicBool::new(false),
             reads: ReadOptions::default(),
             writes,
         };
-        database.load()?;
+        database.load(access)?;
         Ok(database)
     }
 
@@ -171,17 +182,23 @@ impl Database {
     }
 
     /// Reads the `meta` rows into the marks. A state without rows is new: revision 1, never compacted.
-    fn load(&self) -> Result<(), StoreError> {
+    fn load(&self, access: Access) -> Result<(), StoreError> {
         let progress = self.meta(meta::PROGRESS)?.map(|row| Progress::decode(&row)).transpose()?;
         match self.meta(meta::FORMAT)? {
-            None if progress.is_none() => {
-                let mut batch = WriteBatch::default();
-                batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
-                self.write(batch)?;
-            }
+            None if progress.is_none() => {}
             found => check_format(&self.dir, found.as_deref())?,
         }
         let progress = progress.unwrap_or(Progress { revision: 1, ..Progress::default() });
+        let mut layers = Layers::stored(self.layers()?);
+        if access != Access::Frozen
+            && let Some(layer) = layers.begin(progress.revision)
+        {
+            // Also where rows were written before there were layers: none of those is pointed to.
+            let mut batch = WriteBatch::default();
+            batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
+            batch.put_cf(self.family(keys::META), keys::layer_key(layer.start), layer.encode());
+            self.write(batch)?;
+        }
         let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
         let dropped = self.meta(meta::DROPPED)?.map(|row| Dropped::decode(&row)).transpose()?.unwrap_or_default();
         let compacted = self.meta(meta::COMPACTED)?.map(number).transpose()?.map_or(-1, |n| n as i64);
@@ -192,7 +209,9 @@ impl Database {
         marks.live.store(progress.live, Ordering::SeqCst);
         marks.superseded.store(progress.superseded, Ordering::SeqCst);
         marks.dropped.store(dropped.bytes, Ordering::SeqCst);
-        self.floor.store(dropped.floor, Ordering::SeqCst);
+        marks.dropped_below.store(dropped.floor, Ordering::SeqCst);
+        self.floor.store(layers.kept_from(dropped.floor), Ordering::SeqCst);
+        *self.layers.lock() = layers;
         let mut head = Head::default();
         for key in Head::ROWS {
             head.take_in(key, self.get(keys::V2, key)?.as_ref()).map_err(|_| keys::Damaged("v2 index"))?;
@@ -213,6 +232,17 @@ impl Database {
             auth: Arc::new(auth::load(self)?),
         }));
         Ok(())
+    }
+
+    /// The layers of history, oldest first.
+    fn layers(&self) -> Result<Vec<Layer>, StoreError> {
+        let mut layers = Vec::new();
+        let end = keys::after_prefix(meta::LAYER);
+        try_walk::<StoreError>(self.rows(keys::META, meta::LAYER, end.as_deref()), &mut |key, row| {
+            layers.push(Layer::decode(keys::parse_layer_key(key)?, row)?);
+            Ok(())
+        })?;
+        Ok(layers)
     }
 
     /// The column family `name`, one of [`keys::FAMILIES`].

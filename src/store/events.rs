@@ -155,12 +155,14 @@ impl Befores {
     }
 }
 
-/// The event of a stored history row.
-pub(super) fn of_row(revision: i64, stored: &Bytes) -> Result<Event, Damaged> {
-    let row = HistoryRow::decode(stored)?;
+/// The event of a stored history row. `before`: the version before it, as far as that may still be told.
+pub(super) fn of_row(revision: i64, row: &HistoryRow<'_>, before: Option<Bytes>) -> Result<Event, Damaged> {
     let mut memory = BytesMut::with_capacity(row.after.unwrap_or(row.key).len() + EVENT_OVERHEAD);
-    let before = row.before.map(|before| stored.slice_ref(before));
-    encode(revision, row.key, row.after, before, &mut memory)
+    let mut event = encode(revision, row.key, row.after, before, &mut memory)?;
+    if let EventKind::Put { create } = &mut event.kind {
+        *create = row.before.is_none();
+    }
+    Ok(event)
 }
 
 /// Tags, lengths and the revision of a tombstone, at most.

@@ -1,8 +1,8 @@
 //! Directories and pointer files that survive a power cut: every create and rename is followed by a sync of its directory.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::StoreError;
@@ -33,6 +33,21 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let mut file = File::create(&next).map_err(StoreError::files("create", &next))?;
     file.write_all(contents).and_then(|()| file.sync_all()).map_err(StoreError::files("write", &next))?;
     rename(&next, path)
+}
+
+/// Memory as direct I/O wants it.
+#[repr(align(4096))]
+struct Block([u8; 4096]);
+
+/// Whether the file system of `dir` takes writes past its page cache. Asked with a block in a file that never has a name, so
+/// nothing is left behind; a file system without such files counts as one that does not. And `existing`, a file in `dir` that
+/// may have come from elsewhere (the lower side of an overlay), must bear to be opened so if it is there.
+pub(super) fn takes_direct_io(dir: &Path, existing: &str) -> bool {
+    let mut nameless = OpenOptions::new();
+    nameless.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_DIRECT);
+    let written = nameless.open(dir).and_then(|file| file.write_all_at(&Block([0; 4096]).0, 0));
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(dir.join(existing));
+    written.is_ok() && opened.map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |_| true)
 }
 
 /// Removes a directory and all it holds; it is fine if it is not there.

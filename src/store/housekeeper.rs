@@ -1,8 +1,9 @@
 //! The background thread of the store: drops compacted history, flushes in time, and watches for background errors.
 //!
 //! Physical compaction to revision R: wait until no reader is left that may look below R (the [`Era`] is renewed after R
-//! was published), count the bytes that go, record R as the floor and flush that record, and only then let anything
-//! disappear: whole files from the front of `hist`, the rest by compaction filters. A crash at any step repeats it.
+//! was published), count the bytes that go, record R and flush that record, and only then let anything disappear that no
+//! row from R on may point to: whole files from the front of `hist`, the rest by compaction filters. A crash at any step
+//! repeats it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -179,9 +180,9 @@ impl Keeper {
     }
 
     fn compact(&mut self, database: &Arc<Database>) -> Result<(), StoreError> {
-        let floor = database.marks.compacted.load(Ordering::SeqCst);
-        let old = database.floor.load(Ordering::Acquire);
-        if floor <= old {
+        let compacted = database.marks.compacted.load(Ordering::SeqCst);
+        let old = database.marks.dropped_below.load(Ordering::Acquire);
+        if compacted <= old {
             // A wait for a compaction that an earlier life of this state finished ends here.
             self.shared.dropped_below.advance(u64::try_from(old).unwrap_or(0));
             return Ok(());
@@ -189,13 +190,20 @@ impl Keeper {
         if !self.can_flush(database) || !self.wait_for_readers(database) {
             return Ok(());
         }
-        let Some((rows, bytes)) = self.measure(database, old, floor)? else { return Ok(()) };
-        let dropped = Dropped { floor, bytes: database.marks.dropped.load(Ordering::Acquire) + bytes };
+        let Some((rows, bytes)) = self.measure(database, old, compacted)? else { return Ok(()) };
+        let dropped = Dropped { floor: compacted, bytes: database.marks.dropped.load(Ordering::Acquire) + bytes };
         let mut batch = WriteBatch::default();
         batch.put_cf(database.family(keys::META), meta::DROPPED, dropped.encode());
+        let mut layers = database.layers.lock();
+        let floor = layers.kept_from(compacted);
+        for layer in layers.forget_ended_at(compacted) {
+            batch.delete_cf(database.family(keys::META), keys::layer_key(layer.start));
+        }
+        drop(layers);
         database.write(batch)?;
         database.flush()?;
         database.marks.dropped.store(dropped.bytes, Ordering::Release);
+        database.marks.dropped_below.store(compacted, Ordering::Release);
         database.floor.store(floor, Ordering::Release);
         database.drop_history(floor)?;
         self.versions += rows;
@@ -203,8 +211,8 @@ impl Keeper {
             database.merge_all(&[keys::VERSIONS], &self.shared.options.space)?;
             self.versions = 0;
         }
-        self.shared.dropped_below.advance(u64::try_from(floor).unwrap_or(0));
-        tracing::debug!(revision = floor, versions = rows, bytes, "dropped compacted history");
+        self.shared.dropped_below.advance(u64::try_from(compacted).unwrap_or(0));
+        tracing::debug!(revision = compacted, floor, versions = rows, bytes, "dropped compacted history");
         Ok(())
     }
 

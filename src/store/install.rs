@@ -50,7 +50,7 @@ impl Store {
 
     /// From here on everybody reads the new state; who reads the old one finishes there.
     fn swap(&self, database: Database) {
-        let floor = u64::try_from(database.floor.load(std::sync::atomic::Ordering::Acquire)).unwrap_or(0);
+        let floor = u64::try_from(database.marks.dropped_below.load(std::sync::atomic::Ordering::Acquire)).unwrap_or(0);
         let applied_next = database.applied.lock().map_or(0, |(_, index)| index + 1);
         // Before the state: no request may see it under the old rules.
         self.shared.auth_mark.set(&database.facts.load().auth);

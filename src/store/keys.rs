@@ -3,7 +3,7 @@
 //! | family | key | value |
 //! | --- | --- | --- |
 //! | `latest` | user key | encoded `mvccpb.KeyValue` of the live version |
-//! | `hist` | main revision u64 BE, sub-revision u32 BE | [`HistoryRow`]: what changed, image after and image before |
+//! | `hist` | main revision u64 BE, sub-revision u32 BE | [`HistoryRow`]: what changed, image after, image before or where |
 //! | `vidx` | escaped user key, main u64 BE, sub u32 BE | empty: says which `hist` rows a key has |
 //! | `lease` | `l` id, or `k` id user key | lease record, or empty: a key attached to the lease |
 //! | `v2` | as `model::v2` lays it out | as `model::v2` lays it out |
@@ -14,8 +14,9 @@
 use bytes::BufMut;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-/// The layout this program writes, and the newest it opens.
-pub const FORMAT: u32 = 1;
+/// The layout this program writes, and the newest it opens. Since 2 a history row may point to the version before; what 1
+/// wrote is read as well.
+pub const FORMAT: u32 = 2;
 
 /// Live versions by key.
 pub const LATEST: &str = "latest";
@@ -46,6 +47,8 @@ pub mod meta {
     pub const COMPACTED: &[u8] = b"compacted";
     /// [`super::Dropped`]; written by the compactor only.
     pub const DROPPED: &[u8] = b"dropped";
+    /// First part of the name of a row that keeps a layer of history: its first revision, i64 BE, follows. See `layers.rs`.
+    pub const LAYER: &[u8] = b"layer/";
     /// Allocated size, u64 BE.
     pub const ALLOCATED: &[u8] = b"allocated";
     /// The alarm set.
@@ -118,6 +121,17 @@ pub fn parse_version_key(stored: &[u8], out: &mut Vec<u8>) -> Result<(), Damaged
     Ok(())
 }
 
+/// The `meta` key that says that a layer of history begins at `start`.
+pub fn layer_key(start: i64) -> Vec<u8> {
+    [meta::LAYER, &start.to_be_bytes()].concat()
+}
+
+/// Reads the revision back from a [`layer_key`].
+pub fn parse_layer_key(stored: &[u8]) -> Result<i64, Damaged> {
+    let start = stored.strip_prefix(meta::LAYER).and_then(|start| start.try_into().ok());
+    start.map(i64::from_be_bytes).ok_or(Damaged("layer"))
+}
+
 /// First byte of every `lease` key that holds a lease record.
 pub const LEASE_PREFIX: &[u8] = b"l";
 
@@ -147,6 +161,8 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 
 const HAS_AFTER: u8 = 1;
 const HAS_BEFORE: u8 = 2;
+/// The version before is not in the row; its revision, i64 BE, and length, u32 BE, are.
+const BEFORE_IS_NEAR: u8 = 4;
 
 /// One change as `hist` keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,23 +171,57 @@ pub struct HistoryRow<'a> {
     pub key: &'a [u8],
     /// Encoded version after it; `None` = deleted.
     pub after: Option<&'a [u8]>,
-    /// Encoded version before it; `None` = the key did not exist.
-    pub before: Option<&'a [u8]>,
+    /// The version before it; `None` = the key did not exist.
+    pub before: Option<Before<'a>>,
+}
+
+/// The version before a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before<'a> {
+    /// Its encoding.
+    Here(&'a [u8]),
+    /// It is the version after the change of this key at an earlier revision; see `layers.rs`.
+    At {
+        /// That revision. The key was put once there, or the row would hold the version.
+        main: i64,
+        /// Length of the encoding, bytes.
+        len: u32,
+    },
+}
+
+impl Before<'_> {
+    /// Length of the encoded version, bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Here(image) => image.len(),
+            Self::At { len, .. } => *len as usize,
+        }
+    }
 }
 
 impl<'a> HistoryRow<'a> {
-    /// Flags, key length, key, length of the image after, image after, image before.
+    /// Flags, key length, key, length of the image after, image after, then the image before or where it is.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
-        let flags =
-            if self.after.is_some() { HAS_AFTER } else { 0 } | if self.before.is_some() { HAS_BEFORE } else { 0 };
-        out.push(flags);
+        let before = match self.before {
+            None => 0,
+            Some(Before::Here(_)) => HAS_BEFORE,
+            Some(Before::At { .. }) => HAS_BEFORE | BEFORE_IS_NEAR,
+        };
+        out.push(before | if self.after.is_some() { HAS_AFTER } else { 0 });
         let after = self.after.unwrap_or_default();
         out.put_u32(u32::try_from(self.key.len()).unwrap_or(u32::MAX));
         out.extend_from_slice(self.key);
         out.put_u32(u32::try_from(after.len()).unwrap_or(u32::MAX));
         out.extend_from_slice(after);
-        out.extend_from_slice(self.before.unwrap_or_default());
+        match self.before {
+            None => {}
+            Some(Before::Here(image)) => out.extend_from_slice(image),
+            Some(Before::At { main, len }) => {
+                out.put_i64(main);
+                out.put_u32(len);
+            }
+        }
     }
 
     /// Reads a row.
@@ -183,13 +233,23 @@ impl<'a> HistoryRow<'a> {
         Ok(Self {
             key,
             after: (flags & HAS_AFTER != 0).then_some(after),
-            before: (flags & HAS_BEFORE != 0).then_some(before),
+            before: match flags & (HAS_BEFORE | BEFORE_IS_NEAR) {
+                HAS_BEFORE => Some(Before::Here(before)),
+                0 => None,
+                _ => {
+                    let (main, len) = before.split_first_chunk().ok_or(WHAT)?;
+                    Some(Before::At {
+                        main: i64::from_be_bytes(*main),
+                        len: u32::from_be_bytes(len.try_into().map_err(|_| WHAT)?),
+                    })
+                }
+            },
         })
     }
 
-    /// What this row keeps on disk beyond the live version, in the store's own size terms.
+    /// What this row keeps beyond the live version, in the store's own size terms: the same wherever the version before is.
     pub fn superseded_bytes(&self) -> u64 {
-        superseded_bytes(self.key.len(), self.before.map_or(0, <[u8]>::len))
+        superseded_bytes(self.key.len(), self.before.as_ref().map_or(0, Before::len))
     }
 }
 
@@ -412,8 +472,13 @@ mod tests {
             key in key(),
             after in prop::option::of(prop::collection::vec(any::<u8>(), 0..50)),
             before in prop::option::of(prop::collection::vec(any::<u8>(), 0..50)),
+            near in prop::option::of((any::<i64>(), any::<u32>())),
         ) {
-            let row = HistoryRow { key: &key, after: after.as_deref(), before: before.as_deref() };
+            let before = match near {
+                Some((main, len)) => Some(Before::At { main, len }),
+                None => before.as_deref().map(Before::Here),
+            };
+            let row = HistoryRow { key: &key, after: after.as_deref(), before };
             let mut stored = Vec::new();
             row.encode(&mut stored);
             prop_assert_eq!(HistoryRow::decode(&stored), Ok(row));
@@ -442,5 +507,9 @@ mod tests {
     #[test]
     fn a_short_history_row_is_damage() {
         assert_eq!(HistoryRow::decode(&[1, 0, 0, 0, 9, 1]), Err(Damaged("history")));
+        let mut near = Vec::new();
+        HistoryRow { key: b"k", after: None, before: Some(Before::At { main: 7, len: 100 }) }.encode(&mut near);
+        near.pop();
+        assert_eq!(HistoryRow::decode(&near), Err(Damaged("history")));
     }
 }

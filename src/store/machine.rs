@@ -177,6 +177,12 @@ fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Optio
         let family = database.family(super::keys::META);
         sealed.batch.put_cf(family, meta::ALLOCATED, in_use.to_be_bytes());
     }
+    let (compacted, size) = (sealed.compacted.is_some(), shared.options.history_layer);
+    let begun = database.layers.lock().grow(sealed.history, progress.revision, compacted, size);
+    if let Some(layer) = begun {
+        let family = database.family(super::keys::META);
+        sealed.batch.put_cf(family, super::keys::layer_key(layer.start), layer.encode());
+    }
     marks.writing.store(progress.revision, Ordering::SeqCst);
     database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
     let mut recent = database.recent.lock();

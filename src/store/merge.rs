@@ -2,11 +2,12 @@
 //! writes its new files before it removes the old ones, and one that fails ends the process.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use rocksdb::{CompactOptions, LiveFile, WriteBatch};
 
-use super::database::Database;
+use super::database::{Database, walk};
 use super::error::StoreError;
 use super::keys::{self, meta};
 use super::size;
@@ -54,13 +55,27 @@ fn pieces(tables: &[Table]) -> Vec<Piece> {
         return vec![whole()];
     }
     let first_step = levels.get(&0).map_or(0, |young| young + levels.range(1..).next().map_or(0, |(_, bytes)| *bytes));
-    let under = |(from, to): &(Vec<u8>, Vec<u8>)| {
-        let overlaps = |table: &&Table| table.span.0 <= *to && table.span.1 >= *from;
-        tables.iter().filter(overlaps).map(|table| table.bytes).sum::<u64>()
-    };
     let mut spans: Vec<_> = tables.iter().filter(|table| table.level == deepest).map(|table| &table.span).collect();
     spans.sort();
-    spans.into_iter().map(|span| Piece { span: Some(span.clone()), bytes: under(span).max(first_step) }).collect()
+    spans
+        .into_iter()
+        .map(|span| Piece { span: Some(span.clone()), bytes: reached(span, tables).max(first_step) })
+        .collect()
+}
+
+/// Bytes of the tables that a merge of `span` may take in. Tables are taken in whole, so each brings along those under all
+/// of its own span.
+fn reached(span: &(Vec<u8>, Vec<u8>), tables: &[Table]) -> u64 {
+    let (mut from, mut to) = (&span.0, &span.1);
+    loop {
+        let overlaps = |table: &&Table| table.span.0 <= *to && table.span.1 >= *from;
+        let lower = tables.iter().filter(overlaps).map(|table| &table.span.0).min().unwrap_or(from).min(from);
+        let upper = tables.iter().filter(overlaps).map(|table| &table.span.1).max().unwrap_or(to).max(to);
+        if (lower, upper) == (from, to) {
+            return tables.iter().filter(overlaps).map(|table| table.bytes).sum();
+        }
+        (from, to) = (lower, upper);
+    }
 }
 
 impl Database {
@@ -92,9 +107,27 @@ impl Database {
             keys::LATEST => live.saturating_mul(2),
             // A row holds what the change replaced, counted as superseded, and what it wrote: that is live, or superseded
             // by a later row.
-            keys::HISTORY => self.superseded().saturating_mul(2).saturating_add(live),
+            keys::HISTORY => {
+                // First: what is dropped from this account meanwhile is counted among the kept.
+                let superseded = self.superseded();
+                superseded.saturating_mul(2).saturating_add(live).saturating_add(self.kept_below_compaction())
+            }
             _ => u64::MAX,
         }
+    }
+
+    /// Bytes of rows that are compacted but may be pointed to, at most two layers of history; `u64::MAX` where they cannot
+    /// be read.
+    fn kept_below_compaction(&self) -> u64 {
+        let end = self.marks.dropped_below.load(Ordering::Acquire);
+        let (from, to) = (keys::revision_key(self.floor.load(Ordering::Acquire), 0), keys::revision_key(end, 0));
+        let mut bytes = 0;
+        let rows = self.rows(keys::HISTORY, &from, Some(&to));
+        let walked = walk(rows, &mut |key, row| {
+            bytes += (key.len() + row.len()) as u64;
+            ControlFlow::Continue(())
+        });
+        walked.map_or(u64::MAX, |()| bytes)
     }
 
     /// Merges a family's files now, at low priority; the compaction filter drops what is below the floor. Where `space`
@@ -189,8 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn a_table_above_brings_along_all_that_lies_under_it() {
+        let tables = [table(5, "c", "p", 7), table(6, "a", "m", 100), table(6, "n", "r", 50), table(6, "s", "z", 30)];
+        assert_eq!(pieces(&tables), [piece("a", "m", 157), piece("n", "r", 157), piece("s", "z", 30)]);
+    }
+
+    #[test]
     fn young_files_need_room_for_all_of_the_level_below_them() {
         let tables = [table(0, "a", "z", 30), table(5, "a", "z", 200), table(6, "a", "b", 40), table(6, "c", "z", 500)];
-        assert_eq!(pieces(&tables), [piece("a", "b", 270), piece("c", "z", 730)]);
+        assert_eq!(pieces(&tables), [piece("a", "b", 770), piece("c", "z", 770)]);
     }
 }

@@ -15,6 +15,7 @@ mod hash;
 mod housekeeper;
 mod install;
 mod keys;
+mod layers;
 mod leases;
 pub mod log;
 mod machine;

@@ -45,7 +45,7 @@ pub fn open(member: &Path, options: StoreOptions, watermark: Watermark) -> Resul
     let database = Database::open(&dir, &options, create)?;
     let applied_next = database.applied.lock().map_or(0, |(_, index)| index + 1);
     let auth_mark = AuthMark::of(&database.facts.load().auth);
-    let floor = database.floor.load(std::sync::atomic::Ordering::Acquire);
+    let floor = database.marks.dropped_below.load(std::sync::atomic::Ordering::Acquire);
     let shared = Arc::new(Shared {
         era: ArcSwap::from_pointee(Era { database: Arc::new(database) }),
         sinks: RwLock::default(),

@@ -34,6 +34,8 @@ pub struct StoreOptions {
     pub flush_after_entries: u64,
     /// Flush applied entries at the latest after this time.
     pub flush_after: Duration,
+    /// Bytes in a layer of history; see `layers.rs`. Compaction leaves up to two layers.
+    pub history_layer: u64,
     /// How often the housekeeper looks for background errors and due flushes.
     pub housekeeping: Duration,
     /// What the file system has left.
@@ -49,14 +51,20 @@ impl Default for StoreOptions {
             open_files: 512,
             flush_after_entries: 500_000,
             flush_after: Duration::from_secs(60),
+            history_layer: 8 * MIB as u64,
             housekeeping: Duration::from_secs(1),
             space: Space::unbounded(),
         }
     }
 }
 
-/// Options of the database as a whole.
-pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> Result<Options, StoreError> {
+/// Options of the database as a whole. `direct`: its file system takes writes past the page cache.
+pub(super) fn database(
+    options: &StoreOptions,
+    cache: &Cache,
+    create: bool,
+    direct: bool,
+) -> Result<Options, StoreError> {
     // Space is not reserved ahead: the 4 MiB that RocksDB asks for behind its manifest take the last blocks of a disk that is
     // nearly full, although the call fails, and the next small file of the same start finds none.
     // Auto-resume is reachable by its name only. An error in a flush or compaction must end the process, not be retried.
@@ -65,6 +73,9 @@ pub(super) fn database(options: &StoreOptions, cache: &Cache, create: bool) -> R
         .map_err(StoreError::engine("set RocksDB's options"))?;
     db.create_if_missing(create);
     db.create_missing_column_families(create);
+    // Of tables that are written only: they are synced and hardly read before a merge, and copying them into the page cache is
+    // a tenth of what a small put costs.
+    db.set_use_direct_io_for_flush_and_compaction(direct);
     db.set_atomic_flush(true);
     db.set_paranoid_checks(true);
     // Only the apply thread and the rare housekeeping row write, so the cheaper single-writer memtable insert is right.
@@ -114,7 +125,7 @@ pub(super) fn families(options: &StoreOptions, cache: &Cache, floor: &Arc<Atomic
             let mut family = match name {
                 keys::LATEST => latest(cache, buffer),
                 keys::HISTORY => with_floor(history(cache, buffer), floor),
-                keys::VERSIONS => with_floor(sequential(cache, buffer), floor),
+                keys::VERSIONS => with_floor(versions(cache, buffer), floor),
                 _ => sequential(cache, buffer),
             };
             // Merging on a full disk fails, and a failed merge ends the process. See `Keeper::follow_space`.
@@ -143,6 +154,21 @@ fn history(cache: &Cache, buffer: usize) -> Options {
     let mut family = sequential(cache, buffer);
     family.set_compression_per_level(&[]);
     family.set_compression_type(DBCompressionType::None);
+    family
+}
+
+/// Young files of the version index gathered before they are merged. Each holds half a megabyte for some 50,000 changes, of
+/// keys everywhere, so a merge rewrites all of the level below: it has to bring along enough.
+const YOUNG_VERSION_FILES: i32 = 12;
+
+/// The index of which revisions changed a key: many small rows, read by requests for the past only.
+fn versions(cache: &Cache, buffer: usize) -> Options {
+    let mut family = sequential(cache, buffer);
+    family.set_level_zero_file_num_compaction_trigger(YOUNG_VERSION_FILES);
+    // Apply is slowed down, and stopped, by so many young files: merging has long begun then.
+    family.set_level_zero_slowdown_writes_trigger(3 * YOUNG_VERSION_FILES);
+    family.set_level_zero_stop_writes_trigger(5 * YOUNG_VERSION_FILES);
+    family.set_max_bytes_for_level_base(32 * MIB as u64);
     family
 }
 

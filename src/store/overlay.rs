@@ -14,7 +14,7 @@ use rocksdb::WriteBatch;
 use super::database::{Database, walk};
 use super::error::StoreError;
 use super::events::AuthEvent;
-use super::keys::{self, HistoryRow, Progress, meta};
+use super::keys::{self, Before, HistoryRow, Progress, meta};
 use super::{auth, leases, records};
 use crate::model::auth::{Auth, AuthEffect};
 use crate::model::effects::{Change, Effects, LeaseChange, Refusal, Response};
@@ -23,6 +23,9 @@ use crate::model::v2;
 use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
 
 type VisitRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// A version that is not longer than this is held by the row of the next change: reading another row would cost more.
+const WORTH_POINTING_TO: usize = 64;
 
 /// Pending effects over a stored state.
 pub(super) struct Overlay<'a> {
@@ -47,6 +50,10 @@ pub(super) struct Overlay<'a> {
     v2_events: Vec<v2::types::Event>,
     live_bytes: u64,
     superseded: u64,
+    /// The oldest revision that a history row may point to.
+    near: i64,
+    /// Bytes of history in the batch.
+    history: u64,
     scratch: Vec<u8>,
 }
 
@@ -54,6 +61,8 @@ pub(super) struct Overlay<'a> {
 pub(super) struct Sealed {
     pub batch: WriteBatch,
     pub progress: Progress,
+    /// Bytes of history in the batch.
+    pub history: u64,
     pub changes: Vec<(i64, Change)>,
     pub compacted: Option<i64>,
     pub alarms: Option<Vec<Alarm>>,
@@ -93,6 +102,8 @@ impl<'a> Overlay<'a> {
             v2_events: Vec::new(),
             live_bytes: marks.live.load(Ordering::Acquire),
             superseded: marks.superseded.load(Ordering::Acquire),
+            near: database.layers.lock().near(),
+            history: 0,
             scratch: Vec::new(),
         }
     }
@@ -153,10 +164,11 @@ impl<'a> Overlay<'a> {
         let row = HistoryRow {
             key: &change.key,
             after: change.after.as_ref().map(|record| record.bytes().as_ref()),
-            before: change.before.as_ref().map(|record| record.bytes().as_ref()),
+            before: change.before.as_ref().map(|record| self.before(main, record.bytes())),
         };
         self.superseded += row.superseded_bytes();
         row.encode(&mut self.scratch);
+        self.history += self.scratch.len() as u64;
         self.batch.put_cf(self.database.family(keys::HISTORY), keys::revision_key(main, sub), &self.scratch);
         keys::version_key(&change.key, main, sub, &mut self.scratch);
         self.batch.put_cf(self.database.family(keys::VERSIONS), &self.scratch, []);
@@ -172,6 +184,17 @@ impl<'a> Overlay<'a> {
         }
         self.live.insert(change.key.clone(), change.after.clone());
         self.changes.push((main, change));
+    }
+
+    /// How the change at revision `main` keeps the version before it.
+    fn before<'r>(&self, main: i64, image: &'r [u8]) -> Before<'r> {
+        let written = keys::mod_revision(image).unwrap_or(i64::MIN);
+        match u32::try_from(image.len()) {
+            Ok(len) if image.len() > WORTH_POINTING_TO && (self.near..main).contains(&written) => {
+                Before::At { main: written, len }
+            }
+            _ => Before::Here(image),
+        }
     }
 
     fn attach(&mut self, lease: i64, key: &Bytes, attached: bool) {
@@ -214,6 +237,7 @@ impl<'a> Overlay<'a> {
         Sealed {
             batch: self.batch,
             progress,
+            history: self.history,
             changes: self.changes,
             compacted,
             alarms: self.alarms,

@@ -15,6 +15,7 @@ use super::database::Database;
 use super::error::StoreError;
 use super::events::{Event, EventSink, Work};
 use super::housekeeper::Housekeeper;
+use super::keys::HistoryRow;
 use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
@@ -149,7 +150,8 @@ impl Store {
     /// visited (`from - 1` if none was).
     ///
     /// # Errors
-    /// [`HistoryError::Compacted`] if `from` is below the compaction revision. At it, history is whole.
+    /// [`HistoryError::Compacted`] if `from` is below the compaction revision. At it all changes are there, but not what was
+    /// before them.
     pub fn history(
         &self,
         from: i64,
@@ -171,7 +173,10 @@ impl Store {
             if revision != at && bytes >= max_bytes && bytes > 0 {
                 return Ok(revision - 1);
             }
-            let mut event = events::of_row(revision, &bytes::Bytes::copy_from_slice(row)).map_err(StoreError::from)?;
+            let row = HistoryRow::decode(row).map_err(StoreError::from)?;
+            // What was before the compaction revision is compacted.
+            let before = if revision > view.compacted() { view.database().image_before(&row)? } else { None };
+            let mut event = events::of_row(revision, &row, before).map_err(StoreError::from)?;
             bytes += event.event.len() + event.prev.as_ref().map_or(0, bytes::Bytes::len);
             at = revision;
             befores.settle(&mut event);

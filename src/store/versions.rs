@@ -15,7 +15,7 @@ use rocksdb::DBRawIterator;
 
 use super::database::Database;
 use super::error::StoreError;
-use super::keys::{self, Damaged, HistoryRow};
+use super::keys::{self, Before, Damaged, HistoryRow};
 use crate::model::view::KeyRange;
 
 /// How many index rows of one key are stepped over before a search is cheaper.
@@ -81,8 +81,39 @@ impl Database {
     /// What the key of the change at `revision` was before it.
     fn before(&self, (main, sub): (i64, u32)) -> Result<Option<Bytes>, StoreError> {
         let row = self.get(keys::HISTORY, &keys::revision_key(main, sub))?.ok_or(Damaged("history"))?;
-        let before = HistoryRow::decode(&row)?.before;
-        Ok(before.map(|before| row.slice_ref(before)))
+        self.image_before(&HistoryRow::decode(&row)?)
+    }
+
+    /// The version before the change that `row` tells of, from there or from where the row points to.
+    pub fn image_before(&self, row: &HistoryRow<'_>) -> Result<Option<Bytes>, StoreError> {
+        let main = match row.before {
+            None => return Ok(None),
+            Some(Before::Here(image)) => return Ok(Some(Bytes::copy_from_slice(image))),
+            Some(Before::At { main, .. }) => main,
+        };
+        // Most revisions change one key. Where there are more, the index knows which row is this key's.
+        if let Some(image) = self.image_after((main, 0), row.key)? {
+            return Ok(Some(image));
+        }
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        keys::version_key(row.key, main, 0, &mut from);
+        keys::version_key(row.key, main + 1, 0, &mut to);
+        let mut rows = self.rows(keys::VERSIONS, &from, Some(&to));
+        while let Some(version) = rows.key() {
+            if let Some(image) = self.image_after(keys::parse_revision(version)?, row.key)? {
+                return Ok(Some(image));
+            }
+            rows.next();
+        }
+        rows.status().map_err(StoreError::engine("scan the version index"))?;
+        Err(Damaged("history").into())
+    }
+
+    /// The version after the change at `revision`, if that put `key`.
+    fn image_after(&self, (main, sub): (i64, u32), key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(stored) = self.get(keys::HISTORY, &keys::revision_key(main, sub))? else { return Ok(None) };
+        let row = HistoryRow::decode(&stored)?;
+        Ok(row.after.filter(|_| row.key == key).map(|after| stored.slice_ref(after)))
     }
 }
 

@@ -19,7 +19,8 @@ use crate::proto::etcdserverpb::AlarmMember;
 use crate::proto::mvccpb::KeyValue;
 use crate::raft::types::{Member, Membership, StoredMembership};
 use crate::store::database::Database;
-use crate::store::keys::{self, Dropped, HistoryRow, Progress, meta};
+use crate::store::keys::{self, Before, Dropped, HistoryRow, Progress, meta};
+use crate::store::layers::Layer;
 use crate::store::options::StoreOptions;
 use crate::store::{leases, open, records, size};
 
@@ -81,9 +82,15 @@ pub fn import<F: ReadAt>(file: &mut Reader<F>, member: &Path, how: &Import) -> R
         return Err(ImportError::Contents(format!("revision {revision} is too large to count on from")));
     }
     let mut batch = WriteBatch::default();
+    for layer in database.layers.lock().forget_all() {
+        batch.delete_cf(database.family(keys::META), keys::layer_key(layer.start));
+    }
     auth::import(file, &find, &database, &mut batch)?;
     let mut put = |name: &[u8], value: &[u8]| batch.put_cf(database.family(keys::META), name, value);
     put(meta::PROGRESS, &Progress { applied: Some(how.applied), revision, live, superseded }.encode());
+    // What comes later must not point to imported versions: those below the compaction revision have no history row.
+    let layer = Layer::closed(revision + 1);
+    put(&keys::layer_key(layer.start), &layer.encode());
     if compacted >= 0 {
         put(meta::COMPACTED, &compacted.to_be_bytes());
         put(meta::DROPPED, &Dropped { floor: compacted, bytes: 0 }.encode());
@@ -224,7 +231,7 @@ impl<'a> Keyspace<'a> {
             None => self.database.get(keys::LATEST, key)?,
         };
         if at.main >= self.compacted {
-            let row = HistoryRow { key, after: after.as_deref(), before: before.as_deref() };
+            let row = HistoryRow { key, after: after.as_deref(), before: before.as_deref().map(Before::Here) };
             self.superseded += row.superseded_bytes();
             row.encode(&mut self.scratch);
             self.batch.put_cf(self.database.family(keys::HISTORY), keys::revision_key(at.main, at.sub), &self.scratch);

@@ -242,6 +242,34 @@ fn a_bump_raises_the_revision_and_leaves_no_history() {
 }
 
 #[test]
+fn a_change_after_an_import_holds_the_imported_version_before_it() {
+    // Long enough to be pointed to, if its history row were here.
+    let key = "k".repeat(100);
+    let bytes = database(&[version(&key, 2, 2, 1), version("other", 5, 5, 1)], Some(4));
+    for (how, revision) in [(how(None), 5), (how(Some(10)), 15)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(import_bytes(&bytes, folder.path(), &how).expect("a keyspace").revision, revision);
+        let (store, mut machine) = open(folder.path());
+        let puts = [put(key.as_bytes(), b"new"), put(key.as_bytes(), b"newer")];
+        block_on(apply(&mut machine, (2..).zip(puts).map(|(index, put)| entry(index, put))));
+        let view = store.view();
+        let read =
+            |at| view.get_at(key.as_bytes(), at).expect("a read").expect("a version").decode().expect("a record");
+        assert_eq!(
+            [read(revision), read(revision + 1)].map(|kv| (kv.mod_revision, kv.version)),
+            [(2, 1), (revision + 1, 2)]
+        );
+        let mut before = Vec::new();
+        let visit = &mut |event: crate::store::Event| {
+            before.push(KeyValue::decode(event.prev.expect("a version before")).expect("a record").mod_revision);
+            ControlFlow::Continue(())
+        };
+        store.history(revision + 1, revision + 2, usize::MAX, visit).expect("history");
+        assert_eq!(before, [2, revision + 1]);
+    }
+}
+
+#[test]
 fn rows_that_etcd_never_writes_are_refused_by_name() {
     let wrong = |rows: &[(rows::Revision, Vec<u8>)]| {
         let folder = tempfile::tempdir().expect("a folder");

@@ -3,14 +3,16 @@
 mod auth;
 mod conformance;
 mod crashes;
+mod layers;
 mod merges;
 mod oracle;
 mod reads;
 mod snapshots;
 mod speed;
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
@@ -27,6 +29,7 @@ pub(super) fn small() -> StoreOptions {
     StoreOptions {
         block_cache: 1 << 20,
         write_buffers: 1 << 20,
+        history_layer: 1 << 10,
         housekeeping: Duration::from_millis(5),
         ..StoreOptions::default()
     }
@@ -59,17 +62,42 @@ pub(super) fn compact(revision: i64) -> Command {
     Command::Compact(pb::CompactionRequest { revision, physical: false })
 }
 
-/// Copies a directory as a crash would leave it: what is on disk now, nothing flushed or closed first.
+/// Copies a directory as a crash would leave it: what is on disk now, nothing flushed or closed first. A copy takes time and a
+/// crash takes none, so one during which RocksDB wrote, made or removed a file is made again.
 pub(super) fn crash_copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    loop {
+        let before = listing(from);
+        let copied = copy_tree(from, to);
+        if listing(from) == before {
+            return copied.unwrap();
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            crash_copy(&entry.path(), &target);
-        } else if let Err(error) = std::fs::copy(entry.path(), &target) {
-            // RocksDB may remove a file while the copy runs.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", entry.path().display());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
         }
     }
+    Ok(())
+}
+
+/// Every file under a directory with its length and when it was written last. What goes while it is listed is not in it.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(about) if about.is_dir() => found.extend(listing(&entry.path())),
+            Ok(about) => drop(found.insert(entry.path(), (about.len(), about.modified().unwrap()))),
+            Err(_) => {}
+        }
+    }
+    found
 }
