@@ -202,8 +202,9 @@ impl Keeper {
         drop(layers);
         database.write(batch)?;
         database.flush()?;
-        database.marks.dropped.store(dropped.bytes, Ordering::Release);
+        // In this order, or a merge that is being reckoned meanwhile (`bytes_when_merged`) misses what moves from one to the other.
         database.marks.dropped_below.store(compacted, Ordering::Release);
+        database.marks.dropped.store(dropped.bytes, Ordering::Release);
         database.floor.store(floor, Ordering::Release);
         database.drop_history(floor)?;
         self.versions += rows;

@@ -147,7 +147,7 @@ impl Store {
 
     /// Calls `visit` with each change of the revisions `from..=to`, oldest first, until it breaks or `max_bytes` of
     /// events were visited; a revision is never cut in two by the limit. Returns the last revision whose changes were all
-    /// visited (`from - 1` if none was).
+    /// visited (`from - 1` if none was). What was before a change is read, and told, only where `wanted` says so of the key.
     ///
     /// # Errors
     /// [`HistoryError::Compacted`] if `from` is below the compaction revision. At it all changes are there, but not what was
@@ -157,6 +157,7 @@ impl Store {
         from: i64,
         to: i64,
         max_bytes: usize,
+        wanted: &dyn Fn(&[u8]) -> bool,
         visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<i64, HistoryError> {
         use crate::model::view::View;
@@ -175,7 +176,8 @@ impl Store {
             }
             let row = HistoryRow::decode(row).map_err(StoreError::from)?;
             // What was before the compaction revision is compacted.
-            let before = if revision > view.compacted() { view.database().image_before(&row)? } else { None };
+            let told = revision > view.compacted() && wanted(row.key);
+            let before = if told { view.database().image_before(&row)? } else { None };
             let mut event = events::of_row(revision, &row, before).map_err(StoreError::from)?;
             bytes += event.event.len() + event.prev.as_ref().map_or(0, bytes::Bytes::len);
             at = revision;

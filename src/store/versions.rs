@@ -86,13 +86,13 @@ impl Database {
 
     /// The version before the change that `row` tells of, from there or from where the row points to.
     pub fn image_before(&self, row: &HistoryRow<'_>) -> Result<Option<Bytes>, StoreError> {
-        let main = match row.before {
+        let (main, len) = match row.before {
             None => return Ok(None),
             Some(Before::Here(image)) => return Ok(Some(Bytes::copy_from_slice(image))),
-            Some(Before::At { main, .. }) => main,
+            Some(Before::At { main, len }) => (main, len as usize),
         };
         // Most revisions change one key. Where there are more, the index knows which row is this key's.
-        if let Some(image) = self.image_after((main, 0), row.key)? {
+        if let Some(image) = self.image_after((main, 0), row.key, len)? {
             return Ok(Some(image));
         }
         let (mut from, mut to) = (Vec::new(), Vec::new());
@@ -100,7 +100,7 @@ impl Database {
         keys::version_key(row.key, main + 1, 0, &mut to);
         let mut rows = self.rows(keys::VERSIONS, &from, Some(&to));
         while let Some(version) = rows.key() {
-            if let Some(image) = self.image_after(keys::parse_revision(version)?, row.key)? {
+            if let Some(image) = self.image_after(keys::parse_revision(version)?, row.key, len)? {
                 return Ok(Some(image));
             }
             rows.next();
@@ -109,11 +109,11 @@ impl Database {
         Err(Damaged("history").into())
     }
 
-    /// The version after the change at `revision`, if that put `key`.
-    fn image_after(&self, (main, sub): (i64, u32), key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    /// The version after the change at `revision`, if that put `key` and is `len` bytes long.
+    fn image_after(&self, (main, sub): (i64, u32), key: &[u8], len: usize) -> Result<Option<Bytes>, StoreError> {
         let Some(stored) = self.get(keys::HISTORY, &keys::revision_key(main, sub))? else { return Ok(None) };
         let row = HistoryRow::decode(&stored)?;
-        Ok(row.after.filter(|_| row.key == key).map(|after| stored.slice_ref(after)))
+        Ok(row.after.filter(|after| row.key == key && after.len() == len).map(|after| stored.slice_ref(after)))
     }
 }
 

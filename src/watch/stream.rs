@@ -495,7 +495,7 @@ impl Step {
 fn read_history(store: &crate::store::Store, index: &Index<i64>, from: i64, to: i64) -> Result<Step, HistoryError> {
     let mut step = Step::to(to);
     // It ends early when this stops it, and also when it has read enough of other keys.
-    let last = store.history(from, to, CATCH_UP_BYTES, &mut |event| {
+    let last = store.history(from, to, CATCH_UP_BYTES, &|key| index.holds(key), &mut |event| {
         if step.is_full_before(event.revision) {
             return ControlFlow::Break(());
         }

@@ -57,7 +57,7 @@ fn visible(store: &Store) -> Vec<String> {
     let from = view.compacted().max(1) + 1;
     if from <= view.revision() {
         store
-            .history(from, view.revision(), usize::MAX, &mut |event| {
+            .history(from, view.revision(), usize::MAX, &|_| true, &mut |event| {
                 seen.push(format!("{event:?}"));
                 ControlFlow::Continue(())
             })
@@ -235,7 +235,7 @@ fn a_bump_raises_the_revision_and_leaves_no_history() {
     let imported = import_bytes(&bytes, folder.path(), &how(Some(1000))).expect("a keyspace");
     assert_eq!(imported, Imported { revision: 1100, compacted: 1100, keys: 1, leases: 0 });
     let (store, mut machine) = open(folder.path());
-    assert!(store.history(3, 3, 1 << 20, &mut |_| ControlFlow::Continue(())).is_err());
+    assert!(store.history(3, 3, 1 << 20, &|_| true, &mut |_| ControlFlow::Continue(())).is_err());
     block_on(apply(&mut machine, [entry(2, put(b"n", b""))]));
     assert_eq!(store.revision(), 1101);
     assert!(import_bytes(&bytes, &folder.path().join("o"), &how(Some(i64::MAX))).is_err(), "it would overflow");
@@ -264,7 +264,7 @@ fn a_change_after_an_import_holds_the_imported_version_before_it() {
             before.push(KeyValue::decode(event.prev.expect("a version before")).expect("a record").mod_revision);
             ControlFlow::Continue(())
         };
-        store.history(revision + 1, revision + 2, usize::MAX, visit).expect("history");
+        store.history(revision + 1, revision + 2, usize::MAX, &|_| true, visit).expect("history");
         assert_eq!(before, [2, revision + 1]);
     }
 }

@@ -66,7 +66,8 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
-            segment_bytes: 64 << 20,
+            // What some 50,000 small commands take: behind the usual snapshot, files of this length are soon used again.
+            segment_bytes: 16 << 20,
             first_segment_bytes: 4 << 20,
             ring_bytes: 8 << 20,
             ring_entries: 100_000,

@@ -21,8 +21,8 @@ use crate::store::space::{Part, Space};
 
 /// Zeros written at once.
 const STEP: usize = 1 << 20;
-/// Spares kept; more are removed.
-const MAX_SPARES: usize = 2;
+/// Spares kept; more are removed. What a snapshot frees at once under small commands fits.
+const MAX_SPARES: usize = 4;
 /// How often the mark is synced while it changes.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
@@ -148,14 +148,16 @@ impl Shared {
         }
     }
 
-    /// Removes `segment`, or keeps its file as a spare when it is full-sized, unread, and there is room.
+    /// Removes `segment`, or keeps its file as a spare when it has the length of a segment, is unread, and there is room.
+    /// Longer ones are from before segments were shortened: kept, they would stay for ever.
     fn retire(&self, segment: Arc<Segment>) {
         let path = segment.path.clone();
         let room = self.shelf.lock().spares.len() < MAX_SPARES;
-        let full = segment.file.metadata().is_ok_and(|metadata| metadata.len() >= self.segment_bytes);
+        let lengths = self.segment_bytes..2 * self.segment_bytes;
+        let fits = segment.file.metadata().is_ok_and(|metadata| lengths.contains(&metadata.len()));
         // A reader may still hold the segment: its file must then not be overwritten, only unlinked.
         let retired = match Arc::try_unwrap(segment) {
-            Ok(segment) if room && full => segment.retire(&self.dir).map(Some),
+            Ok(segment) if room && fits => segment.retire(&self.dir).map(Some),
             _ => fs::remove_file(&path).map(|()| None),
         };
         match retired {

@@ -55,7 +55,7 @@ fn check_all_readable(store: &Store, from: i64, to: i64) {
     }
     let mut next = from;
     store
-        .history(from, to, usize::MAX, &mut |event| {
+        .history(from, to, usize::MAX, &|_| true, &mut |event| {
             let prev = event.prev.map(|prev| keys::mod_revision(&prev).unwrap());
             let readable = next > 2 && next > view.compacted();
             assert_eq!((event.revision, prev), (next, readable.then(|| next - 1)));

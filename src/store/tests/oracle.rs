@@ -1,14 +1,15 @@
 //! Random commands through the machine, held against the rules' reference view: at every revision, across batches,
-//! restarts, compactions and snapshot installs.
+//! restarts, crashes, compactions and snapshot installs.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use proptest::prelude::*;
 use prost::Message;
 
-use super::{apply, compact, delete, entry, open, put};
+use super::{apply, compact, crash_copy, delete, entry, open, put};
 use crate::model::command::{Command, LeaseGrant, LeaseRevoke};
 use crate::model::effects::{Change, Position};
 use crate::model::memory::MemoryView;
@@ -16,6 +17,7 @@ use crate::model::record::Record;
 use crate::model::v2;
 use crate::model::view::{KeyRange, View};
 use crate::proto::etcdserverpb as pb;
+use crate::raft::types::Entry;
 use crate::store::{EventKind, Machine, Store};
 
 const KEYS: [&[u8]; 6] = [b"a", b"a\0", b"a\0b", b"ab", b"b", b"\xff"];
@@ -30,6 +32,10 @@ enum Step {
     Apply(Vec<Op>),
     /// Closes and opens again.
     Restart,
+    /// Writes all to disk.
+    Flush,
+    /// Goes on with what a crash leaves on disk, and applies the rest of the log again in batches of so many entries.
+    Crash(usize),
     /// Waits until compacted history is dropped, and merges, so that it is really gone.
     DropHistory,
     /// Continues on a fresh member that installed a snapshot of this one.
@@ -71,6 +77,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec(op(), 1..12).prop_map(Step::Apply),
         1 => Just(Step::Restart),
+        1 => Just(Step::Flush),
+        2 => (1usize..9).prop_map(Step::Crash),
         1 => Just(Step::DropHistory),
         1 => Just(Step::Install),
     ]
@@ -126,13 +134,18 @@ fn txn(at: usize, other: usize, old: i64) -> Command {
     Command::Txn(pb::TxnRequest { success, ..Default::default() })
 }
 
+fn member(dir: &tempfile::TempDir) -> PathBuf {
+    dir.path().join("member")
+}
+
 struct Run {
     store: Store,
     machine: Machine,
     oracle: MemoryView,
     /// Every change ever made, by revision.
     history: Vec<(i64, Change)>,
-    index: u64,
+    /// Every entry ever applied; its index is its position.
+    log: Vec<Entry>,
     /// Last: the directory goes after the store in it has closed.
     dir: tempfile::TempDir,
 }
@@ -140,19 +153,24 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, machine) = open(dir.path());
-        Self { store, machine, oracle: MemoryView::default(), history: Vec::new(), index: 0, dir }
+        let (store, machine) = open(&member(&dir));
+        Self { store, machine, oracle: MemoryView::default(), history: Vec::new(), log: Vec::new(), dir }
     }
 
     async fn step(self, step: &Step) -> Self {
         match step {
             Step::Apply(ops) => self.apply(ops).await,
             Step::Restart => {
-                let Self { dir, store, machine, oracle, history, index } = self;
+                let Self { dir, store, machine, oracle, history, log } = self;
                 drop((store, machine));
-                let (store, machine) = open(dir.path());
-                Self { dir, store, machine, oracle, history, index }
+                let (store, machine) = open(&member(&dir));
+                Self { dir, store, machine, oracle, history, log }
             }
+            Step::Flush => {
+                self.store.shared.database().flush().unwrap();
+                self
+            }
+            Step::Crash(batch) => self.crash(*batch).await,
             Step::DropHistory => {
                 self.store.defragment().await.unwrap();
                 self
@@ -162,30 +180,40 @@ impl Run {
     }
 
     async fn apply(mut self, ops: &[Op]) -> Self {
-        let mut entries = Vec::new();
         for op in ops {
             let command = command(op, self.oracle.revision());
-            let position = Position { term: 1, index: self.index };
+            let position = Position { term: 1, index: self.log.len() as u64 };
             let effects =
                 crate::model::apply::apply(&self.oracle, &crate::model::auth::Identity::nobody(), &command, position)
                     .unwrap();
             self.oracle.absorb(&effects);
             self.history.extend(effects.changes.into_iter().map(|change| (effects.revision, change)));
-            entries.push(entry(self.index, command));
-            self.index += 1;
+            self.log.push(entry(position.index, command));
         }
-        apply(&mut self.machine, entries).await;
+        let new = self.log[self.log.len() - ops.len()..].to_vec();
+        apply(&mut self.machine, new).await;
         self
     }
 
+    async fn crash(self, batch: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        crash_copy(&member(&self.dir), &member(&dir));
+        let (store, mut machine) = open(&member(&dir));
+        let applied = store.applied().map_or(0, |id| id.index as usize + 1);
+        for entries in self.log[applied..].chunks(batch) {
+            apply(&mut machine, entries.to_vec()).await;
+        }
+        Self { dir, store, machine, ..self }
+    }
+
     async fn install(mut self) -> Self {
-        if self.index == 0 {
+        if self.log.is_empty() {
             return self;
         }
         let mut builder = self.machine.try_create_snapshot_builder(true).await.unwrap();
         let built = builder.build_snapshot().await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let (store, mut machine) = open(dir.path());
+        let (store, mut machine) = open(&member(&dir));
         machine.install_snapshot(&built.meta, built.snapshot).await.unwrap();
         Self { dir, store, machine, ..self }
     }
@@ -239,7 +267,7 @@ impl Run {
     fn check_history(&self) {
         let from = self.oracle.compacted().max(1);
         let mut found = Vec::new();
-        let last = self.store.history(from, i64::MAX - 1, usize::MAX, &mut |event| {
+        let last = self.store.history(from, i64::MAX - 1, usize::MAX, &|_| true, &mut |event| {
             found.push(event);
             ControlFlow::Continue(())
         });

@@ -115,7 +115,7 @@ async fn history_ends_at_its_byte_limit_but_never_inside_a_revision() {
     apply(&mut machine, (0..).zip(entries).map(|(index, command)| entry(index, command))).await;
     let collect = |from, limit| {
         let mut found = Vec::new();
-        let last = store.history(from, 100, limit, &mut |event| {
+        let last = store.history(from, 100, limit, &|_| true, &mut |event| {
             found.push(event.revision);
             ControlFlow::Continue(())
         });
