@@ -277,11 +277,11 @@ impl Space {
         self.inner.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// How long a log file should be here: large ones cost fewer directory syncs, but two of them are kept ready.
+    /// How long a log file should be here: large ones cost fewer directory syncs, but four of them are kept ready.
     pub fn log_file_bytes(&self, most: u64) -> u64 {
         let total =
             self.place(Part::Log).and_then(|place| measure(&place.dir).ok()).map_or(u64::MAX, |(total, _)| total);
-        (total / 16 / MIB * MIB).clamp(4 * MIB, most.max(4 * MIB))
+        (total / 32 / MIB * MIB).clamp(4 * MIB, most.max(4 * MIB))
     }
 
     fn place(&self, part: Part) -> Option<&Place> {
