@@ -131,6 +131,12 @@ impl Consensus {
         if inner.current_leader() != Some(inner.id) {
             return Err(MemberError::NotLeader);
         }
+        // A leader just elected may have committed changes of the list, its very first one among them, that it has not
+        // applied: it would call a voter a stranger.
+        inner.read_barrier(deadline).await.map_err(|_| MemberError::TransferTimeout)?;
+        if inner.current_leader() != Some(inner.id) {
+            return Err(MemberError::NotLeader);
+        }
         if !inner.store.membership().voter_ids().any(|voter| voter == target) {
             return Err(MemberError::BadTransferee);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cluster::{Node, cluster, eventually, follower, leader, listener, soon};
+use super::cluster::{Node, cluster, eventually, follower, leader, listener, rules, soon};
 use crate::raft::MemberError;
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_learner_is_added_fed_promoted_and_removed() {
     let too_many = nodes[0].consensus.member_add(vec![other_url], true, soon()).await;
     assert_eq!(too_many.expect_err("one learner at a time"), MemberError::TooManyLearners);
 
-    let learner = Node::fresh(added.affected, socket, url).await;
+    let learner = Node::fresh(added.affected, socket, url, rules()).await;
     eventually("the learner is fed", || learner.version("k49") == 1).await;
     learner.consensus.publish("two".into(), vec!["http://c:1".into()], soon()).await.expect("it publishes itself");
     assert!(learner.consensus.status().is_learner);

@@ -92,9 +92,9 @@ impl Node {
         Self { id, url, consensus, store, dir }
     }
 
-    pub async fn fresh(id: NodeId, socket: TcpListener, url: String) -> Self {
+    pub async fn fresh(id: NodeId, socket: TcpListener, url: String, rules: Rules) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        Self::start(id, socket, url, dir, rules()).await
+        Self::start(id, socket, url, dir, rules).await
     }
 
     /// Stops the member; what it takes to start it again.
@@ -152,19 +152,36 @@ pub fn put(key: &str, value: &str) -> bytes::Bytes {
 
 /// A running cluster of `count` voters with ids from 1.
 pub async fn cluster(count: u64) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for id in 1..=count {
-        let (socket, url) = listener().await;
-        nodes.push(Node::fresh(id, socket, url).await);
-    }
+    let nodes = strangers(count, rules()).await;
     bootstrap(&nodes).await;
     nodes
 }
 
+/// Members with ids from 1 and the same rules that have no list yet.
+async fn strangers(count: u64, rules: Rules) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for id in 1..=count {
+        let (socket, url) = listener().await;
+        nodes.push(Node::fresh(id, socket, url, rules.clone()).await);
+    }
+    nodes
+}
+
+/// Three members of which the first is about to be elected, for tests that count terms: it alone was told the list and
+/// so stands alone, and no stalled disk is long enough for another election by itself.
+pub async fn calm() -> Vec<Node> {
+    let nodes = strangers(3, Rules { election: Duration::from_secs(5), ..rules() }).await;
+    nodes[0].consensus.bootstrap(first_list(&nodes)).await.expect("a first membership");
+    nodes
+}
+
+fn first_list(nodes: &[Node]) -> BTreeMap<NodeId, Member> {
+    nodes.iter().map(|node| (node.id, node.member())).collect()
+}
+
 pub async fn bootstrap(nodes: &[Node]) {
-    let first: BTreeMap<NodeId, Member> = nodes.iter().map(|node| (node.id, node.member())).collect();
     for node in nodes {
-        node.consensus.bootstrap(first.clone()).await.expect("a first membership");
+        node.consensus.bootstrap(first_list(nodes)).await.expect("a first membership");
     }
     leader(nodes).await;
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::cluster::{Node, bootstrap, cluster, eventually, follower, leader, listener, put, soon};
+use super::cluster::{
+    Node, PATIENCE, bootstrap, calm, cluster, eventually, follower, leader, listener, put, rules, soon,
+};
 use crate::raft::{MemberError, ProposeError, ReadError};
 
 #[tokio::test]
@@ -50,7 +52,7 @@ async fn many_commands_at_once_through_a_follower_each_apply_once() {
 
 #[tokio::test]
 async fn leadership_moves_where_it_is_sent_in_the_very_next_term() {
-    let nodes = cluster(3).await;
+    let nodes = calm().await;
     let from = leader(&nodes).await;
     let to = (from + 1) % 3;
     let before = nodes[from].consensus.status().term;
@@ -64,9 +66,26 @@ async fn leadership_moves_where_it_is_sent_in_the_very_next_term() {
 }
 
 #[tokio::test]
+async fn a_leader_just_elected_knows_whom_it_may_send_its_leadership_to() {
+    let nodes = calm().await;
+    let moved = async {
+        loop {
+            for (node, next) in nodes.iter().zip(nodes.iter().cycle().skip(1)) {
+                match node.consensus.move_leader(next.id, soon()).await {
+                    Err(MemberError::NotLeader) => tokio::task::yield_now().await,
+                    moved => return moved,
+                }
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, moved).await, Ok(Ok(())));
+}
+
+#[tokio::test]
 async fn a_leader_that_stops_in_order_leaves_its_place_to_another_first() {
-    let mut nodes = cluster(3).await;
+    let mut nodes = calm().await;
     let at = leader(&nodes).await;
+    eventually("all know the list", || nodes.iter().all(|node| node.consensus.members().len() == 3)).await;
     let active = |node: &Node| node.consensus.peers().all().iter().all(|peer| peer.active_since().is_some());
     eventually("the leader reaches the others", || active(&nodes[at])).await;
     let before = nodes[at].consensus.status().term;
@@ -157,7 +176,7 @@ async fn a_carried_command_whose_answer_is_lost_is_not_proposed_again() {
         let lose = Arc::new(AtomicBool::new(false));
         tokio::spawn(between(front, target, lose.clone()));
         wires.push(lose);
-        nodes.push(Node::fresh(id, socket, url).await);
+        nodes.push(Node::fresh(id, socket, url, rules()).await);
     }
     bootstrap(&nodes).await;
     let at = follower(&nodes).await;
