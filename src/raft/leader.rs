@@ -44,6 +44,7 @@ pub(super) struct LeadTimes {
 pub(super) async fn follow(inner: Arc<Inner>) {
     let mut changes = inner.raft.server_metrics();
     let mut leading_in: Option<u64> = None;
+    let mut leading_since: Option<Instant> = None;
     let mut unseen_since: Option<Instant> = None;
     loop {
         let (leader, term, leads) = {
@@ -61,8 +62,9 @@ pub(super) async fn follow(inner: Arc<Inner>) {
                 inner.duties.promoted(term);
             }
             leading_in = leads_in;
+            leading_since = leads_in.map(|_| Instant::now());
         }
-        let reachable = inner.is_reachable(leader, &mut unseen_since);
+        let reachable = inner.is_reachable(leader, leading_since, &mut unseen_since);
         inner.publish(LeaderState { leader: leader.filter(|_| reachable), term });
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { break },
@@ -98,11 +100,16 @@ impl Inner {
 
     /// openraft goes on naming a leader that it lost contact with, or that is itself without a quorum, until somebody
     /// else is elected. Clients are told earlier: after two election timeouts.
-    fn is_reachable(&self, leader: Option<NodeId>, unseen_since: &mut Option<Instant>) -> bool {
+    fn is_reachable(
+        &self,
+        leader: Option<NodeId>,
+        leading_since: Option<Instant>,
+        unseen_since: &mut Option<Instant>,
+    ) -> bool {
         let patience = 2 * self.rules.election;
         let seen = match leader {
             None => true,
-            Some(leader) if leader == self.id => self.has_quorum(patience),
+            Some(leader) if leader == self.id => self.quorum_silence(leading_since) < patience,
             Some(leader) => self.peers.active([leader], Duration::ZERO) == 1,
         };
         if seen {
@@ -114,10 +121,17 @@ impl Inner {
         !own && since.elapsed() < patience
     }
 
-    fn has_quorum(&self, patience: Duration) -> bool {
-        let alone = self.store.membership().voter_ids().count() <= 1;
-        let acked = self.metrics.borrow_watched().last_quorum_acked;
-        alone || acked.is_none_or(|at| at.into_inner().elapsed() < patience)
+    /// For how long no quorum has answered this leader.
+    fn quorum_silence(&self, leading_since: Option<Instant>) -> Duration {
+        // Until its first list is applied a leader knows of nobody, and is not alone for that.
+        if self.store.membership().voter_ids().count() == 1 {
+            return Duration::ZERO;
+        }
+        // The votes are the first answer; after them there may never be another.
+        match self.metrics.borrow_watched().last_quorum_acked {
+            Some(at) => at.into_inner().elapsed(),
+            None => leading_since.map_or(Duration::ZERO, |since| since.elapsed()),
+        }
     }
 }
 

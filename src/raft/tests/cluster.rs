@@ -171,18 +171,20 @@ async fn strangers(count: u64, rules: Rules) -> Vec<Node> {
 /// so stands alone, and no stalled disk is long enough for another election by itself.
 pub async fn calm() -> Vec<Node> {
     let nodes = strangers(3, Rules { election: Duration::from_secs(5), ..rules() }).await;
-    nodes[0].consensus.bootstrap(first_list(&nodes)).await.expect("a first membership");
+    tell_list(&nodes[..1], &nodes).await;
     nodes
 }
 
-fn first_list(nodes: &[Node]) -> BTreeMap<NodeId, Member> {
-    nodes.iter().map(|node| (node.id, node.member())).collect()
+/// Tells `some` that `all` are the first members.
+pub async fn tell_list(some: &[Node], all: &[Node]) {
+    let first: BTreeMap<NodeId, Member> = all.iter().map(|node| (node.id, node.member())).collect();
+    for node in some {
+        node.consensus.bootstrap(first.clone()).await.expect("a first membership");
+    }
 }
 
 pub async fn bootstrap(nodes: &[Node]) {
-    for node in nodes {
-        node.consensus.bootstrap(first_list(nodes)).await.expect("a first membership");
-    }
+    tell_list(nodes, nodes).await;
     leader(nodes).await;
 }
 

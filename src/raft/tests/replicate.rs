@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::cluster::{
-    Node, PATIENCE, bootstrap, calm, cluster, eventually, follower, leader, listener, put, rules, soon,
+    Node, PATIENCE, bootstrap, calm, cluster, eventually, follower, leader, listener, put, rules, soon, tell_list,
 };
 use crate::raft::{MemberError, ProposeError, ReadError};
 
@@ -164,11 +164,9 @@ async fn between(socket: TcpListener, target: String, lose_answers: Arc<AtomicBo
     }
 }
 
-#[tokio::test]
-async fn a_carried_command_whose_answer_is_lost_is_not_proposed_again() {
-    // Every member is reached through a stretch of wire that can lose answers.
-    let mut nodes = Vec::new();
-    let mut wires = Vec::new();
+/// Three members without a list, each reached through a stretch of wire that loses answers while its mark is set.
+async fn wired() -> (Vec<Node>, Vec<Arc<AtomicBool>>) {
+    let (mut nodes, mut wires) = (Vec::new(), Vec::new());
     for id in 1..=3 {
         let (socket, _) = listener().await;
         let target = socket.local_addr().expect("an address").to_string();
@@ -178,6 +176,29 @@ async fn a_carried_command_whose_answer_is_lost_is_not_proposed_again() {
         wires.push(lose);
         nodes.push(Node::fresh(id, socket, url, rules()).await);
     }
+    (nodes, wires)
+}
+
+#[tokio::test]
+async fn a_leader_that_loses_the_others_before_it_has_a_list_is_not_shown_as_one_for_long() {
+    let (nodes, wires) = wired().await;
+    tell_list(&nodes[..1], &nodes).await;
+    let won = async {
+        while nodes[0].consensus.inner.current_leader() != Some(nodes[0].id) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, won).await.expect("nobody else stands");
+    wires.iter().for_each(|lose| lose.store(true, Ordering::SeqCst));
+    assert_eq!(nodes[0].consensus.members(), [], "the list is not committed yet");
+    let status = || nodes[0].consensus.status();
+    eventually("it shows itself", || status().is_leader).await;
+    eventually("it is without a quorum and says so", || status().leader.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_carried_command_whose_answer_is_lost_is_not_proposed_again() {
+    let (nodes, wires) = wired().await;
     bootstrap(&nodes).await;
     let at = follower(&nodes).await;
     let leader_at = leader(&nodes).await;
