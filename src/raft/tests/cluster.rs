@@ -183,9 +183,16 @@ pub async fn tell_list(some: &[Node], all: &[Node]) {
     }
 }
 
+/// Makes a cluster of members without a list, and waits until all have applied it and follow one leader.
 pub async fn bootstrap(nodes: &[Node]) {
     tell_list(nodes, nodes).await;
     leader(nodes).await;
+    all_know_the_list(nodes).await;
+}
+
+pub async fn all_know_the_list(nodes: &[Node]) {
+    let known = || nodes.iter().all(|node| node.consensus.members().len() == nodes.len());
+    eventually("all know the list", known).await;
 }
 
 /// Waits for `condition`.

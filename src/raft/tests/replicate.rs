@@ -9,7 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::cluster::{
-    Node, PATIENCE, bootstrap, calm, cluster, eventually, follower, leader, listener, put, rules, soon, tell_list,
+    Node, PATIENCE, all_know_the_list, bootstrap, calm, cluster, eventually, follower, leader, listener, put, rules,
+    soon, tell_list,
 };
 use crate::raft::{MemberError, ProposeError, ReadError};
 
@@ -85,7 +86,7 @@ async fn a_leader_just_elected_knows_whom_it_may_send_its_leadership_to() {
 async fn a_leader_that_stops_in_order_leaves_its_place_to_another_first() {
     let mut nodes = calm().await;
     let at = leader(&nodes).await;
-    eventually("all know the list", || nodes.iter().all(|node| node.consensus.members().len() == 3)).await;
+    all_know_the_list(&nodes).await;
     let active = |node: &Node| node.consensus.peers().all().iter().all(|peer| peer.active_since().is_some());
     eventually("the leader reaches the others", || active(&nodes[at])).await;
     let before = nodes[at].consensus.status().term;
