@@ -34,11 +34,12 @@ struct Running {
 }
 
 fn options(tls: Option<ServerTls>) -> Options {
-    Options {
-        handshake_timeout: Duration::from_millis(200),
-        first_bytes_timeout: Duration::from_millis(200),
-        ..Options::for_clients("client", &Settings::default(), tls)
-    }
+    Options::for_clients("client", &Settings::default(), tls)
+}
+
+/// With little patience for callers who do not begin.
+fn hasty(tls: Option<ServerTls>) -> Options {
+    Options { handshake_timeout: Duration::from_secs(1), first_bytes_timeout: Duration::from_secs(1), ..options(tls) }
 }
 
 /// Answers who called and how: `HTTP/2.0 tls=true cn=alice`; `/slow` waits for the gate.
@@ -196,8 +197,8 @@ async fn rest(mut stream: TcpStream) -> Vec<u8> {
 #[tokio::test]
 async fn silent_slow_and_senseless_callers_are_cut_off_while_others_are_served() {
     let house = house();
-    let tls = start(one(&["https://127.0.0.1:0"]), options(Some(server_tls(&house.server))), &gate());
-    let plain = plain();
+    let tls = start(one(&["https://127.0.0.1:0"]), hasty(Some(server_tls(&house.server))), &gate());
+    let plain = start(one(&["http://127.0.0.1:0"]), hasty(None), &gate());
     for running in [&tls, &plain] {
         let silent = connect(running).await;
         let mut one_byte = connect(running).await;

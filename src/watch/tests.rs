@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
@@ -367,12 +367,23 @@ async fn every_watcher_sees_every_matching_event_once_and_in_order() {
                 }
             }
         }
-        for (at, stream) in streams.iter_mut().enumerate() {
-            drain(stream, at, &mut seen, Duration::from_millis(200)).await;
-        }
-        for (watcher, (create, from)) in &wanted {
+        let expected = |(create, from): &(WatchCreate, i64)| -> Vec<(i64, String)> {
             let matches = |(revision, key): &&(i64, String)| revision >= from && create.range.contains(key.as_bytes());
-            let expected: Vec<(i64, String)> = all.iter().filter(matches).cloned().collect();
+            all.iter().filter(matches).cloned().collect()
+        };
+        let begun = Instant::now();
+        for (at, stream) in streams.iter_mut().enumerate() {
+            let of_stream = || wanted.iter().filter(|((stream, _), _)| *stream == at);
+            let count: usize = of_stream().map(|(_, wanted)| expected(wanted).len()).sum();
+            let got = |seen: &BTreeMap<_, Vec<_>>| of_stream().filter_map(|(id, _)| Some(seen.get(id)?.len())).sum();
+            while begun.elapsed() < PATIENCE && count > got(&seen) {
+                drain(stream, at, &mut seen, Duration::from_millis(20)).await;
+            }
+            // And whether more comes than there is.
+            drain(stream, at, &mut seen, Duration::from_millis(100)).await;
+        }
+        for (watcher, wanted) in &wanted {
+            let expected = expected(wanted);
             assert_eq!(seen.remove(watcher).unwrap_or_default(), expected, "watcher {watcher:?} of seed {seed}");
         }
         assert!(seen.is_empty(), "messages for unknown watchers: {seen:?}");

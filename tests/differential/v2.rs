@@ -28,15 +28,15 @@ const AHEAD: usize = 50;
 const EXPIRY_EVERY: u64 = 25;
 /// Operations in it.
 const EXPIRY_OPS: u64 = 300;
-const SHORT_TTL: u64 = 4;
+const SHORT_TTL: u64 = 12;
 /// How long the writes of such a round may take, so that nothing expires between them.
-const LAST_WRITE: Duration = Duration::from_secs(2);
+const LAST_WRITE: Duration = Duration::from_secs(8);
 /// Between two sweeps of either server, with room.
 const SWEEP: Duration = Duration::from_millis(1500);
 /// Where to look so that most of what is hidden is seen too.
 const HIDDEN_AND_OPEN: [&str; 5] = ["/", "/_hidden", "/a/_hidden", "/c/_hidden", "/a/a/_hidden"];
 /// How long the other side may take for what one side has answered.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// The index of a fresh cluster of one: itself published, and the cluster version agreed on.
 const FIRST_INDEX: &str = "3";
 

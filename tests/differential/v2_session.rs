@@ -13,6 +13,9 @@ use crate::harness::member::Product;
 use crate::harness::pem::Authority;
 use crate::harness::wait::{PAUSE, turn, until};
 
+/// Asks the one member that it is given, and waits longer than `etcdctl` does by itself: a stalled disk is no difference.
+const PATIENT: [&str; 5] = ["--no-sync", "--timeout", "30s", "--total-timeout", "60s"];
+
 /// Every command about keys, below `D`.
 const KEYS: &str = "\
 mk D/a one
@@ -209,7 +212,7 @@ impl Site {
     }
 
     fn run(&self, n: usize, words: &[&str]) -> Said {
-        let said = self.ctls[n].run(&[&["--no-sync"], words].concat());
+        let said = self.ctls[n].run(&[&PATIENT, words].concat());
         Said { code: said.code, out: mask(&said.out), err: mask(&said.err) }
     }
 
@@ -229,7 +232,7 @@ fn align(sites: &[Site; 2]) {
         }
         let behind = if etcd < ours { &sites[0] } else { &sites[1] };
         for _ in 0..etcd.abs_diff(ours) {
-            behind.ctls[0].run(&["--no-sync", "set", "/_pad", "x"]).ok();
+            behind.ctls[0].run(&[&PATIENT[..], &["set", "/_pad", "x"]].concat()).ok();
         }
     }
     panic!("the indexes of both do not settle");
@@ -389,7 +392,7 @@ fn waited(site: &Site, n: usize, words: &[&str], goes_on: bool) -> Said {
     });
     while !reader.is_finished() {
         assert!(start.elapsed() < Duration::from_secs(60), "{words:?} waits for ever");
-        site.ctls[n].run(&["--no-sync", "set", "/w/k", "same"]).ok();
+        site.ctls[n].run(&[&PATIENT[..], &["set", "/w/k", "same"]].concat()).ok();
         std::thread::sleep(PAUSE);
     }
     let out = reader.join().expect("the reader ends");

@@ -1,9 +1,11 @@
 //! One server process: started, killed, paused, started again on the same data.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -186,8 +188,20 @@ pub fn process_figure(pid: u32, field: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Ports nobody listens on at the moment.
+/// Ports nobody listens on at the moment, and that no other test is given: a member may take its own much later.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    held.iter().map(|socket| socket.local_addr().expect("a bound socket").port()).collect()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().expect("no test dies while it asks for ports");
+    let mut ports = Vec::new();
+    // Held until all are found, so that each is another one.
+    let mut held = Vec::new();
+    while ports.len() < count {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = socket.local_addr().expect("a bound socket").port();
+        held.push(socket);
+        if given.insert(port) {
+            ports.push(port);
+        }
+    }
+    ports
 }

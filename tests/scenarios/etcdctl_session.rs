@@ -21,6 +21,8 @@ use crate::harness::secure::{Secure, lasting_ports, url};
 use crate::harness::wait::{turn, until};
 
 const LINE_LIMIT: Duration = Duration::from_secs(20);
+/// What has said everything that it will say was silent for so long.
+const PAUSE_AT_END: Duration = Duration::from_secs(2);
 /// What is to stay silent was silent for so long.
 const SILENCE: Duration = Duration::from_millis(700);
 
@@ -58,7 +60,7 @@ impl Running {
     /// All lines up to the first pause.
     fn until_silent(&self) -> Vec<String> {
         let mut lines = vec![self.line()];
-        while let Ok(line) = self.lines.recv_timeout(SILENCE) {
+        while let Ok(line) = self.lines.recv_timeout(PAUSE_AT_END) {
             lines.push(line);
         }
         lines
@@ -262,7 +264,7 @@ impl Session {
         let said = observer.interrupt(seen);
         self.note("elect e -l", said);
 
-        self.play("lease grant 3");
+        self.play("lease grant 12");
         let alive = self.running("lease keep-alive LEASE");
         let taken = alive.take(2);
         self.quietly("lease revoke LEASE");

@@ -35,7 +35,12 @@ async fn a_learner_joins_is_promoted_restarts_and_leaves() {
     })
     .await;
     cluster.ready(3).await;
-    assert!(listed_with(&ctl, &id).is_some_and(|line| line.ends_with(", false")), "a voter now");
+    // The list of whoever is asked, who may apply the promotion a moment later.
+    until("it is listed as a voter", START_LIMIT, || async {
+        let line = listed_with(&ctl, &id).unwrap_or_default();
+        if line.ends_with(", false") { Ok(()) } else { Err(line) }
+    })
+    .await;
 
     cluster.members[3].stop();
     cluster.members[3].start();
@@ -44,7 +49,13 @@ async fn a_learner_joins_is_promoted_restarts_and_leaves() {
     cluster.assert_equal_hashes().await;
     acknowledged.assert_all_in(&cluster, 3).await;
 
-    ctl.run(&["member", "remove", &id]).ok();
+    // All others must have been reached for five seconds on end, which a busy machine may delay.
+    until("it may go", START_LIMIT, || async {
+        let said = ctl.run(&["member", "remove", &id]);
+        let gone = said.code == Some(0) || said.err.contains("member not found");
+        if gone { Ok(()) } else { Err(said.err) }
+    })
+    .await;
     let ended = cluster.members[3].ends_within(END_LIMIT).await;
     println!("the removed member ended: {ended}");
     let left = cluster.members.pop();

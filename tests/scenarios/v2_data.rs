@@ -325,8 +325,8 @@ async fn an_import_that_was_killed_is_resumed_and_a_target_with_data_is_left_alo
     fill(&mut from, 3, 300).await;
     export(&old.endpoint(0), &file("1"), &[]);
     let endpoint = new.endpoint(0);
-    let mut tool = start_v2(&["import", "--parallel", "1", "--endpoints", &endpoint, word(&file("1"))]);
     let begun: u64 = index(&mut to).await.parse().expect("a number");
+    let mut tool = start_v2(&["import", "--parallel", "1", "--endpoints", &endpoint, word(&file("1"))]);
     while index(&mut to).await.parse::<u64>().expect("a number") < begun + 100 {
         assert!(matches!(tool.try_wait(), Ok(None)), "the tool ended before it could be killed");
     }

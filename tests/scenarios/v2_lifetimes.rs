@@ -119,7 +119,7 @@ impl Life {
 async fn kills_neither_shorten_nor_prolong_lives_and_no_in_order_name_comes_back() {
     let _turn = turn().await;
     let kills = setting("V2_KILLS", 5);
-    let mut cluster = Cluster::start(Product::Ours, 3, &[]).await;
+    let mut cluster = Cluster::start_in_memory(Product::Ours, 3, &[]).await;
     let addresses: Vec<String> =
         cluster.members.iter().map(|member| format!("{}:{}", member.host, member.client_port)).collect();
     let (addresses, seen) = (Arc::new(addresses), Arc::new(Seen::default()));

@@ -1,9 +1,5 @@
 //! The member list under change.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 use super::cluster::{Node, cluster, eventually, follower, leader, listener, rules, soon};
 use crate::raft::MemberError;
 
@@ -94,8 +90,6 @@ async fn a_member_that_was_away_for_a_snapshot_is_fed_by_files() {
     raft.trigger().purge_log(last).await.expect("consensus runs");
     eventually("the log is purged", || nodes[lead].consensus.inner.purged_index() >= last).await;
     let back = away.restart().await;
-    let deadline = Instant::now() + Duration::from_secs(40);
     eventually("the returned member has it all", || back.version("k199") == 1).await;
-    assert!(Instant::now() < deadline);
     back.put("after", "1").await.expect("it goes on from the snapshot");
 }

@@ -148,7 +148,7 @@ async fn a_killed_log_finds_its_vote_and_its_committed_hint() {
     store.save_vote(&Vote::new(9, 77)).await.expect("saves");
     store.save_committed(Some(log_id(1, 8))).await.expect("saves");
     // As a kill leaves it: the files as they are now, once the idle log has written its hint.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let copy = copy(dir.path());
         let (mut again, _) = open(copy.path(), small()).expect("opens");

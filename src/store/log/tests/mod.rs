@@ -8,11 +8,12 @@ mod speed;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 
-use super::{LogError, LogOptions, LogStore, open};
+use super::{LogError, LogOptions, LogStore, Watermark};
 use crate::raft::types::{Entry, LogId, Payload, Proposal};
 
 /// Small enough that a few hundred entries fill several segments and overflow the ring.
@@ -25,6 +26,18 @@ fn small() -> LogOptions {
         read_bytes: 4 << 10,
         on_failure: || {},
         ..LogOptions::default()
+    }
+}
+
+/// Opens a log that was closed before. Another test may be starting a process, which holds the lock until it runs its
+/// own program.
+fn open(dir: &Path, options: LogOptions) -> Result<(LogStore, Watermark), LogError> {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match super::open(dir, options.clone()) {
+            Err(LogError::Busy { .. }) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            opened => return opened,
+        }
     }
 }
 
