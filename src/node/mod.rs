@@ -6,6 +6,7 @@
 //! consensus, state and log closed.
 
 mod birth;
+mod bounds;
 mod identity;
 mod parts;
 mod ready;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds::{table, text};
 use super::identity::{DataDir, Identity};
 use super::space::SpaceKeeper;
 use super::{NodeError, birth};
@@ -26,7 +27,7 @@ use crate::raft::{self, Consensus, MemberInfo, RaftOptions, Rules, network};
 use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
-use crate::store::{self, Space, Store, StoreOptions};
+use crate::store::{self, LogBounds, Part, Space, Store, StoreOptions};
 use crate::timers::{Lessor, PromotionRule, Timers};
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
@@ -214,13 +215,15 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     Ok(PeerTls::Tls { server, client, verify_source })
 }
 
-fn rules(settings: &Settings) -> Rules {
+fn rules(settings: &Settings, log: LogBounds) -> Rules {
     Rules {
         heartbeat: settings.heartbeat_interval,
         election: settings.election_timeout,
         pre_vote: settings.pre_vote,
         snapshot_count: settings.snapshot_count,
         catchup_entries: settings.snapshot_catchup_entries,
+        log_bytes: log.segments,
+        max_wals: if settings.max_wals == 0 { usize::MAX } else { settings.max_wals as usize },
         strict_reconfig: settings.strict_reconfig_check,
         max_learners: settings.max_learners as usize,
         request_timeout: settings.request_timeout(),
@@ -238,12 +241,16 @@ async fn consensus(
     let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
     let space = Space::watch(data_dir.member(), &wal, settings.memory.write_buffer_bytes)
         .map_err(|cause| NodeError::Space { dir: data_dir.member().display().to_string(), cause })?;
-    let defaults = LogOptions::default();
+    let bounds = space.log_bounds();
+    let total = |part| space.total(part).unwrap_or(u64::MAX);
+    let kept = table(settings, total(Part::Log), total(Part::State));
+    tracing::info!(bytes = text(&kept), "what is kept has these limits");
     let log_options = LogOptions {
-        segment_bytes: space.log_file_bytes(defaults.segment_bytes),
+        segment_bytes: bounds.segment,
+        spare_bytes: bounds.spares,
         space: space.clone(),
         on_sync: Some(metrics.sync_observer()),
-        ..defaults
+        ..LogOptions::default()
     };
     let (log, watermark) = store::log::open(&wal, log_options)?;
     let store_options = StoreOptions {
@@ -261,7 +268,7 @@ async fn consensus(
     let consensus = raft::start(RaftOptions {
         id: identity.member_id,
         cluster_id: identity.cluster_id,
-        rules: rules(settings),
+        rules: rules(settings, bounds),
         force_alone: settings.force_new_cluster,
         log,
         machine,

@@ -276,12 +276,11 @@ fn zero_counts_mean_the_defaults_and_short_raft_deadlines_are_raised() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-wals 9 --max-snapshots 5");
+    let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-snapshots 5");
     assert_eq!(
         said,
         [
             "--experimental-max-learners is deprecated. Use --max-learners instead.",
-            "--max-wals is accepted and has no effect in this program",
             "--memory-mlock is accepted and has no effect in this program",
         ]
     );

@@ -4,6 +4,7 @@
 //! effects together with the applied log id as one batch, move the marks, tell the sinks, answer the proposers. A failure
 //! in there ends the process, because going on would diverge.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -37,6 +38,10 @@ const MAX_BATCH_ENTRIES: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// What an entry adds to the write batch beyond three times its own bytes; only sizes the first allocation.
 const ROW_BYTES: usize = 256;
+
+/// Ids of members that left, at most: eight bytes each, written as one row. An id is derived from a member's name, URLs and
+/// the time, so the one that is forgotten after so many others does not come back by chance.
+pub const MAX_REMOVED: usize = 1 << 16;
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFiles>;
 type Answer = (ApplyResponder<TypeConfig>, Reply);
@@ -159,11 +164,21 @@ fn set_membership(overlay: &mut Overlay<'_>, facts: &mut Facts, id: LogId, membe
     let gone = facts.membership.nodes().map(|(id, _)| *id).filter(|id| membership.get_node(id).is_none());
     let gone: Vec<u64> = gone.collect();
     if !gone.is_empty() {
-        facts.removed.extend(gone);
+        remember(&mut facts.removed, gone, MAX_REMOVED);
         overlay.put_meta(meta::REMOVED, &records::encode_ids(&facts.removed));
     }
     facts.membership = StoredMembership::new(Some(id), membership);
     overlay.put_meta(meta::MEMBERSHIP, &records::encode_membership(&facts.membership));
+}
+
+/// Adds `gone` to the ids that left; beyond `most`, others go. Which ones is the same on every member.
+fn remember(removed: &mut BTreeSet<u64>, gone: Vec<u64>, most: usize) {
+    removed.extend(&gone);
+    let surplus = removed.len().saturating_sub(most);
+    let forgotten: Vec<u64> = removed.iter().filter(|id| !gone.contains(id)).take(surplus).copied().collect();
+    for id in forgotten {
+        removed.remove(&id);
+    }
 }
 
 /// Writes the batch and moves the marks, in the order that readers rely on (see `database.rs`).
@@ -334,5 +349,19 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done?),
         Err(stopped) => Err(io::Error::other(stopped)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_left_have_a_limit_and_those_that_left_just_now_stay() {
+        let mut removed = BTreeSet::new();
+        for id in (0..100).rev() {
+            remember(&mut removed, vec![id, id + 1000], 10);
+            assert!(removed.len() <= 10 && removed.contains(&id) && removed.contains(&(id + 1000)));
+        }
     }
 }

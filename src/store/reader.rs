@@ -20,7 +20,7 @@ use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
 use super::snapshot::Snapshots;
-use super::space::Space;
+use super::space::{Part, Space};
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
@@ -138,6 +138,11 @@ impl Store {
     /// What the file systems under this member have left.
     pub fn space(&self) -> &Space {
         &self.shared.options.space
+    }
+
+    /// Whether what is in memory could be flushed now.
+    pub fn has_room_to_flush(&self) -> bool {
+        self.shared.options.space.has_room(Part::State, self.shared.database().unflushed())
     }
 
     /// Adds a listener; it hears of every batch from now on.

@@ -16,7 +16,7 @@ use crate::model::view::KeyRange;
 use crate::store::{Batch, EventSink, Store};
 
 /// Memory for the newest events, bytes.
-const RING_BYTES: usize = 16 << 20;
+pub const RING_BYTES: usize = 16 << 20;
 
 /// Numbers of one stream within the hub.
 pub(super) type StreamId = u64;

@@ -14,6 +14,7 @@ mod floods;
 mod force_new;
 mod leaderless;
 mod listeners;
+mod log_bounds;
 mod membership;
 mod partition;
 mod power;

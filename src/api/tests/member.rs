@@ -143,6 +143,8 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
         pre_vote: true,
         snapshot_count: 10_000,
         catchup_entries: 5_000,
+        log_bytes: 1 << 30,
+        max_wals: 5,
         strict_reconfig: true,
         max_learners: 1,
         request_timeout: limits.request_timeout(),

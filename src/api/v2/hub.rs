@@ -25,7 +25,7 @@ use crate::store::{Batch, EventSink};
 /// Written events kept for those who were just woken, at most.
 const LINES: usize = 64;
 /// Their bytes, at most; the newest stays whatever its size.
-const LINE_BYTES: usize = 4 << 20;
+pub const LINE_BYTES: usize = 4 << 20;
 
 type WaiterId = u64;
 

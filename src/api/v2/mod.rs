@@ -34,7 +34,7 @@ use crate::model::v2::types::UnixNanos;
 
 use auth::Passwords;
 
-pub use hub::{Hub, HubStats};
+pub use hub::{Hub, HubStats, LINE_BYTES};
 pub use stats::Counters;
 
 /// What v2 handlers share.

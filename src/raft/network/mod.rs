@@ -37,11 +37,12 @@ use self::append::{AppendStream, Connection};
 use super::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 use crate::store::SnapshotFiles;
 
+pub use append::MAX_UNSENT;
 pub use http::{PeerMembers, fetch_has_space, fetch_members};
 pub(crate) use link::CallError;
 pub(crate) use message::{Answer, Request};
 pub use peers::{Peer, Peers};
-pub use server::{PeerListener, serve};
+pub use server::{APPEND_QUEUE, PeerListener, serve};
 pub use stream::PeerTls;
 #[cfg(test)]
 pub(crate) use stream::dial;

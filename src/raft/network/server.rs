@@ -42,7 +42,7 @@ const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Requests of one connection that may be worked on at once.
 const MAX_WORKING: usize = 1024;
 /// Batches that wait for the core on one append stream; openraft takes as many.
-const APPEND_QUEUE: usize = 64;
+pub const APPEND_QUEUE: usize = 64;
 /// Answers joined into one write, bytes.
 const MAX_JOINED: usize = 256 << 10;
 /// After a failed accept (no descriptors, say) the next try waits so long.

@@ -52,6 +52,8 @@ pub fn rules() -> Rules {
         pre_vote: true,
         snapshot_count: 100_000,
         catchup_entries: 5_000,
+        log_bytes: 1 << 30,
+        max_wals: 5,
         strict_reconfig: false,
         max_learners: 1,
         request_timeout: Duration::from_secs(10),
@@ -65,7 +67,8 @@ pub async fn listener() -> (TcpListener, String) {
 }
 
 async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consensus, Store) {
-    let options = LogOptions { segment_bytes: 4 << 20, first_segment_bytes: 64 << 10, ..LogOptions::default() };
+    let segment_bytes = (rules.log_bytes / 8).min(4 << 20);
+    let options = LogOptions { segment_bytes, first_segment_bytes: 64 << 10, ..LogOptions::default() };
     let (log, watermark) = crate::store::log::open(&dir.join("wal"), options).expect("the log opens");
     let (store, machine) = crate::store::open(dir, StoreOptions::default(), watermark).expect("the state opens");
     let consensus = start(RaftOptions {

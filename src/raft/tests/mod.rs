@@ -2,5 +2,6 @@
 
 mod change;
 mod cluster;
+mod log_bounds;
 mod peers;
 mod replicate;
