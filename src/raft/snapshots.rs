@@ -45,9 +45,10 @@ fn is_due(since: Since, snapshot_count: u64, log_bytes: u64) -> bool {
 /// The rules' memory.
 struct Keeper {
     meter: LogMeter,
-    /// When a snapshot was asked for last, and what was applied then.
+    /// When a snapshot was asked for last, what was applied then, and what the one before it covered.
     asked: Instant,
     asked_at: u64,
+    asked_over: u64,
     /// Up to where openraft was asked to purge.
     let_go: u64,
 }
@@ -76,7 +77,8 @@ impl Keeper {
     /// Asks for a snapshot if one is due.
     async fn snapshot(&mut self, inner: &Inner) {
         let (snapshot, applied) = (inner.snapshot_index(), inner.store.applied().map_or(0, |id| id.index));
-        let covered = snapshot.max(self.asked_at);
+        // One that was asked for while another was being made may never come: what has come since counts.
+        let covered = if snapshot > self.asked_over { snapshot } else { snapshot.max(self.asked_at) };
         let low = inner.store.space().is_low();
         let entries = applied.saturating_sub(covered);
         let bytes = self.meter.bytes_behind(covered);
@@ -85,7 +87,7 @@ impl Keeper {
         if !is_due(since, inner.rules.snapshot_count, inner.rules.log_bytes) || !inner.store.has_room_to_flush() {
             return;
         }
-        (self.asked, self.asked_at) = (Instant::now(), applied);
+        (self.asked, self.asked_at, self.asked_over) = (Instant::now(), applied, snapshot);
         tracing::info!(applied_index = applied, snapshot_index = snapshot, bytes, low, "triggering snapshot");
         if let Err(error) = inner.raft.trigger().snapshot().await {
             tracing::debug!(%error, "no snapshot: consensus is stopping");
@@ -123,7 +125,7 @@ impl Keeper {
 
 /// Takes snapshots when they are due, and purges behind them, until consensus stops.
 pub(super) async fn keep(inner: std::sync::Arc<Inner>, meter: LogMeter) {
-    let mut keeper = Keeper { meter, asked: Instant::now(), asked_at: 0, let_go: 0 };
+    let mut keeper = Keeper { meter, asked: Instant::now(), asked_at: 0, asked_over: 0, let_go: 0 };
     let mut full = false;
     loop {
         let pause = if full { LOOK_OFTEN } else { LOOK_EVERY };
