@@ -32,7 +32,7 @@ pub struct Rules {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: so many entries stay behind a snapshot, where the bounds below leave room.
     pub catchup_entries: u64,
-    /// Bytes that the log's segments may take. Above half of it a snapshot is due, above all of it commands wait.
+    /// Bytes that the log's segments may take. A snapshot is due when what came since the last one takes half of it; at three quarters commands wait.
     pub log_bytes: u64,
     /// `--max-wals`: segments that stay when a snapshot makes more of them superfluous.
     pub max_wals: usize,

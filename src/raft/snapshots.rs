@@ -111,11 +111,12 @@ impl Keeper {
         }
     }
 
-    /// Makes commands wait while the log has more behind the snapshot than it may have in all.
+    /// Makes commands wait while what has come since the last snapshot takes most of what the log may take.
     fn hold_back(&self, inner: &Inner) -> bool {
+        // Three quarters: files that were let go are removed a moment later.
         // While space is low what grows the store is refused, and what frees some must not wait.
-        let full =
-            !inner.store.space().is_low() && self.meter.bytes_behind(inner.snapshot_index()) > inner.rules.log_bytes;
+        let full = !inner.store.space().is_low()
+            && self.meter.bytes_behind(inner.snapshot_index()) > inner.rules.log_bytes / 4 * 3;
         if inner.log_is_full.swap(full, Ordering::Relaxed) != full {
             tracing::info!(full, limit = inner.rules.log_bytes, "commands wait while the log is full");
         }

@@ -71,7 +71,9 @@ async fn a_log_of_large_entries_stays_within_its_bound_and_restarts_whole() {
         overwrite(&node, 5).await;
         most = most.max(log_bytes(node.dir.path()));
     }
-    assert!(most <= LOG_BYTES + LOG_BYTES / 4, "{most} bytes");
+    // Files go a moment after they were let go, and this process may be starved meanwhile.
+    assert!(most <= LOG_BYTES * 3 / 2, "{most} bytes");
+    eventually("the log is within its bound", || log_bytes(node.dir.path()) <= LOG_BYTES).await;
     assert!(node.consensus.inner.purged_index() > 100);
     let back = node.stop().await.restart().await;
     eventually("all is there", || back.version("large") == 200).await;
