@@ -18,8 +18,8 @@ const MAX_BATCH_ENTRIES: u64 = 4096;
 const MIN_KEPT_ENTRIES: u64 = 100_000;
 /// Entries purged at once: purging unlinks segments, which is not worth doing for less.
 const PURGE_BATCH: u64 = 4096;
-/// How long shipping and installing one snapshot may take.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long nothing may move while a snapshot is shipped. All of it may take as long as the network needs.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(60);
 /// A removed leader goes on this long, so that whoever asked for the removal gets its answer.
 const REMOVED_LEADER_STAYS_MS: u64 = 150;
 
@@ -93,7 +93,7 @@ pub(super) fn openraft(rules: &Rules, cluster_id: u64) -> Result<Config, StartEr
         purge_batch_size: PURGE_BATCH,
         // Above everything a snapshot leaves behind, or a lagging member would never be fed.
         replication_lag_threshold: rules.catchup_entries.max(MIN_KEPT_ENTRIES) * 2,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        install_snapshot_timeout: millis(SNAPSHOT_SILENCE),
         api_batch_linger_ms: 0,
         // A restarted member must not go on leading: it has forgotten what was committed, so it would confirm reads at
         // the beginning of its term. openraft's own default is to go on.

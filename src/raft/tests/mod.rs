@@ -4,3 +4,4 @@ mod change;
 mod cluster;
 mod peers;
 mod replicate;
+mod shipping;
