@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::BodyError;
@@ -47,7 +48,17 @@ impl Carried {
 }
 
 /// A body whose bytes are paid for until they are handed over.
-pub(super) struct PaidBody<B>(Arc<Mutex<Held<B>>>);
+pub(super) struct PaidBody<B> {
+    held: Arc<Mutex<Held<B>>>,
+    /// The task that takes it back. It ends with the body, or many short answers would leave many sleepers.
+    watch: AbortHandle,
+}
+
+impl<B> Drop for PaidBody<B> {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
 
 struct Held<B> {
     /// What is still to come: a message that is not encoded yet, trailers.
@@ -63,13 +74,13 @@ impl<B: Send + 'static> PaidBody<B> {
     pub(super) fn new(inner: Option<B>, data: Bytes, grant: Grant, patience: Duration) -> Self {
         let held = Held { inner, data, grant: Some(grant), taken: Instant::now(), expired: false };
         let held = Arc::new(Mutex::new(held));
-        tokio::spawn(expire(Arc::downgrade(&held), patience));
-        Self(held)
+        let watch = tokio::spawn(expire(Arc::downgrade(&held), patience)).abort_handle();
+        Self { held, watch }
     }
 
     /// The grant, for an answer that is made of this one.
     pub(super) fn take_grant(&self) -> Option<Grant> {
-        self.0.lock().grant.take()
+        self.held.lock().grant.take()
     }
 }
 
@@ -103,7 +114,7 @@ where
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let held = &mut *self.0.lock();
+        let held = &mut *self.held.lock();
         held.taken = Instant::now();
         loop {
             if held.expired {
@@ -138,7 +149,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.0.lock();
+        let held = self.held.lock();
         match &held.inner {
             None if !held.expired => SizeHint::with_exact(held.data.len() as u64),
             _ => SizeHint::default(),
@@ -146,7 +157,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        let held = self.0.lock();
+        let held = self.held.lock();
         !held.expired && held.data.is_empty() && held.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 }
