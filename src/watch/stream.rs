@@ -19,7 +19,7 @@ use super::ring::Shared;
 use super::step::{Cut, Step, allowance, read_history};
 use crate::model::view::KeyRange;
 use crate::store::HistoryError;
-use crate::work::{FREE_ANSWER_BYTES, Grant, Source, WATCH_LEAST_BYTES, WATCH_STEP_BYTES};
+use crate::work::{FREE_ANSWER_BYTES, Grant, Source, WATCH_LEAST_BYTES, WATCH_STEP_BYTES, driven};
 
 /// Revisions of history looked at per step of a catching-up watcher, so that others on the stream get their turn.
 const CATCH_UP_REVISIONS: i64 = 10_000;
@@ -462,13 +462,16 @@ impl WatchStream {
             }
         }
         let (hub, index, source) = (Arc::clone(&self.hub), Arc::clone(&self.index), self.source);
-        Box::pin(async move {
+        // A task: this stream is asked for its next message only when its reader takes one, and a turn must not wait for that.
+        let step = driven(async move {
             let store = hub.store().clone();
             let Ok(turn) = hub.readers().turn(source, None).await else { return Ok(nothing(&hub, from)) };
             let grant = allowance(hub.memory());
             let read = turn.run(move |gone| read_history(&store, &index, (from, to), grant, gone)).await;
             read.map_or_else(|_stopped| Ok(nothing(&hub, from)), |(step, _turn)| step)
-        })
+        });
+        let hub = Arc::clone(&self.hub);
+        Box::pin(async move { step.await.unwrap_or_else(|| Ok(nothing(&hub, from))) })
     }
 
     /// Cuts the messages of a step of history, for all who are behind within it and were there when it began. The header says how

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 pub use budget::{Budget, Grant};
 pub use lane::{Lane, Turn, Undone};
 
@@ -132,6 +134,21 @@ impl Default for Lanes {
             snapshots: Lane::new(SNAPSHOT_FILES),
             answers: Budget::new(ANSWER_BYTES),
         }
+    }
+}
+
+/// Runs `work` as a task for as long as somebody waits for it. For what is polled only when a reader takes something: a turn
+/// that reached a future which nobody polls would be kept from everybody. `None` when the member stops.
+pub async fn driven<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let mut task = Driven(tokio::spawn(work));
+    (&mut task.0).await.ok()
+}
+
+struct Driven<T>(JoinHandle<T>);
+
+impl<T> Drop for Driven<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use tonic::Status;
 
 use crate::api::error::ApiError;
-use crate::work::{Lane, Source, Undone};
+use crate::work::{Lane, Source, Undone, driven};
 
 /// Answers larger than this are printed away from the serving thread, bytes.
 const BIG: usize = 256 * 1024;
@@ -22,8 +22,10 @@ pub async fn message(printer: &Printer, encoded: Bytes, shape: &MessageDescripto
         return print(encoded, shape.clone());
     }
     let shape = shape.clone();
-    let printed = printer.lane.run(printer.source, None, move |_| print(encoded, shape)).await;
-    printed.unwrap_or_else(|undone| {
+    let Printer { lane, source } = printer.clone();
+    // A task: the lines of a stream are asked for only as their reader takes them.
+    let printed = driven(async move { lane.run(source, None, move |_| print(encoded, shape)).await }).await;
+    printed.unwrap_or(Err(Undone::Stopped)).unwrap_or_else(|undone| {
         Err(match undone {
             Undone::Late | Undone::TooMany => ApiError::TooManyRequests.into(),
             Undone::Stopped => ApiError::Stopped.into(),
