@@ -34,3 +34,4 @@ mod timers;
 mod tls;
 mod treefile;
 mod watch;
+mod work;

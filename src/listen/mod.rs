@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
 use crate::tls::{PeerIdentity, ServerTls};
+use crate::work::Source;
 
 pub use accept::serve;
 pub use bind::{Bound, ListenError, bind};
@@ -134,6 +135,11 @@ impl Caller {
             not_after: Duration::MAX,
         };
         Caller(Arc::new(CallerInfo { address: None, tls: true, identity: Some(identity) }))
+    }
+
+    /// Its connection, for taking turns. A later connection may get the number of one that is gone.
+    pub fn source(&self) -> Source {
+        Source(Arc::as_ptr(&self.0).addr())
     }
 
     /// Its address; `None` on a unix socket.

@@ -14,8 +14,8 @@ use crate::store::{Machine, Store};
 
 /// Entries in one batch to a follower. The log cuts a batch by bytes long before (`limited_get_log_entries`).
 const MAX_BATCH_ENTRIES: u64 = 4096;
-/// How long shipping and installing one snapshot may take.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long nothing may move while a snapshot is shipped. All of it may take as long as the network needs.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(60);
 /// A removed leader goes on this long, so that whoever asked for the removal gets its answer.
 const REMOVED_LEADER_STAYS_MS: u64 = 150;
 
@@ -92,7 +92,7 @@ pub(super) fn openraft(rules: &Rules, cluster_id: u64) -> Result<Config, StartEr
         max_in_snapshot_log_to_keep: rules.catchup_entries,
         // Once per snapshot, so one write buys it, however few they are.
         purge_batch_size: 1,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        install_snapshot_timeout: millis(SNAPSHOT_SILENCE),
         api_batch_linger_ms: 0,
         // A restarted member must not go on leading: it has forgotten what was committed, so it would confirm reads at
         // the beginning of its term. openraft's own default is to go on.

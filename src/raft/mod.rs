@@ -42,7 +42,7 @@ pub use members::MemberInfo;
 
 use self::carry::Carried;
 use self::leader::LeadTimes;
-use self::network::{Network, Peers};
+use self::network::{Inbound, Network, Peers};
 use self::read::ReadQueue;
 use self::types::{Member, NodeId, TypeConfig};
 use crate::store::{Machine, Store};
@@ -78,6 +78,7 @@ pub(crate) struct Inner {
     changing: Mutex<()>,
     /// One hash for other members at a time.
     hashing: Arc<Semaphore>,
+    inbound: Inbound,
     stopping: CancellationToken,
 }
 
@@ -145,6 +146,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         carried,
         changing: Mutex::new(()),
         hashing: Arc::new(Semaphore::new(1)),
+        inbound: Inbound::default(),
         stopping: CancellationToken::new(),
         rules,
     });

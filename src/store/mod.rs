@@ -23,6 +23,7 @@ mod merge;
 mod open;
 mod options;
 mod overlay;
+mod partial;
 mod reader;
 mod receiver;
 mod recent;

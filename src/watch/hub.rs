@@ -14,6 +14,7 @@ use super::ring::{Ring, Shared};
 use super::stream::WatchStream;
 use crate::model::view::KeyRange;
 use crate::store::{Batch, EventSink, Store};
+use crate::work::{Budget, HISTORY_THREADS, Lane, Source, WATCH_BYTES};
 
 /// Memory for the newest events, bytes.
 pub const RING_BYTES: usize = 16 << 20;
@@ -27,6 +28,10 @@ pub struct Hub {
     state: Mutex<State>,
     stats: HubStats,
     progress_every: Duration,
+    /// Turns at reading history.
+    readers: Lane,
+    /// Events that streams have looked up and not sent.
+    memory: Budget,
 }
 
 /// Gauges for metrics.
@@ -84,11 +89,18 @@ impl Hub {
             streams: HashMap::new(),
             next_stream: 0,
         };
-        Arc::new(Self { store, state: Mutex::new(state), stats: HubStats::default(), progress_every })
+        Arc::new(Self {
+            store,
+            state: Mutex::new(state),
+            stats: HubStats::default(),
+            progress_every,
+            readers: Lane::new(HISTORY_THREADS),
+            memory: Budget::new(WATCH_BYTES),
+        })
     }
 
-    /// A new stream without watchers. Dropping it frees everything it holds here.
-    pub fn open_stream(self: &Arc<Self>) -> WatchStream {
+    /// A new stream without watchers, for whoever `source` is. Dropping it frees everything it holds here.
+    pub fn open_stream(self: &Arc<Self>, source: Source) -> WatchStream {
         let wake = Arc::new(Notify::new());
         let mut state = self.state.lock();
         let id = state.next_stream;
@@ -96,7 +108,7 @@ impl Hub {
         state.streams.insert(id, Mark { dirty_from: None, wake: wake.clone() });
         drop(state);
         self.stats.streams.fetch_add(1, Ordering::Relaxed);
-        WatchStream::new(self.clone(), id, wake)
+        WatchStream::new(self.clone(), id, wake, source)
     }
 
     /// Gauges for metrics.
@@ -112,6 +124,14 @@ impl Hub {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn readers(&self) -> &Lane {
+        &self.readers
+    }
+
+    pub(super) fn memory(&self) -> &Budget {
+        &self.memory
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

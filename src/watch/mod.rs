@@ -11,6 +11,7 @@
 mod hub;
 mod index;
 mod ring;
+mod step;
 mod stream;
 #[cfg(test)]
 mod tests;

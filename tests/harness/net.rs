@@ -117,6 +117,19 @@ impl Network {
         }
     }
 
+    /// Machine `n` sends no faster than `rate` (`20mbit`), or as fast as it can.
+    pub fn thin(&self, n: usize, rate: Option<&str>) {
+        let space = self.space(n);
+        let done = match rate {
+            Some(rate) => {
+                let shape = format!("tc qdisc replace dev eth0 root tbf rate {rate} burst 32kb latency 200ms");
+                ip(&format!("netns exec {space} {shape}"))
+            }
+            None => ip(&format!("netns exec {space} tc qdisc del dev eth0 root")),
+        };
+        assert!(done, "the link of machine {n} cannot be shaped: the run would prove nothing");
+    }
+
     fn rules(&self, n: usize, script: &str) -> bool {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(n), "nft", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());

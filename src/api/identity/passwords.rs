@@ -3,10 +3,10 @@
 use bcrypt::{BcryptError, Version};
 use bytes::Bytes;
 
-use crate::api::aside::{Aside, Undone};
 use crate::api::call::Call;
 use crate::api::error::ApiError;
 use crate::model::auth::Secret;
+use crate::work::{self, Lane};
 
 /// Longest password that bcrypt looks at whole, bytes. Longer ones are refused rather than cut.
 const LONGEST: usize = 72;
@@ -15,14 +15,14 @@ const LONGEST: usize = 72;
 pub struct Passwords {
     cost: u32,
     /// As many at once as leave a core for serving.
-    aside: Aside,
+    lane: Lane,
 }
 
 impl Passwords {
     /// `cost` is bcrypt's, 4 to 31.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cost, aside: Aside::new(cores.saturating_sub(1)) }
+        Self { cost, lane: Lane::new(work::password_threads(cores)) }
     }
 
     /// The hash of a new password, in the form that etcd writes.
@@ -55,10 +55,8 @@ impl Passwords {
         call: &Call,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.aside.run(call.deadline(), work).await.map_err(|undone| match undone {
-            Undone::Late => call.timed_out(),
-            Undone::Stopped => ApiError::Stopped,
-        })
+        let done = self.lane.run(call.source(), Some(call.deadline()), move |_| work()).await;
+        done.map_err(|undone| call.undone(undone))
     }
 }
 

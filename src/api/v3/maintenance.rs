@@ -88,7 +88,7 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     access::root(state, call).await?;
     let (store, begun) = (state.store.clone(), Instant::now());
-    let hash = blocking(move || store.hash_kv(request.revision)).await??;
+    let hash = blocking(state, call, move || store.hash_kv(request.revision)).await??;
     state.metrics.hash_rev.observe(begun.elapsed());
     Ok(pb::HashKvResponse {
         header: state.header(hash.current),
@@ -105,7 +105,7 @@ pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> 
 pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
     access::root(state, call).await?;
     let (store, begun) = (state.store.clone(), Instant::now());
-    let hash = blocking(move || store.hash()).await??;
+    let hash = blocking(state, call, move || store.hash()).await??;
     state.metrics.hash.observe(begun.elapsed());
     Ok(pb::HashResponse { header: state.header_now(), hash })
 }
@@ -116,8 +116,18 @@ pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiErr
 /// Not root; the engine's failure.
 pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
     access::root(state, call).await?;
+    // Before the turn: on a full disk this may take as long as it stays full.
+    state.store.compacted_physically(state.store.compacted()).await;
+    let turn = state.work.files.turn(call.source(), None).await.map_err(|undone| call.undone(undone))?;
     let under_way = DefragUnderWay::count(state);
-    state.store.defragment().await?;
+    let store = state.store.clone();
+    // A task, so that the turn is not given up before the work is, when the caller leaves.
+    let work = tokio::spawn(async move {
+        let done = store.defragment().await;
+        drop(turn);
+        done
+    });
+    work.await.map_err(|_stopped| ApiError::Stopped)??;
     drop(under_way);
     Ok(pb::DefragmentResponse { header: None })
 }
@@ -162,8 +172,13 @@ pub async fn move_leader(
 }
 
 /// Runs work that reads much of the disk away from the serving thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_stopped| ApiError::Stopped)
+async fn blocking<T: Send + 'static>(
+    state: &State,
+    call: &Call,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    // As long as it takes: etcd has no limit here either, and a large state takes longer than a request may.
+    state.work.files.run(call.source(), None, move |_| work()).await.map_err(|undone| call.undone(undone))
 }
 
 /// An alarm in protobuf's text form with its trailing space, as etcd reports it.
@@ -223,7 +238,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
         let call = Call::of(&self.0, &request, Audience::Anyone)?;
         access::root(&self.0, &call).await?;
-        Ok(Reply::new(super::snapshot::stream(&self.0)))
+        Ok(Reply::new(super::snapshot::stream(&self.0, call.source())))
     }
 
     async fn move_leader(

@@ -189,7 +189,7 @@ async fn channel(inner: &Arc<Inner>, hello: Hello, stream: Stream) -> Result<(),
     match hello.channel {
         Channel::Pulse | Channel::Forward => requests(inner, hello.from, stream).await,
         Channel::Append => entries(inner, stream).await,
-        Channel::Snapshot => snapshot::receive(&inner.raft, &inner.store, stream).await,
+        Channel::Snapshot => snapshot::receive(inner, stream).await,
     }
 }
 

@@ -134,9 +134,14 @@ impl Stopped {
     /// Starts the member again, on its port and its data, once the old one has let go of both.
     pub async fn restart(self) -> Node {
         let address = self.url.trim_start_matches("http://").to_owned();
+        self.restart_at(&address).await
+    }
+
+    /// The same for a member that listens elsewhere than where its URL leads.
+    pub async fn restart_at(self, address: &str) -> Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(socket) = TcpListener::bind(&address).await {
+            if let Ok(socket) = TcpListener::bind(address).await {
                 return Node::start(self.id, socket, self.url, self.dir, rules()).await;
             }
             assert!(Instant::now() < deadline, "port {address} is not given back");

@@ -5,3 +5,4 @@ mod cluster;
 mod log_bounds;
 mod peers;
 mod replicate;
+mod shipping;

@@ -6,6 +6,7 @@ mod crashes;
 mod layers;
 mod merges;
 mod oracle;
+mod partial;
 mod reads;
 mod snapshots;
 mod speed;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
-pub(super) use asker::{Asker, asker};
+pub(super) use asker::{Asker, asker, source};
 pub(super) use passwords::Passwords;
 
 use super::propose::{Failure, propose};
@@ -117,6 +117,7 @@ fn show(v2: &V2, kind: Kind, name: &str) -> Result<Response<ClientBody>, Refused
 }
 
 async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<AnyBody>) -> Result<Response<ClientBody>, Refused> {
+    let source = asker::source(&request);
     let body = read_body(request).await?;
     let bad = |text: &'static str| Box::new(message(StatusCode::BAD_REQUEST, text));
     let change = match kind {
@@ -124,7 +125,7 @@ async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<AnyBody>) ->
             let mut user = json::read_user(&body, name).map_err(bad)?;
             if !user.password.is_empty() {
                 let password = std::mem::take(&mut user.password);
-                user.password = v2.passwords.hash(password, v2.deadline()).await.map_err(failed)?;
+                user.password = v2.passwords.hash(source, password, v2.deadline()).await.map_err(failed)?;
             }
             Change::PutUser(user)
         }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Failure;
-use crate::api::aside::{Aside, Undone};
+use crate::work::{self, Lane, Source, Undone};
 
 /// etcd's own cost.
 const COST: u32 = 10;
@@ -24,7 +24,7 @@ pub(in crate::api::v2) struct Passwords {
     key: [u8; 32],
     right: Mutex<HashSet<[u8; 32]>>,
     /// Half of the processors, so that strangers with wrong passwords cannot take all of them.
-    aside: Aside,
+    lane: Lane,
     /// What the password of an unknown user is compared with, so that it takes as long to refuse.
     nobody: OnceLock<String>,
 }
@@ -35,20 +35,21 @@ impl Passwords {
         Self {
             key: rand::random(),
             right: Mutex::default(),
-            aside: Aside::new(processors / 2),
+            lane: Lane::new(work::password_threads(processors).min(processors / 2)),
             nobody: OnceLock::new(),
         }
     }
 
     /// A salted hash of the password. Only its first 72 bytes count, as in etcd.
-    pub(super) async fn hash(&self, password: String, deadline: Instant) -> Result<String, Failure> {
-        let hashed = self.work(deadline, move || bcrypt::hash(password, COST)).await?;
+    pub(super) async fn hash(&self, source: Source, password: String, deadline: Instant) -> Result<String, Failure> {
+        let hashed = self.work(source, deadline, move || bcrypt::hash(password, COST)).await?;
         hashed.map_err(|error| Failure::Refused(format!("cannot hash a password: {error}")))
     }
 
     /// Whether the password is that of the user with this hash; of nobody's with `None`, which takes as long.
     pub(super) async fn is_right(
         &self,
+        source: Source,
         hash: Option<&str>,
         password: &str,
         deadline: Instant,
@@ -61,13 +62,13 @@ impl Passwords {
             (Some(hash), _) => hash.to_owned(),
             (None, Some(nobody)) => nobody.clone(),
             (None, None) => {
-                let nobody = self.hash(format!("{:032x}", rand::random::<u128>()), deadline).await?;
+                let nobody = self.hash(source, format!("{:032x}", rand::random::<u128>()), deadline).await?;
                 self.nobody.get_or_init(|| nobody).clone()
             }
         };
         let password = password.to_owned();
         // A stored hash that does not read as one lets nobody in.
-        let right = self.work(deadline, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
+        let right = self.work(source, deadline, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
         match known {
             Some(digest) if right => {
                 let mut remembered = self.right.lock();
@@ -88,11 +89,12 @@ impl Passwords {
 
     async fn work<T: Send + 'static>(
         &self,
+        source: Source,
         deadline: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        self.aside.run(deadline, work).await.map_err(|undone| match undone {
-            Undone::Late => Failure::TooManyRequests,
+        self.lane.run(source, Some(deadline), move |_| work()).await.map_err(|undone| match undone {
+            Undone::Late | Undone::TooMany => Failure::TooManyRequests,
             Undone::Stopped => Failure::Stopped,
         })
     }
@@ -111,18 +113,18 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_passes_and_only_it_is_remembered() {
         let passwords = Passwords::new();
-        let hash = passwords.hash("secret".to_owned(), soon()).await.expect("hashes");
+        let hash = passwords.hash(Source(1), "secret".to_owned(), soon()).await.expect("hashes");
         assert!(hash.starts_with("$2b$10$"), "{hash}");
-        assert_eq!(passwords.is_right(Some(&hash), "wrong", soon()).await, Ok(false));
-        assert_eq!(passwords.is_right(None, "secret", soon()).await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), Some(&hash), "wrong", soon()).await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), None, "secret", soon()).await, Ok(false));
         assert!(passwords.right.lock().is_empty());
-        assert_eq!(passwords.is_right(Some(&hash), "secret", soon()).await, Ok(true));
+        assert_eq!(passwords.is_right(Source(1), Some(&hash), "secret", soon()).await, Ok(true));
         assert_eq!(passwords.right.lock().len(), 1);
-        assert_eq!(passwords.is_right(Some(&hash), "wrong", soon()).await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), Some(&hash), "wrong", soon()).await, Ok(false));
         // Remembered: it needs no place among those who work.
-        passwords.aside.close();
-        assert_eq!(passwords.is_right(Some(&hash), "secret", soon()).await, Ok(true));
-        assert_eq!(passwords.is_right(Some(&hash), "wrong", soon()).await, Err(Failure::Stopped));
-        assert_eq!(passwords.is_right(Some("$2a$10$other"), "secret", soon()).await, Err(Failure::Stopped));
+        passwords.lane.close();
+        assert_eq!(passwords.is_right(Source(1), Some(&hash), "secret", soon()).await, Ok(true));
+        assert_eq!(passwords.is_right(Source(1), Some(&hash), "wrong", soon()).await, Err(Failure::Stopped));
+        assert_eq!(passwords.is_right(Source(1), Some("$2a$10$other"), "secret", soon()).await, Err(Failure::Stopped));
     }
 }
