@@ -2,6 +2,7 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod control;
 pub mod ctl;
 pub mod disk;
 pub mod frames;
