@@ -8,6 +8,7 @@ pub mod disk;
 pub mod frames;
 pub mod handshake;
 pub mod history;
+pub mod hostile;
 pub mod http;
 pub mod member;
 pub mod net;
