@@ -51,6 +51,9 @@ const LEAST_PEERS: usize = 32;
 /// How much less the thread counts than the others when the machine is busy, in steps of `nice`.
 const NICENESS: i32 = 5;
 
+/// Names of peers' certificates looked up at the same time.
+const LOOK_UPS: usize = 4;
+
 /// Tasks run between two looks at the sockets: handshakes are long, and newcomers should be seen among them.
 const LOOK_EVERY: u32 = 8;
 
@@ -124,7 +127,7 @@ impl Admission {
     /// As [`Self::start`].
     pub fn with(shares: Shares) -> io::Result<Arc<Self>> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().event_interval(LOOK_EVERY).build()?;
+        let runtime = builder.enable_all().event_interval(LOOK_EVERY).max_blocking_threads(LOOK_UPS).build()?;
         let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
         let stopped = stop.clone();
         std::thread::Builder::new().name("admission".to_owned()).spawn(move || {

@@ -22,6 +22,9 @@ const MAX_SETTINGS: usize = 1 << 10;
 
 const FRAME_HEAD: usize = 9;
 
+/// Bytes read at once while a caller begins; most begin with fewer.
+const CHUNK: usize = 512;
+
 /// Plain or TLS, TCP or unix.
 pub enum Stream {
     Tcp(Socket<TcpStream>),
@@ -56,8 +59,10 @@ impl Wire {
     /// # Errors
     /// The connection ended or broke before.
     pub async fn begin(mut stream: Stream) -> io::Result<Wire> {
-        let mut begun = BytesMut::new();
-        while !has_begun(&begun) {
+        let (mut begun, mut looked_at) = (BytesMut::new(), 0);
+        while !has_begun(&begun, looked_at) {
+            looked_at = begun.len();
+            begun.reserve(CHUNK);
             if each!(&mut stream, stream => stream.read_buf(&mut begun).await)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -75,10 +80,13 @@ impl Wire {
     }
 }
 
-fn has_begun(bytes: &[u8]) -> bool {
+/// `looked_at`: so many bytes were here before and were not enough. A head that comes byte by byte is read once.
+fn has_begun(bytes: &[u8], looked_at: usize) -> bool {
     let compared = bytes.len().min(PREFACE.len());
     if bytes[..compared] != PREFACE[..compared] {
-        return bytes.len() >= MAX_HEAD || has_whole_head(bytes);
+        // While it looked like a preface, nobody looked for an end of lines.
+        let from = if looked_at <= PREFACE.len() { 0 } else { looked_at - 2 };
+        return bytes.len() >= MAX_HEAD || has_whole_head(&bytes[from..]);
     }
     let Some(frame) = bytes.get(PREFACE.len()..) else { return false };
     let Some(head) = frame.get(..FRAME_HEAD) else { return false };
@@ -163,7 +171,10 @@ mod tests {
             (&endless[1..], false),
             (&endless, true),
         ] {
-            assert_eq!(has_begun(bytes), begun, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+            let one_by_one =
+                (0..bytes.len()).find(|&n| has_begun(&bytes[..=n], n)).is_some_and(|n| n + 1 == bytes.len());
+            assert_eq!(begun, one_by_one && !bytes.is_empty(), "byte by byte");
+            assert_eq!(has_begun(bytes, 0), begun, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
         }
     }
 }
