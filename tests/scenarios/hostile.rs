@@ -2,9 +2,8 @@
 //!
 //! `figures` (ignored; `make soak`) measures what a good client notices of 10,000 of each kind, here and on the newest etcd.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
