@@ -18,6 +18,7 @@ pub mod pki;
 pub mod proto;
 pub mod settings;
 
+mod admission;
 mod api;
 mod bbolt;
 mod clock;

@@ -12,6 +12,7 @@ use super::bounds::{table, text};
 use super::identity::{DataDir, Identity};
 use super::space::SpaceKeeper;
 use super::{NodeError, birth};
+use crate::admission::Admission;
 use crate::api::http::HttpOptions;
 use crate::api::identity::{Identities, IdentityOptions};
 use crate::api::metrics::{Metrics, MetricsOptions};
@@ -72,6 +73,8 @@ impl Member {
             settings.check_bootstrap()?;
         }
         let data_dir = DataDir::open(&settings.data_dir)?;
+        let admission =
+            Admission::start().map_err(|cause| NodeError::System { action: "start the admission thread", cause })?;
         let sockets = bind(&settings).await?;
         let clock = Arc::new(SystemClock::new());
         let client_tls = serves_tls(&settings).then(|| ServerTls::for_clients(&settings, clock.clone())).transpose()?;
@@ -90,7 +93,8 @@ impl Member {
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
-            network::serve(socket, peer_tls.clone(), consensus.clone());
+            network::serve(socket, peer_tls.clone(), consensus.clone(), &admission)
+                .map_err(|cause| NodeError::System { action: "serve the peer port", cause })?;
         }
         let streams = CancellationToken::new();
         let checker =
@@ -106,9 +110,10 @@ impl Member {
         let v2 = v2::V2::new(state.clone(), v2_hub, settings.client_tls.client_cert_auth);
         let apart = if sockets.http.is_empty() { Serves::Both } else { Serves::Grpc };
         let grpc = sockets.clients.into_iter().map(|bound| (bound, apart));
+        let options = listen::Options::for_clients(&settings, client_tls.clone(), &admission);
         let bounds = grpc.chain(sockets.http.into_iter().map(|bound| (bound, Serves::Http)));
-        listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));
-        let options = listen::Options::for_clients("metrics", &settings, client_tls);
+        listeners.extend(serve_clients(&settings, bounds, options, &state, &v2, &shutdown, &ready));
+        let options = listen::Options::for_metrics(&settings, client_tls, &admission);
         for bound in sockets.metrics {
             let service = MetricsService::new(state.clone());
             listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
@@ -153,7 +158,7 @@ fn announce(settings: &Settings) {
 fn serve_clients(
     settings: &Settings,
     bounds: impl Iterator<Item = (Bound, Serves)>,
-    tls: Option<ServerTls>,
+    options: listen::Options,
     state: &Arc<State>,
     v2: &Arc<v2::V2>,
     shutdown: &Shutdown,
@@ -162,11 +167,10 @@ fn serve_clients(
     let http = HttpOptions {
         cors: settings.cors.clone(),
         hosts: settings.host_whitelist.clone(),
-        tls: tls.is_some(),
+        tls: options.tls.is_some(),
         gateway: settings.enable_grpc_gateway,
         debug: settings.enable_pprof,
     };
-    let options = listen::Options::for_clients("client", settings, tls);
     let serve = |(bound, serves): (Bound, Serves)| {
         let v2 = settings.enable_v2.then(|| v2.clone());
         let service = ClientService::new(state.clone(), http.clone(), v2).only(serves);

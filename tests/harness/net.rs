@@ -4,6 +4,7 @@
 //! member cut off from the others is still asked, and must not answer from the past.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -72,6 +73,22 @@ impl Network {
     /// What a command is started through to run on machine `n`.
     pub fn wrapper(&self, n: usize) -> Vec<String> {
         ["ip", "netns", "exec", &self.space(n)].map(str::to_owned).to_vec()
+    }
+
+    /// The file by which a thread enters machine `n`.
+    pub fn namespace(&self, n: usize) -> PathBuf {
+        PathBuf::from("/var/run/netns").join(self.space(n))
+    }
+
+    /// Gives machine `n` every address of 10.214.0.0/16 to call the others from, and all ports to do so.
+    pub fn lend_addresses(&self, n: usize) -> bool {
+        let space = self.space(n);
+        let others = (0..self.size).filter(|&other| other != n);
+        ip(&format!("-n {space} route add local 10.214.0.0/16 dev lo"))
+            && ip(&format!("netns exec {space} sysctl -qw net.ipv4.ip_local_port_range=1024\t65535"))
+            && others
+                .into_iter()
+                .all(|other| ip(&format!("-n {} route add 10.214.0.0/16 via {}", self.space(other), self.address(n))))
     }
 
     /// Machine `n` loses packets from or to all others until [`Self::heal`].

@@ -12,6 +12,7 @@ mod etcdctl_session;
 mod etcdctl_words;
 mod floods;
 mod force_new;
+mod hostile;
 mod leaderless;
 mod listeners;
 mod log_bounds;

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::admission::Admission;
 use crate::model::command::{self, Command};
 use crate::model::effects::Applied;
 use crate::model::view::View;
@@ -91,7 +92,8 @@ impl Node {
     /// A member on `socket`, with the data of `dir`.
     pub async fn start(id: NodeId, socket: TcpListener, url: String, dir: Arc<TempDir>, rules: Rules) -> Self {
         let (consensus, store) = open(id, CLUSTER, dir.path(), rules).await;
-        serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone());
+        let admission = Admission::start().expect("a thread for callers");
+        serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone(), &admission).expect("served");
         Self { id, url, consensus, store, dir }
     }
 
