@@ -15,12 +15,13 @@ use crate::home::Home;
 use crate::requests::Request;
 use crate::scenario;
 use crate::status::{tabular, time_of_day};
+use crate::world::generation::Generation;
 use crate::world::{LogLine, Options};
 
 const ABOUT: &str = "A small stand-in for Juju on one machine, for this charm's tests and demo.
 
 Units get a systemd-nspawn container each (plain processes where that cannot run). Hook order, buffering,
-retries, leadership and the hook tools follow Juju 3.6. It is NOT Juju: no controllers, users, models,
+retries, leadership and the hook tools follow Juju 4.0 or 3.6 (--juju). It is NOT Juju: no controllers, users, models,
 clouds, constraints, subordinates, cross-model relations, resources, block storage, secret rotation or
 expiry, juju-reboot, series upgrades, and state does not outlive the controller process.";
 
@@ -31,6 +32,9 @@ struct Cli {
     /// Which lab; several can run side by side.
     #[arg(long, global = true, default_value = "demo")]
     lab: String,
+    /// Which Juju a new lab behaves as: 3 (3.6) or 4 (4.0).
+    #[arg(long, global = true, default_value = "4")]
+    juju: Generation,
     #[command(subcommand)]
     command: Cmd,
 }
@@ -244,7 +248,7 @@ pub enum Scenario {
 /// Parses the command line and does what it says.
 pub fn run() -> Result<ExitCode, String> {
     let cli = Cli::parse();
-    let lab = Lab::named(&cli.lab)?;
+    let lab = Lab { generation: cli.juju, ..Lab::named(&cli.lab)? };
     match cli.command {
         Cmd::Deploy { charm, app, num_units, config, storage, knobs } => {
             lab.start(&knobs.options(), knobs.machines == "process", &|line| eprintln!("{line}"))?;

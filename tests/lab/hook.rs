@@ -8,11 +8,9 @@ use std::time::Duration;
 use crate::context::Context;
 use crate::machine::{JUJU_DIR, Machine, User};
 use crate::world::World;
+use crate::world::generation::Generation;
 use crate::world::task::Work;
 use crate::world::{Settings, unit_tag};
-
-/// The version the lab speaks as.
-pub const JUJU_VERSION: &str = "3.6.8";
 
 /// How long pipes a hook's child still holds are read after the hook has ended.
 const PIPE_GRACE: Duration = Duration::from_millis(100);
@@ -106,8 +104,10 @@ fn environment(world: &World, context: &Context, machine: &Machine, dir: &str) -
     for name in ["JUJU_PRINCIPAL_UNIT", "JUJU_AVAILABILITY_ZONE", "CLOUD_API_VERSION"] {
         set(name, "");
     }
-    set("JUJU_VERSION", JUJU_VERSION);
-    set("JUJU_SLA", "unsupported");
+    set("JUJU_VERSION", world.options.generation.version());
+    if world.options.generation == Generation::Juju3 {
+        set("JUJU_SLA", "unsupported");
+    }
     for name in ["HTTP", "HTTPS", "FTP", "NO"] {
         set(&format!("JUJU_CHARM_{name}_PROXY"), "");
     }
