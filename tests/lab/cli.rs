@@ -180,6 +180,10 @@ enum Cmd {
         #[arg(long)]
         no_retry: bool,
     },
+    /// Not in Juju: end and start a unit's agent; a hook that runs is let finish.
+    RestartAgent { unit: String },
+    /// Not in Juju: hand Juju's leadership to another unit.
+    MoveLeadership { app: String },
     /// Not in Juju: cut the power of a machine (by number or unit).
     KillMachine { machine: String },
     /// Not in Juju: stop every process of a machine.
@@ -237,6 +241,8 @@ pub enum Scenario {
     /// Both authorities are replaced under a continuous writer with old credentials; then the peer
     /// authority again while the leader's machine dies.
     RotateCa,
+    /// Both authorities are replaced `rounds` times in a row while Juju's leadership moves.
+    Rotations { rounds: u32 },
     /// The charm is refreshed with another daemon, one unit at a time.
     Refresh,
     /// Data in a storage: there from the start, too late, taken away.
@@ -317,6 +323,8 @@ fn request_of(command: Cmd) -> Result<Request, String> {
         Cmd::RemoveRelation { one, other } => Request::RemoveRelation { one, other },
         Cmd::Refresh { app, path } => Request::Refresh { app, archive: absolute(path)? },
         Cmd::Resolve { unit, no_retry } => Request::Resolve { unit, retry: !no_retry },
+        Cmd::RestartAgent { unit } => Request::RestartAgent { unit },
+        Cmd::MoveLeadership { app } => Request::MoveLeadership { app },
         Cmd::KillMachine { machine } => Request::KillMachine { machine },
         Cmd::Pause { machine } => Request::Pause { machine, stop: true },
         Cmd::Resume { machine } => Request::Pause { machine, stop: false },

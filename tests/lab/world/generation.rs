@@ -24,6 +24,26 @@ impl Generation {
             Self::Juju4 => "4.0.15",
         }
     }
+
+    /// `leader-get`, `leader-set` and the hook `leader-settings-changed`.
+    pub fn has_leader_settings(self) -> bool {
+        self == Self::Juju3
+    }
+
+    /// `payload-register` and its like.
+    pub fn has_payloads(self) -> bool {
+        self == Self::Juju3
+    }
+
+    /// The variables `JUJU_CHARM_TRACE_CONFIG_*`.
+    pub fn has_charm_tracing(self) -> bool {
+        self == Self::Juju4
+    }
+
+    /// The variable `JUJU_SLA`.
+    pub fn has_sla(self) -> bool {
+        self == Self::Juju3
+    }
 }
 
 impl std::str::FromStr for Generation {

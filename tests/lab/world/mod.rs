@@ -175,8 +175,8 @@ pub struct Unit {
     pub started: bool,
     /// `stop` has succeeded.
     pub stopped: bool,
-    /// What the last leadership hook told this unit; `None` before the first.
-    pub told_leader: Option<bool>,
+    /// `leader-elected` has run for the lease this unit holds.
+    pub told_leader: bool,
     /// Version of the leader settings this unit was last told of.
     pub leader_settings_seen: u64,
     /// Revision of the charm unpacked on its machine.
@@ -185,6 +185,9 @@ pub struct Unit {
     pub config_seen: Option<u64>,
     /// Its own view of each relation.
     pub relations: BTreeMap<u32, LocalRelation>,
+    /// A hook that runs next without an error having been shown: one that must follow another at once, or
+    /// one that a signal ended.
+    pub queued: Option<Op>,
     /// Set while the unit is in error.
     pub failed: Option<Failure>,
     /// Set by `resolve`: retry at once (`true`) or skip the hook (`false`).
