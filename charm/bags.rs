@@ -53,6 +53,8 @@ pub struct AppBag {
     pub turn: Option<(Unit, String)>,
     /// Until when (seconds since 1970) clients of an authority that is being replaced are served.
     pub deadlines: BTreeMap<Side, i64>,
+    /// Revisions of the secret below this one have been removed; `None` means that none was.
+    pub kept_from: Option<u64>,
 }
 
 impl UnitBag {
@@ -128,6 +130,7 @@ impl AppBag {
                 Some((Unit::parse(unit)?, generation.to_owned()))
             }),
             deadlines: Side::BOTH.into_iter().filter_map(deadline).collect(),
+            kept_from: value(bag, "secret-kept-from").and_then(|text| text.parse().ok()),
             ..AppBag::default()
         };
         for key in bag.keys() {
@@ -201,6 +204,8 @@ pub enum AppChange {
     Turn(Option<(Unit, String)>),
     /// Everything about a unit that no longer exists.
     Forget(Unit),
+    /// The oldest revision of the secret that was not removed. Juju tells nobody which revisions there are.
+    KeptFrom(u64),
 }
 
 impl AppChange {
@@ -236,6 +241,7 @@ impl AppChange {
                 let text = turn.as_ref().map(|(unit, generation)| format!("{unit} {generation}"));
                 Bag::from([("turn".to_owned(), text.unwrap_or_default())])
             }
+            AppChange::KeptFrom(revision) => Bag::from([("secret-kept-from".to_owned(), revision.to_string())]),
             AppChange::Forget(unit) => Bag::from([
                 (certificate(unit, Side::Server), String::new()),
                 (certificate(unit, Side::Peer), String::new()),
@@ -302,10 +308,12 @@ mod tests {
             AppChange::Certificate(unit.clone(), Side::Peer, authority.certificate.clone()),
             AppChange::Turn(Some((unit.clone(), "g1".to_owned()))),
             AppChange::Deadline(Side::Server, Some(5)),
+            AppChange::KeptFrom(9),
         ];
         let read = AppBag::read(&merged(&changes), "etcd");
         assert_eq!(read.trust, Some(trust.clone()));
         assert_eq!(read.deadlines, BTreeMap::from([(Side::Server, 5)]));
+        assert_eq!(read.kept_from, Some(9));
         assert_eq!(read.bootstrap, Some(unit.clone()));
         assert_eq!(read.turn, Some((unit.clone(), "g1".to_owned())));
         assert!(read.joins.contains_key(&unit));

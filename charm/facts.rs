@@ -138,8 +138,9 @@ pub struct Facts {
     pub storage: Option<Storage>,
     /// What this unit's running member showed on each port; absent when it did not answer.
     pub presented: BTreeMap<Side, Report>,
-    /// The revision of the application's secret that nobody reads any more, when this hook is about it.
-    pub unused_revision: Option<u64>,
+    /// The latest revision of the application's secret; `None` on a follower, without a secret, and once
+    /// this very hook has changed it.
+    pub secret_revision: Option<u64>,
     /// The cluster.
     pub store: Store,
     /// What this very hook has already done.
@@ -305,10 +306,10 @@ pub struct Member {
 pub struct Done {
     /// Application data was written; it counts as published only when the hook has ended well.
     pub app_written: bool,
+    /// The application's secret was changed, or revisions of it removed; once per hook is all Juju keeps.
+    pub secret_changed: bool,
     /// The daemon was started or restarted; once per hook is enough.
     pub started: bool,
-    /// The secret's unused revision was removed.
-    pub pruned: bool,
 }
 
 impl Facts {

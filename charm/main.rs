@@ -12,6 +12,7 @@ mod facts;
 mod host;
 mod juju;
 mod observe;
+mod pending;
 mod plan;
 mod secret;
 mod service;
@@ -45,7 +46,7 @@ fn answer() -> Result<(), CharmError> {
     let juju = Juju::from_environment()?;
     let host = Host::from_environment();
     match Invocation::read(&path, juju.unit(), juju.departing().as_ref())? {
-        Invocation::Action(verb) => actions::run(verb, &juju, &host),
-        Invocation::Hook(_, event) => act::run(&juju, &host, &event),
+        Invocation::Action(verb) => actions::run(verb, juju, &host),
+        Invocation::Hook(_, event) => act::run(juju, &host, &event),
     }
 }

@@ -10,11 +10,10 @@ use etcd_charm::pki;
 use crate::act::CharmError;
 use crate::bags::{AppBag, UnitBag};
 use crate::cluster::Asker;
-use crate::facts::{
-    Authorities, Done, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit,
-};
+use crate::facts::{Authorities, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit};
 use crate::host::Host;
-use crate::juju::{Addresses, Juju};
+use crate::juju::{Addresses, Console, Juju, SecretInfo};
+use crate::pending::Pending;
 use crate::secret::SecretContent;
 use crate::trust::Report;
 
@@ -28,7 +27,7 @@ const HANDSHAKES: u32 = 4;
 /// Pause between two handshakes.
 const HANDSHAKE_PAUSE: Duration = Duration::from_millis(600);
 
-/// Everything one look found: the facts, and the handles to act on them.
+/// Everything one look found: the facts, and what it takes to act on them.
 pub struct Sight {
     /// What the planner may know.
     pub facts: Facts,
@@ -36,6 +35,40 @@ pub struct Sight {
     pub relation: Option<String>,
     /// Whom to ask in the cluster.
     pub asker: Asker,
+    /// Where the secret is; looked up by the leader alone.
+    secret: Option<SecretInfo>,
+    /// The authorities with their keys; looked up by the leader alone. Never part of the facts.
+    signer: Option<SecretContent>,
+}
+
+impl Sight {
+    /// Where the secret is.
+    ///
+    /// # Errors
+    /// [`CharmError::Secret`] when this look did not find it.
+    pub fn secret(&self) -> Result<&SecretInfo, CharmError> {
+        self.secret.as_ref().ok_or_else(absent)
+    }
+
+    /// The authorities with their keys.
+    ///
+    /// # Errors
+    /// [`CharmError::Secret`] when this look did not find them.
+    pub fn signer(&self) -> Result<&SecretContent, CharmError> {
+        self.signer.as_ref().ok_or_else(absent)
+    }
+}
+
+fn absent() -> CharmError {
+    CharmError::Secret("it does not exist yet; wait until the unit is active".to_owned())
+}
+
+/// Reads the authorities, with their keys, on whatever unit.
+///
+/// # Errors
+/// [`CharmError::Secret`] when there are none or they do not fit together.
+pub fn read_secret(juju: &Juju) -> Result<SecretContent, CharmError> {
+    SecretContent::read(&juju.secret()?.ok_or_else(absent)?).map_err(CharmError::Secret)
 }
 
 /// Seconds since 1970.
@@ -46,37 +79,39 @@ pub fn now() -> i64 {
 }
 
 /// Looks at Juju, at the machine and at the cluster, in this order: a leader that reads its
-/// databag after the answer to `is-leader` reads everything an earlier leader ever published.
+/// databag after the answer to `is-leader` reads everything an earlier leader ever published. What this
+/// program wants Juju to keep is laid over Juju's answers; `started` tells whether it has started the daemon.
 ///
 /// # Errors
 /// [`CharmError`] when a hook tool or the machine cannot be read; a silent cluster is a fact.
-pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError> {
+pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Result<Sight, CharmError> {
     let leader = juju.is_leader()?;
     let relation = juju.peer_relation()?;
-    let peer = relation.as_deref().map(|relation| read_peer(juju, relation)).transpose()?;
-    let goal = juju.goal().inspect_err(|error| juju.log("WARNING", &error.to_string())).ok();
+    let peer = relation.as_deref().map(|relation| read_peer(juju, relation, pending)).transpose()?;
+    let goal = juju.goal().inspect_err(|error| Console.log("WARNING", &error.to_string())).ok();
     let network = network(juju)?;
     let storage = juju.storage();
     let machine = host.look(storage.as_ref())?;
     let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
     let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
     let asker = asker(host, &machine, [met, unmet].concat())?;
+    let known = if leader { authorities(juju, pending) } else { Known::default() };
     let mut facts = Facts {
         unit: juju.unit().clone(),
         now: now(),
         leader,
         options: juju.config()?,
         network,
-        authorities: if leader { authorities(juju)? } else { Authorities::Unasked },
-        ports: juju.opened_ports()?,
+        authorities: known.authorities,
+        ports: pending.over_ports(juju.opened_ports()?),
         presented: presented(host, &machine, &asker),
-        unused_revision: juju.unused_revision().filter(|_| leader),
+        secret_revision: known.secret.as_ref().map(|secret| secret.revision),
         storage,
         host: machine,
         store: Store::Unreachable,
         peer,
         goal,
-        done,
+        done: pending.done(started),
     };
     for look in 1..=LOOKS {
         facts.store = asker.look();
@@ -87,9 +122,9 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
         std::thread::sleep(LOOK_PAUSE);
     }
     if let Some(why) = facts.impossible() {
-        juju.log("WARNING", &format!("these facts do not fit together: {why}"));
+        Console.log("WARNING", &format!("these facts do not fit together: {why}"));
     }
-    Ok(Sight { facts, relation, asker })
+    Ok(Sight { facts, relation, asker, secret: known.secret, signer: known.signer })
 }
 
 /// True when every wanted member answers and is well: no reason to look again.
@@ -100,7 +135,7 @@ fn all_well(facts: &Facts) -> bool {
     cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&member.name))
 }
 
-fn read_peer(juju: &Juju, relation: &str) -> Result<Peer, CharmError> {
+fn read_peer(juju: &Juju, relation: &str, pending: &Pending) -> Result<Peer, CharmError> {
     let unit = juju.unit();
     let mut units = BTreeMap::new();
     for other in juju.relation_units(relation)? {
@@ -110,8 +145,8 @@ fn read_peer(juju: &Juju, relation: &str) -> Result<Peer, CharmError> {
         }
     }
     Ok(Peer {
-        own: UnitBag::read(&juju.unit_bag(relation, unit)?),
-        app: AppBag::read(&juju.app_bag(relation)?, &unit.application),
+        own: UnitBag::read(&pending.over_unit(juju.unit_bag(relation, unit)?)),
+        app: AppBag::read(&pending.over_app(juju.app_bag(relation)?), &unit.application),
         units,
     })
 }
@@ -214,15 +249,39 @@ fn report(shown: &Presented, bundle: &str) -> Report {
     Report { trusts: trusts.collect(), issuer: pki::issuer_in(&shown.certificate, bundle).ok().flatten() }
 }
 
-fn authorities(juju: &Juju) -> Result<Authorities, CharmError> {
-    Ok(match juju.secret() {
-        Ok(None) => Authorities::Absent,
-        Ok(Some(content)) => match SecretContent::read(&content) {
-            Ok(secret) => secret.trust().map_or_else(Authorities::Unusable, Authorities::Held),
-            Err(why) => Authorities::Unusable(why),
-        },
-        Err(error) => Authorities::Unusable(error.to_string()),
-    })
+/// What the leader knows of the secret.
+struct Known {
+    authorities: Authorities,
+    secret: Option<SecretInfo>,
+    signer: Option<SecretContent>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known { authorities: Authorities::Unasked, secret: None, signer: None }
+    }
+}
+
+fn authorities(juju: &Juju, pending: &Pending) -> Known {
+    let unusable = |why: String| Known { authorities: Authorities::Unusable(why), ..Known::default() };
+    let held = |signer: SecretContent, secret| match signer.trust() {
+        Ok(trust) => Known { authorities: Authorities::Held(trust), secret, signer: Some(signer) },
+        Err(why) => unusable(why),
+    };
+    if let Some(content) = pending.secret_content() {
+        return held(content.clone(), None);
+    }
+    let secret = match juju.secret_info() {
+        Err(error) => return unusable(error.to_string()),
+        Ok(None) => return Known { authorities: Authorities::Absent, ..Known::default() },
+        Ok(Some(secret)) => secret,
+    };
+    match juju.secret() {
+        Err(error) => unusable(error.to_string()),
+        // A secret that is listed and cannot be read is not an absent one, for which another would be made.
+        Ok(None) => unusable("Juju lists it but does not show its content".to_owned()),
+        Ok(Some(content)) => SecretContent::read(&content).map_or_else(unusable, |signer| held(signer, Some(secret))),
+    }
 }
 
 /// The client URLs of all wanted units that have a member, sorted: the answer when the cluster

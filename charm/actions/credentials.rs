@@ -11,11 +11,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-use crate::act::{CharmError, secret};
-use crate::facts::Done;
+use super::Answer;
+use crate::act::CharmError;
 use crate::host::Host;
 use crate::juju::Juju;
-use crate::observe::{now, observe, published_endpoints};
+use crate::observe::{now, observe, published_endpoints, read_secret};
+use crate::pending::Pending;
 use crate::plan::rotation::{moment, signs_clients_with_successor};
 
 /// The archive's name in the user's home.
@@ -55,11 +56,11 @@ struct Wish {
 ///
 /// # Errors
 /// [`CharmError`]; nothing was changed then.
-pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
+pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     let parameters = juju.parameters()?;
     let wish = check(parameters.get("cn"), parameters.get("days")).map_err(CharmError::Parameter)?;
-    let secret = secret(juju)?;
-    let sight = observe(juju, host, Done::default())?;
+    let secret = read_secret(juju)?;
+    let sight = observe(juju, host, &Pending::default(), false)?;
     let mut endpoints: Vec<String> = match sight.asker.members() {
         Ok(members) => members.into_iter().flat_map(|member| member.client_urls).collect(),
         Err(_) => published_endpoints(&sight.facts),
@@ -94,14 +95,15 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     )
     .map_err(|error| CharmError::Parameter(format!("the archive could not be made: {error}")))?;
     let (path, owned) = host.leave_for_user(ARCHIVE, &archive)?;
-    juju.result("path", &path.display().to_string())?;
-    juju.result("cn", &wish.name)?;
-    juju.result("expires", &moment(until))?;
-    juju.result("endpoints", &endpoints.join(","))?;
     let unit = &sight.facts.unit;
     let note = if owned { "" } else { " (this machine has no user ubuntu: only root can read it)" };
-    juju.result("message", &format!("copy it with: juju scp {unit}:{} .{note}", path.display()))?;
-    Ok(())
+    let mut answer = Answer::default();
+    answer.result("path", path.display());
+    answer.result("cn", &wish.name);
+    answer.result("expires", moment(until));
+    answer.result("endpoints", endpoints.join(","));
+    answer.result("message", format!("copy it with: juju scp {unit}:{} .{note}", path.display()));
+    Ok(answer)
 }
 
 /// Checks both parameters. Nothing of them ever reaches a shell or a path; the limits keep the name

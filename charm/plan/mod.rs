@@ -116,8 +116,8 @@ pub enum Action {
     CreateAuthorities,
     /// Takes these steps of replacing an authority, in the secret and in what is published.
     Rotate(Vec<(Side, rotation::Step)>),
-    /// Removes a revision of the secret that nobody reads any more, and with it the keys in it.
-    PruneSecret(u64),
+    /// Removes these revisions of the secret, and with them the keys in them, and publishes that they are gone.
+    PruneSecret(std::ops::Range<u64>),
     /// Signs a request and publishes the certificate.
     Issue {
         /// Whose it is.
@@ -161,7 +161,14 @@ impl Action {
     /// True when the action writes the application's databag.
     #[must_use]
     pub fn writes_app(&self) -> bool {
-        matches!(self, Action::CreateAuthorities | Action::Rotate(_) | Action::Issue { .. } | Action::PublishApp(_))
+        matches!(
+            self,
+            Action::CreateAuthorities
+                | Action::Rotate(_)
+                | Action::PruneSecret(_)
+                | Action::Issue { .. }
+                | Action::PublishApp(_)
+        )
     }
 }
 

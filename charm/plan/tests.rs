@@ -141,7 +141,7 @@ fn healthy(units: &[u32]) -> Facts {
         },
         storage: None,
         presented: Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into(),
-        unused_revision: None,
+        secret_revision: Some(1),
         store: Store::Unreachable,
         done: Done::default(),
     };

@@ -40,7 +40,7 @@ impl World {
                 let pem = format!("certificate {serial} for {request}");
                 let validity = Validity { from: self.now, until: self.now + LEAF_DAYS * DAY };
                 let issuer = self.secret.as_ref().or(self.app.trust.as_ref());
-                let made = self.nodes[name].run.as_ref().and_then(|run| run.secret.as_ref());
+                let made = self.nodes[name].run.as_ref().and_then(Run::content);
                 let issuer = made.or(issuer).map(|trust| trust.of(*side).issuing.id.clone());
                 self.certificates.insert(pem.clone(), Certificate { pem: pem.clone(), says, validity, issuer });
                 let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
@@ -102,7 +102,11 @@ impl World {
                 let [server, peer] = made.map(Anchors::only);
                 let trust = Trust { server, peer, token: format!("token {serial}") };
                 run.app.push(AppChange::Trust(trust.clone()));
-                run.secret = Some(trust);
+                run.change(SecretChange::Make(trust));
+            }
+            Action::PruneSecret(revisions) => {
+                run.app.push(AppChange::KeptFrom(revisions.end));
+                run.change(SecretChange::Prune(revisions));
             }
             Action::PublishUnit(bag) => run.bag = Some(*bag),
             Action::PublishApp(change) => run.app.push(change),

@@ -11,7 +11,11 @@ impl World {
             .filter(|(other, _)| *other != name)
             .map(|(other, n)| (other.clone(), n.version, n.created && n.life == Life::Alive))
             .collect();
+        let secret_hook = self.secret_hook(name);
         let node = self.nodes.get_mut(name).unwrap();
+        if let Some(kind) = node.queued.clone() {
+            return Some(kind);
+        }
         if let Some(kind) = node.failed.clone() {
             // In the calm at the end a failed hook is run again once per sweep: Juju backs off.
             let due = !calm || std::mem::take(&mut node.tick);
@@ -25,6 +29,12 @@ impl World {
         }
         if node.elected {
             return Some(Kind::Elected);
+        }
+        if let Some(kind) = secret_hook.filter(|_| node.life == Life::Alive) {
+            return Some(kind);
+        }
+        if std::mem::take(&mut node.upgrade) {
+            return Some(Kind::Upgrade);
         }
         if node.config {
             return Some(Kind::Config);
@@ -61,6 +71,7 @@ impl World {
 
     pub(super) fn begin(&mut self, name: &Unit, kind: Kind) {
         self.note(|| format!("{name} runs {kind:?}"));
+        let latest = self.latest();
         if let Kind::Joined(other) | Kind::Changed(other) = &kind
             && let Some(seen) = self.nodes.get(other).map(|n| (n.version, n.bag.clone()))
         {
@@ -68,6 +79,10 @@ impl World {
         }
         let node = self.nodes.get_mut(name).unwrap();
         node.failed = None;
+        node.queued = None;
+        if kind == Kind::SecretChanged {
+            node.told = latest;
+        }
         node.run = Some(Run {
             kind,
             queue: VecDeque::new(),
@@ -77,8 +92,7 @@ impl World {
             done: Done::default(),
             bag: None,
             app: Vec::new(),
-            secret: None,
-            rotated: None,
+            change: None,
         });
     }
 
@@ -100,7 +114,13 @@ impl World {
             return true;
         }
         if !self.calm && self.below(self.crash_in) == 0 {
-            self.fail(name, "crash");
+            if self.below(2) == 0 {
+                self.fail(name, "crash");
+            } else {
+                self.note(|| format!("{name}: a signal ends the hook"));
+                let node = self.nodes.get_mut(name).unwrap();
+                node.queued = node.run.take().map(|run| run.kind);
+            }
             return true;
         }
         let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
@@ -119,6 +139,11 @@ impl World {
     pub(super) fn decide(&mut self, name: &Unit) {
         if self.calm || self.below(4) != 0 {
             self.reload(name);
+        }
+        let run = self.nodes[name].run.as_ref().unwrap();
+        let leaves = matches!(run.kind, Kind::LeavingPeer(_) | Kind::Stop | Kind::Remove);
+        if self.leader.as_ref() == Some(name) || run.rounds == 0 && !leaves {
+            self.read_secret(name);
         }
         let facts = self.observe(name);
         assert_eq!(facts.impossible(), None);
@@ -150,15 +175,26 @@ impl World {
         if run.insist {
             return self.fail(name, "it must stay");
         }
-        let writes = !run.app.is_empty() || run.secret.is_some() || run.rotated.is_some();
+        let writes = !run.app.is_empty() || run.change.is_some();
         if writes && self.leader.as_ref() != Some(name) {
-            return self.fail(name, "leadership was lost before the flush");
+            // Asked once more before the first change, the charm leaves out what only a leader may change; a
+            // leader may still be deposed after that.
+            if !self.calm && self.below(4) == 0 {
+                return self.fail(name, "leadership was lost before the flush");
+            }
+            let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
+            run.app.clear();
+            run.change = None;
         }
-        if run.secret.is_some() && self.secret.is_some() {
+        let change = self.nodes[name].run.as_ref().unwrap().change.clone();
+        if matches!(change, Some(SecretChange::Make(_))) && self.secret.is_some() {
             return self.fail(name, "secret with label \"pki\" already exists");
         }
-        if let Some(secret) = run.secret.clone().or(run.rotated.clone()) {
-            self.store_secret(secret);
+        if let Some(change) = change {
+            match change {
+                SecretChange::Make(trust) | SecretChange::Revise(trust) => self.store_secret(trust),
+                SecretChange::Prune(revisions) => self.prune_secret(&revisions),
+            }
             // Secrets are committed on their own, before the databags.
             if !self.calm && self.below(6) == 0 {
                 return self.fail(name, "crash between secret and databag");
@@ -192,7 +228,12 @@ impl World {
             Kind::Install => node.installed = true,
             Kind::Created => node.created = true,
             Kind::Elected => node.elected = false,
-            Kind::Config => node.config = false,
+            Kind::Config => {
+                node.config = false;
+                node.queued = (!node.started).then_some(Kind::Start);
+            }
+            Kind::Upgrade => node.queued = Some(Kind::Config),
+            Kind::SecretRemove(revision) => drop(node.remove_told.insert(revision)),
             Kind::Start => node.started = true,
             Kind::Joined(other) => node.changed_next = Some(other),
             Kind::Changed(other) => {
@@ -210,7 +251,7 @@ impl World {
                 }
             }
             Kind::Stop => node.stopped = true,
-            Kind::UpdateStatus => {}
+            Kind::UpdateStatus | Kind::SecretChanged => {}
             Kind::Remove => {
                 self.note(|| format!("{name} is gone"));
                 self.nodes.remove(name);

@@ -36,7 +36,7 @@ impl World {
                 units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).collect(),
             }),
             goal: Some(self.nodes.iter().map(|(other, n)| (other.clone(), n.life)).collect()),
-            authorities: match (leader, &self.secret) {
+            authorities: match (leader, run.content().or(self.secret.as_ref())) {
                 (false, _) => Authorities::Unasked,
                 (true, None) => Authorities::Absent,
                 (true, Some(trust)) => Authorities::Held(trust.clone()),
@@ -57,7 +57,7 @@ impl World {
             },
             storage: None,
             presented: node.service.iter().flat_map(|_| node.loaded.clone()).collect(),
-            unused_revision: None,
+            secret_revision: self.secret.as_ref().filter(|_| leader && run.change.is_none()).map(|_| self.latest()),
             store: self.look(name),
             done: run.done,
         }
@@ -99,6 +99,7 @@ impl World {
                 app.joins.insert(unit.clone(), line.clone());
             }
             AppChange::Turn(turn) => app.turn = turn.clone(),
+            AppChange::KeptFrom(revision) => app.kept_from = Some(*revision),
             AppChange::Forget(unit) => {
                 app.joins.remove(unit);
                 app.certificates.retain(|(owner, _), _| owner != unit);

@@ -3,7 +3,10 @@
 //! Every unit runs its hooks one at a time but all units interleave action by action. The model
 //! keeps to Juju's rules: hook order per unit, databag writes and secrets published only when a hook
 //! ends well, remote unit bags as stale as the last hook for that unit, application data fresh,
-//! leadership that moves and is checked at the flush, hooks that crash anywhere and are run again.
+//! leadership that moves and is checked at the flush, hooks that crash anywhere and are run again, at once
+//! and without an error when a signal ended them. The secret keeps its revisions until they are removed; a
+//! reader follows the one it read last; `secret-changed` and `secret-remove` are told once to each unit, and a
+//! `secret-changed` that was due when an agent started anew never comes.
 //! The store adds, promotes and removes members as ours does. Checked in every world: what
 //! [`Facts::impossible`] says, one change of the member list per plan, a quorum after each removal,
 //! the last voter kept, one cluster; and in the end: all active, the member list equal to the units.
@@ -50,6 +53,9 @@ enum Kind {
     Joined(Unit),
     Changed(Unit),
     AppChanged,
+    SecretChanged,
+    SecretRemove(u64),
+    Upgrade,
     Departed(Unit),
     LeavingPeer(Unit),
     Stop,
@@ -68,8 +74,32 @@ struct Run {
     done: Done,
     bag: Option<UnitBag>,
     app: Vec<AppChange>,
-    secret: Option<Trust>,
-    rotated: Option<Trust>,
+    change: Option<SecretChange>,
+}
+
+/// What a hook wants of the secret.
+#[derive(Clone, Debug)]
+enum SecretChange {
+    Make(Trust),
+    Revise(Trust),
+    Prune(std::ops::Range<u64>),
+}
+
+impl Run {
+    /// Juju keeps only the later of a new revision and a removal, so a hook must not do both.
+    fn change(&mut self, change: SecretChange) {
+        assert!(self.change.is_none(), "two changes of the secret in one hook: {:?} {change:?}", self.change);
+        self.change = Some(change);
+        self.done.secret_changed = true;
+    }
+
+    /// What the secret will hold.
+    fn content(&self) -> Option<&Trust> {
+        match &self.change {
+            Some(SecretChange::Make(trust) | SecretChange::Revise(trust)) => Some(trust),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -91,6 +121,15 @@ struct Node {
     changed_next: Option<Unit>,
     departs: BTreeSet<Unit>,
     app_seen: u64,
+    /// The revision of the secret it follows; 0 before it has read it.
+    tracked: u64,
+    /// The latest revision its agent knows of.
+    told: u64,
+    /// Revisions of which `secret-remove` has told it.
+    remove_told: BTreeSet<u64>,
+    upgrade: bool,
+    /// Runs next, without an error.
+    queued: Option<Kind>,
     failed: Option<Kind>,
     failures: u32,
     run: Option<Run>,
@@ -131,6 +170,8 @@ struct World {
     app: AppBag,
     app_version: u64,
     secret: Option<Trust>,
+    /// Those of its revisions that were not removed.
+    revisions: BTreeSet<u64>,
     leader: Option<Unit>,
     clusters: Vec<Vec<Voter>>,
     certificates: BTreeMap<String, Certificate>,
@@ -158,6 +199,7 @@ impl World {
             app: AppBag::default(),
             app_version: 0,
             secret: None,
+            revisions: BTreeSet::new(),
             leader: None,
             clusters: Vec::new(),
             certificates: BTreeMap::new(),
@@ -210,6 +252,11 @@ impl World {
             changed_next: None,
             departs: BTreeSet::new(),
             app_seen: 0,
+            tracked: 0,
+            told: 0,
+            remove_told: BTreeSet::new(),
+            upgrade: false,
+            queued: None,
             failed: None,
             failures: 0,
             run: None,
@@ -266,7 +313,8 @@ impl World {
 
     fn elect(&mut self) {
         // Juju promises leadership for 30 seconds; a hook that has taken a step of a replacement ends sooner.
-        let promised = |node: &Node| node.run.as_ref().is_some_and(|run| run.rotated.is_some());
+        let promised =
+            |node: &Node| node.run.as_ref().is_some_and(|run| matches!(run.change, Some(SecretChange::Revise(_))));
         if self.leader.as_ref().and_then(|leader| self.nodes.get(leader)).is_some_and(promised) {
             return;
         }

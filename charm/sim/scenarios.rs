@@ -6,7 +6,7 @@ impl World {
     /// Something an operator, Juju or fate does.
     pub(super) fn happen(&mut self) {
         let alive = self.alive();
-        match self.below(18) {
+        match self.below(20) {
             0..=2 if alive.len() < 6 => self.add_unit(),
             3 | 4 => {
                 let able: Vec<Unit> = alive.into_iter().filter(|unit| self.nodes[unit].powered).collect();
@@ -41,6 +41,18 @@ impl World {
                 self.note(|| "years pass".to_owned());
                 self.aged = true;
                 self.now += 2_100 * DAY;
+            }
+            17 => {
+                let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+                let Some(name) = self.pick(&names) else { return };
+                self.note(|| format!("the agent of {name} starts anew"));
+                let latest = self.latest();
+                self.nodes.get_mut(&name).unwrap().told = latest;
+            }
+            18 => {
+                let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+                let name = self.pick(&names).filter(|name| self.nodes[name].started);
+                name.iter().for_each(|name| self.nodes.get_mut(name).unwrap().upgrade = true);
             }
             16 => {
                 let names: Vec<Unit> = self.nodes.keys().cloned().collect();
@@ -114,6 +126,13 @@ impl World {
         let (secret, published) = (self.secret.as_ref()?, self.app.trust.as_ref()?);
         if secret != published {
             return Some("the secret is not published".to_owned());
+        }
+        if self.revisions != BTreeSet::from([self.latest()]) {
+            return Some(format!("revisions of the secret are left: {:?}", self.revisions));
+        }
+        let pins = self.nodes.iter().find(|(_, node)| ![0, self.latest()].contains(&node.tracked));
+        if let Some((name, node)) = pins {
+            return Some(format!("{name} still follows revision {}", node.tracked));
         }
         for side in Side::BOTH {
             let anchors = secret.of(side);

@@ -111,7 +111,8 @@ impl Hub {
 
     fn boot(self: &Arc<Self>, id: u32, unit: &str) -> Result<(), String> {
         let machine = self.provider.boot(&self.home, id)?;
-        hook::install_tools(&machine, &self.home.program(), unit)?;
+        let generation = self.lock().options.generation;
+        hook::install_tools(&machine, &self.home.program(), unit, generation)?;
         let mut world = self.lock();
         for storage in world.units.get(unit).map(|unit| unit.storage.clone()).unwrap_or_default() {
             machine.make_folder(&storage.location)?;

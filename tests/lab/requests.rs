@@ -51,6 +51,12 @@ pub enum Request {
     Pause { machine: String, stop: bool },
     /// Cuts a machine from the network or plugs it in.
     Partition { machine: String, cut: bool },
+    /// Ends and starts a unit's agent between two hooks.
+    RestartAgent { unit: String },
+    /// The revisions Juju keeps of each secret: `{label or id: [numbers]}`.
+    Secrets,
+    /// Makes another unit Juju's leader, as when the lease was lost for a moment; answers its name.
+    MoveLeadership { app: String },
     /// Retries or skips a failed hook.
     Resolve { unit: String, retry: bool },
     /// Log lines from number `from` on; answers `{next, lines}`.
@@ -95,6 +101,12 @@ pub fn answer(hub: &Arc<Hub>, request: Request) -> Result<Value, String> {
             hub.with_machine(id, |machine| machine.partition(cut)).ok_or("the machine is not running")??;
             Value::Null
         }
+        Request::RestartAgent { unit } => {
+            hub.lock().restart_agent(&unit)?;
+            Value::Null
+        }
+        Request::Secrets => secrets(&hub.lock()),
+        Request::MoveLeadership { app } => json!(hub.lock().move_leadership(&app, now())?),
         Request::Resolve { unit, retry } => {
             let mut world = hub.lock();
             let state = world.units.get_mut(&unit).ok_or(format!("unit {unit:?} not found"))?;
@@ -208,6 +220,14 @@ fn resolve_unit(world: &World, unit: &str) -> Result<String, String> {
         None if world.units.contains_key(unit) => Ok(unit.to_owned()),
         None => Err(format!("unit {unit:?} not found")),
     }
+}
+
+fn secrets(world: &World) -> Value {
+    let shown = |secret: &crate::world::secret::Secret| {
+        let name = secret.label.clone().unwrap_or_else(|| secret.id.clone());
+        (name, json!(secret.revisions.keys().collect::<Vec<_>>()))
+    };
+    Value::Object(world.secrets.values().map(shown).collect())
 }
 
 fn run_action(hub: &Arc<Hub>, unit: &str, name: String, params: BTreeMap<String, Value>) -> Result<Value, String> {

@@ -67,7 +67,7 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
     if unit.life == Life::Dying && !unit.installed && unit.failed.is_none() {
         return Next::Gone;
     }
-    let steady = unit.failed.is_none();
+    let steady = unit.failed.is_none() && unit.queued.is_none();
     if unit.installed && steady && unit.life == Life::Alive {
         let urgent = created(world, unit, choose)
             .or_else(|| leadership(world, app, unit, now))
@@ -80,6 +80,9 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
         && let Some(task) = unit.queue.front()
     {
         return Next::Run(Op::Task(*task));
+    }
+    if let Some(queued) = &unit.queued {
+        return Next::Run(queued.clone());
     }
     if let Some(failed) = &unit.failed {
         let due = unit.resolved == Some(true) || now >= failed.retry_at;
@@ -107,15 +110,11 @@ fn created(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -
 }
 
 fn leadership(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
-    let leads = world.is_leader(&unit.name, now);
-    match (leads, unit.told_leader) {
-        (true, Some(true)) => None,
-        (true, _) => Some(Op::Plain("leader-elected")),
-        (false, None | Some(true)) => Some(Op::Plain("leader-settings-changed")),
-        (false, Some(false)) => {
-            (app.leader_settings.0 > unit.leader_settings_seen).then_some(Op::Plain("leader-settings-changed"))
-        }
+    if world.is_leader(&unit.name, now) {
+        return (!unit.told_leader).then_some(Op::Plain("leader-elected"));
     }
+    let told = world.options.generation.has_leader_settings() && app.leader_settings.0 > unit.leader_settings_seen;
+    told.then_some(Op::Plain("leader-settings-changed"))
 }
 
 fn secrets(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
@@ -130,7 +129,7 @@ fn secrets(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
             crate::world::secret::Owner::App(owner) => *owner == app.name && leads,
             crate::world::secret::Owner::Unit(owner) => *owner == unit.name,
         };
-        if manages && let Some(revision) = secret.unused_revisions().first() {
+        if manages && let Some(revision) = secret.unused_revisions(&unit.name).first() {
             return Some(Op::SecretRemove { id: secret.id.clone(), revision: *revision });
         }
     }

@@ -13,6 +13,7 @@ mod etcdctl_words;
 mod floods;
 mod force_new;
 mod hostile;
+mod lab;
 mod leaderless;
 mod listeners;
 mod log_bounds;

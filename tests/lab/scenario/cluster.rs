@@ -273,9 +273,18 @@ impl<'a> Cluster<'a> {
 
     /// `hook "…" failed` lines in the log so far.
     pub fn failed_hooks(&self) -> Result<Vec<String>, String> {
+        self.log_lines(&|line| line.level == "ERROR" && line.message.starts_with("hook "))
+    }
+
+    /// Hooks and actions that asked Juju for something after they had changed something, so far.
+    pub fn reads_after_writes(&self) -> Result<Vec<String>, String> {
+        self.log_lines(&|line| line.module == crate::tools::READ_BACK)
+    }
+
+    fn log_lines(&self, wanted: &dyn Fn(&LogLine) -> bool) -> Result<Vec<String>, String> {
         let answer = self.lab.ask(&Request::Log { from: 0 })?;
         let lines: Vec<LogLine> = serde_json::from_value(answer["lines"].clone()).map_err(|error| error.to_string())?;
-        let failed = |line: &&LogLine| line.level == "ERROR" && line.message.starts_with("hook ");
-        Ok(lines.iter().filter(failed).map(|line| format!("{}: {}", line.entity, line.message)).collect())
+        let wanted = lines.iter().filter(|line| wanted(line));
+        Ok(wanted.map(|line| format!("{}: {}", line.entity, line.message)).collect())
     }
 }

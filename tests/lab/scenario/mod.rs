@@ -6,6 +6,7 @@ mod cluster;
 mod kill_leader;
 mod refresh;
 mod rotate_ca;
+mod rotations;
 mod scale;
 mod seeds;
 mod storage;
@@ -27,6 +28,7 @@ pub fn run(lab: &Lab, charm: &Path, which: Scenario) -> Result<(), String> {
         Scenario::Seeds { count } => seeds::run(lab, charm, count),
         Scenario::KillLeader => kill_leader::run(lab, charm),
         Scenario::RotateCa => rotate_ca::run(lab, charm),
+        Scenario::Rotations { rounds } => rotations::run(lab, charm, rounds),
         Scenario::Refresh => refresh::run(lab, charm),
         Scenario::Storage => storage::run(lab, charm),
         Scenario::BadInput => bad_input::run(lab, charm),

@@ -158,7 +158,7 @@ pub fn report(world: &World, cloud: &str, now: u64) -> Report {
             name: "lab".to_owned(),
             controller: "etcd-charm-lab".to_owned(),
             cloud: cloud.to_owned(),
-            version: crate::hook::JUJU_VERSION.to_owned(),
+            version: world.options.generation.version().to_owned(),
             timestamp: time_of_day(now) + "Z",
         },
         machines: machines.collect(),
