@@ -98,26 +98,25 @@ async fn a_snapshot_over_a_thin_link_arrives_through_cuts_and_restarts() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     cluster.members[away].crash();
     cluster.members[away].start();
-    let goes_on = |least: u64, attempts_before: usize| {
-        let cluster = &cluster;
-        move || async move {
-            let attempts = attempts(&cluster.members[lead].log());
-            match attempts.last() {
-                Some((_, held)) if *held > least && attempts.len() > attempts_before => Ok((*held, attempts.len())),
-                other => Err(format!("{other:?} after {} attempts", attempts.len())),
-            }
-        }
-    };
-    let (held, made) = until("it goes on after the restart", LIMIT, goes_on(1 << 20, 1)).await;
+    let (held, made) = until("it goes on after the restart", LIMIT, || goes_on(&cluster, lead, 1 << 20, 1)).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     network.cut(away, Cut::Both);
     tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.members[away].crash();
     network.heal();
     cluster.members[away].start();
-    until("it goes on after the cut", LIMIT, goes_on(held, made)).await;
+    until("it goes on after the cut", LIMIT, || goes_on(&cluster, lead, held, made)).await;
     until("the member has it all", LIMIT, || cluster.read_at(away)).await;
     println!("{bytes} bytes over {RATE} in {:?}: {:?}", begun.elapsed(), attempts(&cluster.members[lead].log()));
     network.thin(lead, None);
     cluster.assert_equal_hashes().await;
+}
+
+/// The newest attempt of the sender, once it began with more than `least` bytes already there and others came before it.
+async fn goes_on(cluster: &Cluster, lead: usize, least: u64, attempts_before: usize) -> Result<(u64, usize), String> {
+    let attempts = attempts(&cluster.members[lead].log());
+    match attempts.last() {
+        Some((_, held)) if *held > least && attempts.len() > attempts_before => Ok((*held, attempts.len())),
+        other => Err(format!("{other:?} after {} attempts", attempts.len())),
+    }
 }
