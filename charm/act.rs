@@ -13,9 +13,11 @@ use crate::facts::{Done, Facts, Side};
 use crate::host::{Host, HostError};
 use crate::juju::{Juju, JujuError};
 use crate::observe::{Sight, observe};
+use crate::plan::application::overall;
 use crate::plan::rotation::{Step, moment};
 use crate::plan::{Action, Plan, plan};
 use crate::secret::SecretContent;
+use crate::text::Word;
 
 /// Most times one hook looks, plans and acts.
 const MAX_ROUNDS: u32 = 8;
@@ -87,7 +89,14 @@ pub fn run(juju: &Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
 }
 
 fn show(juju: &Juju, facts: &Facts, step: &Plan) -> Result<(), JujuError> {
-    juju.status(step.status.word(), &step.status.sentence(facts.leader))
+    juju.status(step.status.word(), &step.status.sentence(facts.leader))?;
+    if let Some(overall) = overall(facts, &step.status)
+        && let Err(error) = juju.application_status(overall.word, &overall.sentence)
+    {
+        // Leadership may have moved since it was asked for: the next leader tells.
+        juju.log("INFO", &format!("the application's status is left to the next leader: {error}"));
+    }
+    Ok(())
 }
 
 /// Performs each action in turn. Gives the cluster's last refusal, if there was one.
@@ -159,14 +168,14 @@ fn start(
     juju: &Juju,
     host: &Host,
     sight: &Sight,
-    generation: &str,
+    generation: &Word,
     restart: bool,
     done: &mut Done,
 ) -> Result<(), CharmError> {
     done.started = true;
     host.start(generation, restart)?;
     let facts = host.look(sight.facts.storage.as_ref())?;
-    let own = facts.config.and_then(|config| config.listen_client_urls.split(',').next().map(str::to_owned));
+    let own = facts.config.and_then(|config| config.listen_client_urls.first());
     if let Some(own) = own
         && !sight.asker.wait_until_serving(&own)
     {
@@ -226,7 +235,8 @@ pub fn secret(juju: &Juju) -> Result<SecretContent, CharmError> {
 }
 
 /// One line for the log; `None` for what is repeated on every hook.
-fn describe(action: &Action) -> Option<String> {
+#[must_use]
+pub fn describe(action: &Action) -> Option<String> {
     Some(match action {
         Action::InstallProgram => "installing the program, its user and its service".to_owned(),
         Action::MakeRequest { side, names, .. } => format!("making a {} request for {}", side.word(), names.join(", ")),
@@ -267,7 +277,7 @@ mod tests {
     #[test]
     fn a_refusal_by_the_cluster_keeps_no_later_action_from_being_done() {
         let actions = [
-            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: String::new() },
+            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: "https://10.0.0.1:2380".into() },
             Action::OpenPort(2379),
         ];
         let mut performed = 0;
