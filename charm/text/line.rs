@@ -44,8 +44,7 @@ fn harmless(text: &str, max: usize, lines: bool) -> String {
     if text.starts_with('-') {
         out.push('\\');
     }
-    let mut rest = text.chars();
-    for (count, c) in rest.by_ref().enumerate() {
+    for (count, c) in text.chars().enumerate() {
         if count == max {
             out.push_str("...");
             break;

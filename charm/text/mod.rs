@@ -96,4 +96,4 @@ macro_rules! parsed_text {
 use parsed_text;
 
 #[cfg(test)]
-pub mod hostile;
+mod tests;
