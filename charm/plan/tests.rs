@@ -274,7 +274,7 @@ fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_no
             |f| {
                 f.goal.as_mut().unwrap().remove(&unit(2));
                 f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
-                peer(f).app.joins.insert(unit(3), "line".into());
+                peer(f).app.joins.insert(unit(3), "etcd2=https://10.0.0.2:2380".into());
             },
             false,
         ),
