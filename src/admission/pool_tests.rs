@@ -68,7 +68,7 @@ fn who_answers_stays_and_who_was_used_gets_a_second_chance() {
     };
     assert_eq!(gone(&places), [2], "0 answers, 1 was used");
     places.push(Arc::new(pool.enter(source(1)).expect("room")));
-    assert_eq!(gone(&places), [2, 3], "1 came to the end of the queue");
+    assert_eq!(gone(&places), [1, 2], "1 has had its second chance");
     drop(answer);
     places.push(Arc::new(pool.enter(source(1)).expect("room")));
     assert_eq!(gone(&places), [1, 2, 3]);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -71,8 +72,10 @@ impl Besieged {
         ];
         let mut flags: Vec<String> = flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
         flags.push("--peer-client-cert-auth".to_owned());
-        // The limit of open files that the charm's unit has.
-        let wrapper = [network.wrapper(0), ["prlimit", "--nofile=65536:65536"].map(str::to_owned).to_vec()].concat();
+        // The limit of open files that the charm's unit has, where this machine allows as many.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit of open files");
+        let limit = format!("--nofile={0}:{0}", most.min(65_536));
+        let wrapper = [network.wrapper(0), vec!["prlimit".to_owned(), limit]].concat();
         let mut member = Member::new(product, "one", folder.path(), (0, 0), flags).at(&host, wrapper);
         member.start();
         let besieged = Self {

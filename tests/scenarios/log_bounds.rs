@@ -46,7 +46,7 @@ async fn compact(kv: &mut KvClient<tonic::transport::Channel>, revision: i64) {
 #[tokio::test]
 async fn a_large_value_that_is_overwritten_for_ever_fills_no_disk_and_is_soon_served_again() {
     let _turn = turn().await;
-    let (mebibytes, puts) = (setting("LOG_TEST_DISK_MIB", 320), setting("LOG_TEST_PUTS", 1500));
+    let (mebibytes, puts) = (setting("LOG_TEST_DISK_MIB", 512), setting("LOG_TEST_PUTS", 1500));
     let Some(disk) = Disk::new(mebibytes) else {
         can("root and loop devices", false);
         return;

@@ -162,9 +162,10 @@ async fn a_slow_wire_takes_its_time_and_a_silent_one_is_given_up() {
     let to = (lead + 1) % 3;
     fill(&nodes[lead], 4).await;
     forget(&nodes[lead]).await;
-    let patience = Patience { silence: Duration::from_secs(2), install: Duration::from_secs(60) };
-    // 16 KiB every 10 ms at most: more than two seconds in all, never two without a byte.
-    wires[to].at_a_time.store(16 << 10, Ordering::SeqCst);
+    // Long enough for a process that is starved for seconds.
+    let patience = Patience { silence: Duration::from_secs(10), install: Duration::from_secs(60) };
+    // 4 KiB every 10 ms at most: more than ten seconds in all, never ten without a byte.
+    wires[to].at_a_time.store(4 << 10, Ordering::SeqCst);
     let begun = Instant::now();
     shipped(&nodes, patience, to).await.expect("it takes as long as it needs");
     assert!(begun.elapsed() > patience.silence, "the wire was too fast to show anything: {:?}", begun.elapsed());
@@ -174,5 +175,6 @@ async fn a_slow_wire_takes_its_time_and_a_silent_one_is_given_up() {
     let failed = shipped(&nodes, silence, to).await.expect_err("nothing passes");
     assert!(matches!(failed, WireError::Io(_)), "{failed}");
     wires[to].at_a_time.store(usize::MAX, Ordering::SeqCst);
+    let patience = Patience { silence: Duration::from_secs(60), ..patience };
     shipped(&nodes, patience, to).await.expect("the wire is whole again");
 }
