@@ -13,14 +13,16 @@ use etcd_charm::pki::{self, Usage, Validity};
 
 use crate::bags::AppChange;
 use crate::event::{Event, UnknownInvocation};
-use crate::facts::Side;
+use crate::facts::{Facts, Side};
 use crate::host::{Host, HostError};
 use crate::juju::{Console, Juju, JujuError};
 use crate::observe::{Sight, observe};
 use crate::pending::{Kept, Pending, SecretChange, commit};
+use crate::plan::application::overall;
 use crate::plan::rotation::{Step, moment};
-use crate::plan::{Action, plan};
+use crate::plan::{Action, Plan, plan};
 use crate::secret::SecretContent;
+use crate::text::Word;
 
 /// Most times one hook looks, plans and acts.
 const MAX_ROUNDS: u32 = 8;
@@ -70,7 +72,7 @@ pub fn run(juju: Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
             follow_secret(&juju);
         }
         let step = plan(&sight.facts, event);
-        Console.status(step.status.word(), &step.status.sentence(sight.facts.leader))?;
+        show(&sight.facts, &step)?;
         let again = step.goes_on();
         let mut hands = Hands { host, sight: &sight, pending: &mut pending, started: &mut started };
         let refusal = each(&step.actions, |action| hands.perform(action))?;
@@ -101,6 +103,19 @@ fn follow_secret(juju: &Juju) {
     if let Err(error) = juju.secret() {
         Console.log("WARNING", &format!("the secret is followed in the next hook: {error}"));
     }
+}
+
+/// Shows the unit's status and, by the leader, the application's. A status is no state that a later question of the
+/// same hook reads, so it may be set while the hook still asks.
+fn show(facts: &Facts, step: &Plan) -> Result<(), JujuError> {
+    Console.status(step.status.word(), &step.status.sentence(facts.leader))?;
+    if let Some(overall) = overall(facts, &step.status)
+        && let Err(error) = Console.application_status(overall.word, &overall.sentence)
+    {
+        // Leadership may have moved since it was asked for: the next leader tells.
+        Console.log("INFO", &format!("the application's status is left to the next leader: {error}"));
+    }
+    Ok(())
 }
 
 /// Performs each action in turn. Gives the cluster's last refusal, if there was one.
@@ -177,11 +192,11 @@ impl Hands<'_> {
         Ok(())
     }
 
-    fn start(&mut self, generation: &str, restart: bool) -> Result<(), CharmError> {
+    fn start(&mut self, generation: &Word, restart: bool) -> Result<(), CharmError> {
         *self.started = true;
         self.host.start(generation, restart)?;
         let facts = self.host.look(self.sight.facts.storage.as_ref())?;
-        let own = facts.config.and_then(|config| config.listen_client_urls.split(',').next().map(str::to_owned));
+        let own = facts.config.and_then(|config| config.listen_client_urls.first());
         if let Some(own) = own
             && !self.sight.asker.wait_until_serving(&own)
         {
@@ -215,7 +230,8 @@ fn sign(sight: &Sight, side: Side, request: &str, names: &[String]) -> Result<St
 }
 
 /// One line for the log; `None` for what is repeated on every hook.
-fn describe(action: &Action) -> Option<String> {
+#[must_use]
+pub fn describe(action: &Action) -> Option<String> {
     Some(match action {
         Action::InstallProgram => "installing the program, its user and its service".to_owned(),
         Action::MakeRequest { side, names, .. } => format!("making a {} request for {}", side.word(), names.join(", ")),
@@ -258,7 +274,7 @@ mod tests {
     #[test]
     fn a_refusal_by_the_cluster_keeps_no_later_action_from_being_done() {
         let actions = [
-            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: String::new() },
+            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: "https://10.0.0.1:2380".into() },
             Action::OpenPort(2379),
         ];
         let mut performed = 0;

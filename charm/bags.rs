@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use etcd_charm::pki;
 
 use crate::facts::{Certificate, Request, Side, Unit};
+use crate::text::{ClientUrl, HostName, InitialCluster, PeerUrl, Word, plain_certificate};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 /// A databag as Juju holds it.
@@ -21,9 +22,9 @@ const MAX_VALUE: usize = 64 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitBag {
     /// Its member's peer URL.
-    pub peer_url: Option<String>,
+    pub peer_url: Option<PeerUrl>,
     /// Its member's client URL.
-    pub client_url: Option<String>,
+    pub client_url: Option<ClientUrl>,
     /// The names its certificates must carry, in normal form.
     pub names: Vec<String>,
     /// Its signing requests.
@@ -33,7 +34,7 @@ pub struct UnitBag {
     /// True once that member votes.
     pub votes: bool,
     /// The generation it wants to restart into, when it waits for its turn.
-    pub restart: Option<String>,
+    pub restart: Option<Word>,
     /// Which authorities its member trusts and shows on each port.
     pub reports: BTreeMap<Side, Report>,
 }
@@ -48,9 +49,9 @@ pub struct AppBag {
     /// Certificates by unit and side.
     pub certificates: BTreeMap<(Unit, Side), Certificate>,
     /// For each unit that was added to a running cluster: its static `initial-cluster`.
-    pub joins: BTreeMap<Unit, String>,
+    pub joins: BTreeMap<Unit, InitialCluster>,
     /// The unit whose turn it is to restart, and the generation it may restart into.
-    pub turn: Option<(Unit, String)>,
+    pub turn: Option<(Unit, Word)>,
     /// Until when (seconds since 1970) clients of an authority that is being replaced are served.
     pub deadlines: BTreeMap<Side, i64>,
     /// Revisions of the secret below this one have been removed; `None` means that none was.
@@ -61,19 +62,21 @@ impl UnitBag {
     /// Writes the bag; an absent value is an empty string, which deletes the key.
     #[must_use]
     pub fn write(&self) -> Bag {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        fn text<T: ToString>(value: Option<&T>) -> String {
+            value.map(T::to_string).unwrap_or_default()
+        }
         let request = |side| self.requests.get(&side).map(|r| r.pem.clone()).unwrap_or_default();
         let report = |side| self.reports.get(&side).cloned().unwrap_or_default();
         let trusts = |side| report(side).trusts.into_iter().collect::<Vec<_>>().join(",");
         Bag::from([
-            ("peer-url".to_owned(), text(&self.peer_url)),
-            ("client-url".to_owned(), text(&self.client_url)),
+            ("peer-url".to_owned(), text(self.peer_url.as_ref())),
+            ("client-url".to_owned(), text(self.client_url.as_ref())),
             ("names".to_owned(), self.names.join(",")),
             ("server-request".to_owned(), request(Side::Server)),
             ("peer-request".to_owned(), request(Side::Peer)),
             ("member".to_owned(), self.member.map(|id| format!("{id:x}")).unwrap_or_default()),
             ("votes".to_owned(), if self.votes { "yes".to_owned() } else { String::new() }),
-            ("restart".to_owned(), text(&self.restart)),
+            ("restart".to_owned(), text(self.restart.as_ref())),
             ("server-trusts".to_owned(), trusts(Side::Server)),
             ("server-issuer".to_owned(), report(Side::Server).issuer.unwrap_or_default()),
             ("peer-trusts".to_owned(), trusts(Side::Peer)),
@@ -84,13 +87,12 @@ impl UnitBag {
     /// Reads the bag of one unit.
     #[must_use]
     pub fn read(bag: &Bag) -> Self {
-        let url = |key: &str| value(bag, key).filter(|text| url::Url::parse(text).is_ok());
         let mut requests = BTreeMap::new();
         let mut reports = BTreeMap::new();
         for side in Side::BOTH {
             let report = Report {
-                trusts: list(bag, &format!("{}-trusts", side.word())).into_iter().collect(),
-                issuer: value(bag, &format!("{}-issuer", side.word())),
+                trusts: list(bag, &format!("{}-trusts", side.word()), fingerprint).into_iter().collect(),
+                issuer: value(bag, &format!("{}-issuer", side.word())).and_then(|text| fingerprint(&text)),
             };
             if report != Report::default() {
                 reports.insert(side, report);
@@ -102,13 +104,13 @@ impl UnitBag {
             }
         }
         UnitBag {
-            peer_url: url("peer-url"),
-            client_url: url("client-url"),
-            names: list(bag, "names"),
+            peer_url: value(bag, "peer-url").and_then(|text| PeerUrl::parse(&text)),
+            client_url: value(bag, "client-url").and_then(|text| ClientUrl::parse(&text)),
+            names: list(bag, "names", |text| HostName::parse(text).map(String::from)),
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
-            restart: value(bag, "restart"),
+            restart: value(bag, "restart").and_then(|text| Word::parse(&text)),
             reports,
         }
     }
@@ -119,7 +121,7 @@ impl AppBag {
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
         let trust = match (anchors(bag, Side::Server), anchors(bag, Side::Peer), value(bag, "token")) {
-            (Some(server), Some(peer), Some(token)) => Some(Trust { server, peer, token }),
+            (Some(server), Some(peer), Some(token)) => Word::parse(&token).map(|token| Trust { server, peer, token }),
             _ => None,
         };
         let deadline = |side: Side| Some((side, value(bag, &ca_key(side, "-drop-at"))?.parse().ok()?));
@@ -127,7 +129,7 @@ impl AppBag {
             bootstrap: value(bag, "bootstrap").and_then(|text| Unit::parse(&text)),
             turn: value(bag, "turn").and_then(|text| {
                 let (unit, generation) = text.split_once(' ')?;
-                Some((Unit::parse(unit)?, generation.to_owned()))
+                Some((Unit::parse(unit)?, Word::parse(generation)?))
             }),
             deadlines: Side::BOTH.into_iter().filter_map(deadline).collect(),
             kept_from: value(bag, "secret-kept-from").and_then(|text| text.parse().ok()),
@@ -141,9 +143,9 @@ impl AppBag {
             let unit = Unit::new(application, number);
             let side = Side::BOTH.into_iter().find(|side| what == format!("{}-certificate", side.word()));
             if what == "initial-cluster" {
-                read.joins.insert(unit, text);
+                read.joins.extend(InitialCluster::parse(&text).map(|list| (unit, list)));
             } else if let (Some(side), Some(trust)) = (side, &trust)
-                && let Some(certificate) = read_certificate(text, &trust.of(side).bundle())
+                && let Some(certificate) = read_certificate(&text, &trust.of(side).bundle())
             {
                 read.certificates.insert((unit, side), certificate);
             }
@@ -153,7 +155,8 @@ impl AppBag {
     }
 }
 
-fn read_certificate(pem: String, bundle: &str) -> Option<Certificate> {
+fn read_certificate(text: &str, bundle: &str) -> Option<Certificate> {
+    let pem = plain_certificate(text)?;
     let says = pki::describe_certificate(&pem).ok()?;
     let validity = pki::certificate_validity(&pem).ok()?;
     let issuer = pki::issuer_in(&pem, bundle).ok().flatten();
@@ -179,8 +182,13 @@ fn anchors(bag: &Bag, side: Side) -> Option<Anchors> {
     })
 }
 
-fn list(bag: &Bag, key: &str) -> Vec<String> {
-    value(bag, key).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default()
+/// A list, when every part of it can be read.
+fn list(bag: &Bag, key: &str, read: fn(&str) -> Option<String>) -> Vec<String> {
+    value(bag, key).and_then(|text| text.split(',').map(read).collect()).unwrap_or_default()
+}
+
+fn fingerprint(text: &str) -> Option<String> {
+    Word::parse(text).map(String::from)
 }
 
 fn value(bag: &Bag, key: &str) -> Option<String> {
@@ -199,9 +207,9 @@ pub enum AppChange {
     /// A signed certificate.
     Certificate(Unit, Side, String),
     /// A joining unit's `initial-cluster`.
-    Join(Unit, String),
+    Join(Unit, InitialCluster),
     /// Whose turn it is to restart; `None` when nobody's.
-    Turn(Option<(Unit, String)>),
+    Turn(Option<(Unit, Word)>),
     /// Everything about a unit that no longer exists.
     Forget(Unit),
     /// The oldest revision of the secret that was not removed. Juju tells nobody which revisions there are.
@@ -217,7 +225,7 @@ impl AppChange {
         match self {
             AppChange::Bootstrap(unit) => Bag::from([("bootstrap".to_owned(), unit.to_string())]),
             AppChange::Trust(trust) => {
-                let mut bag = Bag::from([("token".to_owned(), trust.token.clone())]);
+                let mut bag = Bag::from([("token".to_owned(), trust.token.to_string())]);
                 for side in Side::BOTH {
                     let anchors = trust.of(side);
                     let next = anchors.next.as_ref();
@@ -236,7 +244,7 @@ impl AppChange {
                 Bag::from([(ca_key(*side, "-drop-at"), until.map(|at| at.to_string()).unwrap_or_default())])
             }
             AppChange::Certificate(unit, side, pem) => Bag::from([(certificate(unit, *side), pem.clone())]),
-            AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.clone())]),
+            AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.to_string())]),
             AppChange::Turn(turn) => {
                 let text = turn.as_ref().map(|(unit, generation)| format!("{unit} {generation}"));
                 Bag::from([("turn".to_owned(), text.unwrap_or_default())])
@@ -276,13 +284,13 @@ mod tests {
         let pem = pki::make_request(&key, "etcd0", &names).unwrap();
         let says = pki::describe_request(&pem).unwrap();
         let bag = UnitBag {
-            peer_url: Some("https://10.0.0.5:2380".to_owned()),
-            client_url: Some("https://10.0.0.5:2379".to_owned()),
+            peer_url: Some("https://10.0.0.5:2380".into()),
+            client_url: Some("https://10.0.0.5:2379".into()),
             names,
             requests: BTreeMap::from([(Side::Server, Request { pem, says })]),
             member: Some(0xdead_beef),
             votes: true,
-            restart: Some("abc".to_owned()),
+            restart: Some("abc".into()),
             reports: BTreeMap::from([(
                 Side::Peer,
                 Report { trusts: ["a".to_owned(), "b".to_owned()].into(), issuer: Some("a".to_owned()) },
@@ -300,13 +308,13 @@ mod tests {
         let successor = Anchor::read(&pki::make_authority("clients 2", 1_800_000_001).unwrap().certificate).unwrap();
         let server =
             Anchors { next: Some(Successor { anchor: successor, grace_days: 7 }), ..Anchors::only(anchor.clone()) };
-        let trust = Trust { server, peer: Anchors::only(anchor.clone()), token: "t".to_owned() };
+        let trust = Trust { server, peer: Anchors::only(anchor.clone()), token: "t".into() };
         let mut changes = vec![
             AppChange::Trust(trust.clone()),
             AppChange::Bootstrap(unit.clone()),
-            AppChange::Join(unit.clone(), "etcd0=https://10.0.0.5:2380".to_owned()),
+            AppChange::Join(unit.clone(), "etcd0=https://10.0.0.5:2380".into()),
             AppChange::Certificate(unit.clone(), Side::Peer, authority.certificate.clone()),
-            AppChange::Turn(Some((unit.clone(), "g1".to_owned()))),
+            AppChange::Turn(Some((unit.clone(), "g1".into()))),
             AppChange::Deadline(Side::Server, Some(5)),
             AppChange::KeptFrom(9),
         ];
@@ -315,7 +323,7 @@ mod tests {
         assert_eq!(read.deadlines, BTreeMap::from([(Side::Server, 5)]));
         assert_eq!(read.kept_from, Some(9));
         assert_eq!(read.bootstrap, Some(unit.clone()));
-        assert_eq!(read.turn, Some((unit.clone(), "g1".to_owned())));
+        assert_eq!(read.turn, Some((unit.clone(), "g1".into())));
         assert!(read.joins.contains_key(&unit));
         assert_eq!(read.certificates[&(unit.clone(), Side::Peer)].issuer, Some(anchor.id));
         let replaced = Anchors { next: None, ..trust.server.clone() };

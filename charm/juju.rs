@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::bags::Bag;
 use crate::facts::{Life, Storage, Unit};
 use crate::plan::status::Word;
+use crate::text::{Folder, Line, StorageId, Version};
 
 /// The peer relation's name in `metadata.yaml`.
 pub const PEER: &str = "peer";
@@ -255,12 +256,21 @@ impl Juju {
     }
 
     /// The attached storage; `None` when there is none, or it is not there yet.
-    #[must_use]
-    pub fn storage(&self) -> Option<Storage> {
-        let id = strings(&json("storage-list", &[STORAGE]).ok()?).into_iter().next()?;
-        let location = json("storage-get", &["-s", &id, "location"]).ok()?;
-        let location = location.as_str().filter(|location| location.starts_with('/'))?.to_owned();
-        Some(Storage { id, location })
+    ///
+    /// # Errors
+    /// [`JujuError::Answer`] for an id or a location that is none: to go on without the storage would be to
+    /// put the data elsewhere.
+    pub fn storage(&self) -> Result<Option<Storage>, JujuError> {
+        let listed = json("storage-list", &[STORAGE]).map(|answer| strings(&answer)).unwrap_or_default();
+        let Some(id) = listed.first() else { return Ok(None) };
+        let id = StorageId::parse(id)
+            .ok_or_else(|| JujuError::Answer { tool: "storage-list", cause: format!("the id {id:?}") })?;
+        let Ok(location) = json("storage-get", &["-s", &id, "location"]) else { return Ok(None) };
+        let Some(location) = location.as_str().filter(|location| !location.is_empty()) else { return Ok(None) };
+        let cause = || format!("the location {location:?}");
+        let location =
+            Folder::parse(location).ok_or_else(|| JujuError::Answer { tool: "storage-get", cause: cause() })?;
+        Ok(Some(Storage { id, location }))
     }
 
     /// An action's parameters.
@@ -333,7 +343,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn version(&self, version: &str) -> Result<(), JujuError> {
+    pub fn version(&self, version: &Version) -> Result<(), JujuError> {
         run("application-version-set", &[version], None).map(drop)
     }
 }
@@ -344,22 +354,31 @@ impl Console {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
-        run("status-set", &[word.text(), sentence], None).map(drop)
+        run("status-set", &[word.text(), Line::of(sentence).text()], None).map(drop)
+    }
+
+    /// Shows the application's status. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when leadership was lost.
+    pub fn application_status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
+        run("status-set", &["--application", word.text(), Line::of(sentence).text()], None).map(drop)
     }
 
     /// Writes a line to the model's log; a failure to log is not worth failing for.
     pub fn log(&self, level: &str, message: &str) {
-        if let Err(error) = run("juju-log", &["-l", level, message], None) {
-            eprintln!("{level}: {message} ({error})");
+        let line = Line::of(message);
+        if let Err(error) = run("juju-log", &["-l", level, line.text()], None) {
+            eprintln!("{level}: {} ({})", line.text(), Line::of(&error.to_string()).text());
         }
     }
 
-    /// Sets one result of an action.
+    /// Sets one result of an action; it may have several lines.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn result(&self, key: &str, value: &str) -> Result<(), JujuError> {
-        run("action-set", &[&format!("{key}={value}")], None).map(drop)
+    pub fn result(&self, key: &'static str, value: &str) -> Result<(), JujuError> {
+        run("action-set", &[&format!("{key}={}", Line::several(value).text())], None).map(drop)
     }
 
     /// Fails the action with a message. The program must still exit 0, or Juju replaces it.
@@ -367,7 +386,7 @@ impl Console {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn fail_action(&self, message: &str) -> Result<(), JujuError> {
-        run("action-fail", &[message], None).map(drop)
+        run("action-fail", &[Line::of(message).text()], None).map(drop)
     }
 }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod contract;
 mod event;
 mod facts;
+mod files;
 mod host;
 mod juju;
 mod observe;
@@ -18,6 +19,7 @@ mod secret;
 mod service;
 #[cfg(test)]
 mod sim;
+mod text;
 mod trust;
 
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
     match answer() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", text::Line::of(&error.to_string()).text());
             ExitCode::FAILURE
         }
     }

@@ -9,12 +9,13 @@ use etcd_charm::pki;
 
 use crate::act::CharmError;
 use crate::bags::{AppBag, UnitBag};
-use crate::cluster::Asker;
+use crate::cluster::{Asker, census};
 use crate::facts::{Authorities, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit};
 use crate::host::Host;
 use crate::juju::{Addresses, Console, Juju, SecretInfo};
 use crate::pending::Pending;
 use crate::secret::SecretContent;
+use crate::text::{ClientUrl, HostName};
 use crate::trust::Report;
 
 /// How often a look at a cluster that seems ill is repeated before it is believed.
@@ -90,7 +91,7 @@ pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Re
     let peer = relation.as_deref().map(|relation| read_peer(juju, relation, pending)).transpose()?;
     let goal = juju.goal().inspect_err(|error| Console.log("WARNING", &error.to_string())).ok();
     let network = network(juju)?;
-    let storage = juju.storage();
+    let storage = juju.storage()?;
     let machine = host.look(storage.as_ref())?;
     let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
     let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
@@ -109,6 +110,7 @@ pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Re
         storage,
         host: machine,
         store: Store::Unreachable,
+        census: None,
         peer,
         goal,
         done: pending.done(started),
@@ -121,6 +123,10 @@ pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Re
         }
         std::thread::sleep(LOOK_PAUSE);
     }
+    let registered = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some());
+    if leader && registered && facts.store == Store::Unreachable {
+        facts.census = asker.members().ok().map(|members| census(&asker.check_all(&members)));
+    }
     if let Some(why) = facts.impossible() {
         Console.log("WARNING", &format!("these facts do not fit together: {why}"));
     }
@@ -132,7 +138,7 @@ fn all_well(facts: &Facts) -> bool {
     let Store::Reachable(cluster) = &facts.store else { return false };
     let wanted: BTreeSet<String> = facts.planned().iter().map(Unit::member_name).collect();
     let well = |member: &Member| member.reachable && member.healthy;
-    cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&member.name))
+    cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&*member.name))
 }
 
 fn read_peer(juju: &Juju, relation: &str, pending: &Pending) -> Result<Peer, CharmError> {
@@ -174,14 +180,14 @@ fn host_names() -> Vec<String> {
     names_of(name.trim(), &hosts)
 }
 
-fn names_of(host: &str, hosts: &str) -> Vec<String> {
-    let is_name =
-        |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
-    let mut names: Vec<String> = Some(host).filter(is_name).into_iter().map(str::to_owned).collect();
+/// Its own and those on its line.
+#[must_use]
+pub fn names_of(host: &str, hosts: &str) -> Vec<String> {
+    let mut names: Vec<String> = HostName::parse(host).into_iter().map(String::from).collect();
     for line in hosts.lines() {
         let listed: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect();
         if listed.contains(&host) {
-            names.extend(listed.into_iter().filter(is_name).map(str::to_owned));
+            names.extend(listed.into_iter().filter_map(HostName::parse).map(String::from));
         }
     }
     names
@@ -206,7 +212,7 @@ fn unmet(
 
 fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, CharmError> {
     let own = match (&machine.service, &machine.config) {
-        (Service::Running(_), Some(config)) => config.listen_client_urls.split(',').next().map(str::to_owned),
+        (Service::Running(_), Some(config)) => config.listen_client_urls.first(),
         _ => None,
     };
     let mut bags = bags;
@@ -226,10 +232,10 @@ fn presented(host: &Host, machine: &HostFacts, asker: &Asker) -> BTreeMap<Side, 
             Side::Server => &config.listen_client_urls,
             Side::Peer => &config.listen_peer_urls,
         };
-        let (Some(url), Some(tls)) = (urls.split(',').next(), host.credentials(side)) else { continue };
+        let (Some(url), Some(tls)) = (urls.first(), host.credentials(side)) else { continue };
         let on_disk = machine.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();
         for handshake in 1..=HANDSHAKES {
-            let Some(shown) = asker.presented(url, &tls) else { break };
+            let Some(shown) = asker.presented(&url, &tls) else { break };
             let report = report(&shown, &tls.ca);
             let current = report == on_disk;
             seen.insert(side, report);
@@ -287,10 +293,10 @@ fn authorities(juju: &Juju, pending: &Pending) -> Known {
 /// The client URLs of all wanted units that have a member, sorted: the answer when the cluster
 /// itself does not give its list.
 #[must_use]
-pub fn published_endpoints(facts: &Facts) -> Vec<String> {
+pub fn published_endpoints(facts: &Facts) -> Vec<ClientUrl> {
     let Some(peer) = &facts.peer else { return Vec::new() };
     let wanted = |unit| facts.goal.as_ref().is_none_or(|goal| goal.get(unit) == Some(&Life::Alive));
-    let mut urls: Vec<String> = peer
+    let mut urls: Vec<ClientUrl> = peer
         .units
         .iter()
         .chain([(&facts.unit, &peer.own)])

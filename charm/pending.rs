@@ -15,6 +15,7 @@ use crate::facts::Done;
 use crate::host::{Host, HostError};
 use crate::juju::{Juju, JujuError, Writer};
 use crate::secret::SecretContent;
+use crate::text::Version;
 
 /// The one change of the application's secret that a hook may make.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub struct Pending {
     app: Bag,
     secret: Option<SecretChange>,
     ports: BTreeMap<u16, bool>,
-    version: Option<String>,
+    version: Option<Version>,
 }
 
 /// How much of it Juju was given.
@@ -85,8 +86,8 @@ impl Pending {
     }
 
     /// Tells the version of the workload.
-    pub fn set_version(&mut self, version: &str) {
-        self.version = Some(version.to_owned());
+    pub fn set_version(&mut self, version: &Version) {
+        self.version = Some(version.clone());
     }
 
     /// What the secret holds once this is kept, when that is known here.

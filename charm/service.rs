@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::HostError;
+use crate::text::Line;
 
 /// How long a stopping daemon may take before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,7 +79,7 @@ pub fn start(manager: &Manager, restart: bool) -> Result<(), HostError> {
             // A unit that hit its start limit stays down until somebody says that it was repaired.
             let _ = run("systemctl", &["reset-failed", NAME]);
             if let Err(error) = run("systemctl", &[if restart { "restart" } else { "start" }, NAME]) {
-                eprintln!("{error}; see `journalctl -u etcd`");
+                eprintln!("{}; see `journalctl -u etcd`", Line::of(&error.to_string()).text());
             }
             Ok(())
         }

@@ -7,6 +7,7 @@ use etcd_charm::client::health::{Checkup, summary};
 
 use super::Answer;
 use crate::act::CharmError;
+use crate::cluster::census;
 use crate::host::Host;
 use crate::juju::Juju;
 use crate::observe::observe;
@@ -38,12 +39,8 @@ struct Report {
 impl Report {
     fn of(checkups: &[Checkup]) -> Self {
         let verdict = summary(checkups);
-        let ill = checkups.iter().filter(|checkup| !checkup.is_healthy()).count();
         let lines: Vec<String> = checkups.iter().flat_map(Checkup::lines).chain([verdict.to_owned()]).collect();
-        let failure = format!("{verdict}: {ill} of {} members not healthy", checkups.len());
-        // A list without members is no health either.
-        let failed = ill > 0 || checkups.is_empty();
-        Report { verdict, message: lines.join("\n"), failure: failed.then_some(failure) }
+        Report { verdict, message: lines.join("\n"), failure: census(checkups).complaint() }
     }
 }
 

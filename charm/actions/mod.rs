@@ -1,9 +1,9 @@
 //! What an operator can ask for. An action that cannot do what it was asked fails with a message;
 //! it never succeeds with an apology, and it changes nothing then.
 
-mod credentials;
+pub mod credentials;
 mod health;
-mod rotate;
+pub mod rotate;
 
 use crate::act::CharmError;
 use crate::event::Verb;

@@ -18,8 +18,15 @@ use crate::plan::rotation::{GRACE_DAYS, MAX_GRACE_DAYS, begin, finish};
 
 /// What the operator asked for, checked.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
-    Begin { sides: Vec<Side>, grace_days: i64 },
+pub enum Wish {
+    /// Begin to replace these sides' authorities.
+    Begin {
+        /// Which.
+        sides: Vec<Side>,
+        /// See [`GRACE_DAYS`].
+        grace_days: i64,
+    },
+    /// End the clients' time now.
     Finish,
 }
 
@@ -63,7 +70,11 @@ pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     Ok(answer)
 }
 
-fn check(parameters: &BTreeMap<String, Value>) -> Result<Wish, String> {
+/// Checks the parameters.
+///
+/// # Errors
+/// What is wrong with one, without repeating it.
+pub fn check(parameters: &BTreeMap<String, Value>) -> Result<Wish, String> {
     let given = |name: &str| parameters.get(name).filter(|value| !value.is_null());
     let sides = match given("authority").map(Value::as_str) {
         None | Some(Some("both")) => Side::BOTH.to_vec(),

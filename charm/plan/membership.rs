@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::{Action, certificates};
 use crate::bags::AppChange;
 use crate::facts::{Cluster, Facts, Life, Member, Store, Unit};
+use crate::text::{InitialCluster, MemberName, PeerUrl};
 
 /// Plans everything the leader owes the member list.
 pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
@@ -84,22 +85,18 @@ fn lay_down(facts: &Facts, cluster: &Cluster, actions: &mut Vec<Action>) {
     }
 }
 
-/// `name=url` of every member, sorted; `None` while another one has no name yet.
-fn initial_cluster(cluster: &Cluster, joining: &Member, unit: &Unit) -> Option<String> {
-    let mut parts = Vec::new();
-    for member in &cluster.members {
-        let name = if member.id == joining.id { unit.member_name() } else { member.name.clone() };
-        if name.is_empty() {
-            return None;
-        }
-        parts.push(format!("{name}={}", member.peer_url));
-    }
-    parts.sort();
-    Some(parts.join(","))
+/// Every member; `None` while another one has no name yet, or one that cannot be listed.
+fn initial_cluster(cluster: &Cluster, joining: &Member, unit: &Unit) -> Option<InitialCluster> {
+    let listed = cluster.members.iter().map(|member| {
+        let own = member.id == joining.id;
+        let name = if own { MemberName::read(&unit.member_name()) } else { member.name.clone() };
+        (name, member.peer_url.clone())
+    });
+    InitialCluster::of(listed.collect())
 }
 
 /// The unit to add now, if any: the lowest-numbered one that is wanted, published and certified.
-fn to_admit(facts: &Facts, cluster: &Cluster) -> Option<(Unit, String)> {
+fn to_admit(facts: &Facts, cluster: &Cluster) -> Option<(Unit, PeerUrl)> {
     let peer = facts.peer.as_ref()?;
     if !has_room(cluster) {
         return None;
@@ -163,6 +160,6 @@ pub fn successor(facts: &Facts) -> Option<u64> {
         .members
         .iter()
         .filter(|member| member.id != own.id && !member.learner && member.reachable)
-        .max_by_key(|member| wanted.contains(&member.name))
+        .max_by_key(|member| wanted.contains(&*member.name))
         .map(|member| member.id)
 }

@@ -5,6 +5,7 @@
 //! and cluster first, relation data last, since Juju publishes those only when the hook ends well.
 //! Planning again after acting continues where the last plan ended (see [`Action::shows`]).
 
+pub mod application;
 pub mod bootstrap;
 pub mod certificates;
 pub mod config;
@@ -14,11 +15,12 @@ pub mod rotation;
 pub mod status;
 pub mod teardown;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use crate::bags::{AppChange, UnitBag};
 use crate::event::Event;
 use crate::facts::{Facts, Program, Side, Unit};
+use crate::text::{MemberName, PeerUrl, Version, Word};
 use config::DaemonConfig;
 use status::Status;
 
@@ -71,12 +73,12 @@ pub enum Action {
     /// Starts the daemon under this generation and waits, for a while, until its member serves.
     StartService {
         /// Fingerprint of program and settings.
-        generation: String,
+        generation: Word,
     },
     /// The same for a running daemon.
     RestartService {
         /// Fingerprint of program and settings.
-        generation: String,
+        generation: Word,
     },
     /// Stops the daemon and keeps it from starting at boot.
     StopService,
@@ -90,14 +92,14 @@ pub enum Action {
         /// For the log.
         unit: Unit,
         /// Its peer URL.
-        peer_url: String,
+        peer_url: PeerUrl,
     },
     /// Removes a member.
     RemoveMember {
         /// Member id.
         id: u64,
         /// For the log.
-        name: String,
+        name: MemberName,
     },
     /// Moves raft leadership away from this unit's member; a refusal is no failure.
     MoveLeader {
@@ -109,7 +111,7 @@ pub enum Action {
         /// Member id.
         id: u64,
         /// Its new peer URL.
-        peer_url: String,
+        peer_url: PeerUrl,
     },
     /// Makes both authorities, keeps them in the application's secret and publishes their public
     /// half.
@@ -138,7 +140,7 @@ pub enum Action {
     /// Closes a TCP port.
     ClosePort(u16),
     /// Tells Juju the version of the workload.
-    SetVersion(String),
+    SetVersion(Version),
 }
 
 impl Action {

@@ -2,7 +2,8 @@
 
 use super::{Action, config, rotation};
 use crate::bags::{AppChange, UnitBag};
-use crate::facts::{Authorities, Facts, PEER_PORT, Side, Store, url};
+use crate::facts::{Authorities, Facts, PEER_PORT, Side, Store};
+use crate::text::ClientUrl;
 
 /// Plans this unit's databag.
 pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
@@ -16,7 +17,7 @@ pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
                 None => config::in_force(facts).unwrap_or_default().port,
             };
             bag.peer_url = facts.peer_url();
-            bag.client_url = Some(url(network.ingress, port));
+            bag.client_url = Some(ClientUrl::at(network.ingress, port));
             bag.names = network.names.clone();
         }
         // Juju has forgotten our address for a moment; what was published stays.

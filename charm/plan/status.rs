@@ -6,6 +6,7 @@
 use super::config::{self, BadOption, Standing};
 use super::rotation::{self, Wait};
 use crate::facts::{Authorities, Facts, Life, Program, Service, Side, Store, Unit};
+use crate::text::{Folder, PeerUrl, StorageId};
 
 /// What a unit tells its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,19 +34,19 @@ pub enum Status {
     /// All is well while an authority is replaced.
     Rotating(Wait),
     /// Another unit has the same address, so only one of them can be a member.
-    AddressTaken(Unit, String),
+    AddressTaken(Unit, PeerUrl),
     /// The storage came after the data: unit, storage, folder with the data.
-    StorageUnused(Unit, String, String),
+    StorageUnused(Unit, StorageId, Folder),
     /// The storage that holds the data is to be detached.
-    StorageInUse(String, Unit),
+    StorageInUse(StorageId, Unit),
     /// The storage that holds the data is not there.
-    StorageMissing(String),
+    StorageMissing(Folder),
     /// A registered member fails its check.
     Unhealthy,
     /// An option cannot be used.
     BadOption(BadOption),
     /// The data on disk is not ours.
-    ForeignData(String),
+    ForeignData(Folder),
     /// Our data has vanished.
     DataLost(Unit),
     /// The authorities' secret is gone.
@@ -138,7 +139,7 @@ impl Status {
                 format!("{unit} has the same address {url}: every unit needs a machine of its own")
             }
             Status::StorageUnused(unit, storage, folder) => {
-                format!("{storage} is not used, the data is in {folder}: remove {unit} and add a unit with storage")
+                format!("{storage} is not used, the data is in {folder}: add a unit with storage, then remove {unit}")
             }
             Status::StorageInUse(storage, unit) => {
                 format!("{storage} holds the data of {unit} and cannot be detached: remove the unit instead")
@@ -207,7 +208,8 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
         Standing::ForeignData => Status::ForeignData(facts.host.data_dir.clone()),
         Standing::DataLost => Status::DataLost(facts.unit.clone()),
         Standing::StorageMissing => {
-            Status::StorageMissing(facts.host.config.as_ref().map(|old| old.data_dir.clone()).unwrap_or_default())
+            let noted = facts.host.config.as_ref().map(|old| old.data_dir.clone());
+            Status::StorageMissing(noted.unwrap_or_else(|| facts.host.data_dir.clone()))
         }
         Standing::Outside { bootstrap } => {
             certified_or(facts, twin(facts).unwrap_or(Status::AwaitingJoin(bootstrap.clone())))
@@ -253,11 +255,16 @@ fn healthy(facts: &Facts) -> Status {
     if let Some(storage) = config::unused_storage(facts) {
         return Status::StorageUnused(facts.unit.clone(), storage.id.clone(), facts.host.data_dir.clone());
     }
-    let wait = || Side::BOTH.into_iter().find_map(|side| rotation::waits_for(facts, side));
-    match facts.leader.then(wait).flatten() {
+    match rotating(facts).filter(|_| facts.leader) {
         Some(wait) => Status::Rotating(wait),
         None => Status::Healthy,
     }
+}
+
+/// What the replacement of an authority waits for, if one is under way.
+#[must_use]
+pub fn rotating(facts: &Facts) -> Option<Wait> {
+    Side::BOTH.into_iter().find_map(|side| rotation::waits_for(facts, side))
 }
 
 fn running(facts: &Facts) -> Status {
@@ -296,5 +303,5 @@ fn is_healthy(facts: &Facts) -> bool {
             .members
             .iter()
             .filter(|member| !member.learner)
-            .all(|member| member.healthy || leaving.contains(&member.name) || gone(&member.name))
+            .all(|member| member.healthy || leaving.iter().any(|name| member.name == *name) || gone(&member.name))
 }

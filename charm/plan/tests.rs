@@ -1,5 +1,6 @@
 //! Tables of facts and what must be planned for them: one row, one sentence about behaviour.
 
+mod application;
 mod authorities;
 mod membership;
 mod settings;
@@ -19,6 +20,7 @@ use crate::facts::{
     Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
     Side, Storage, Store, Unit,
 };
+use crate::text::{ClientUrl, MemberName, PeerUrl};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 fn unit(number: u32) -> Unit {
@@ -57,8 +59,8 @@ fn names(number: u32) -> Vec<String> {
     vec![format!("10.0.0.{number}"), format!("etcd{number}")]
 }
 
-fn peer_url(number: u32) -> String {
-    format!("https://10.0.0.{number}:2380")
+fn peer_url(number: u32) -> PeerUrl {
+    PeerUrl::at(format!("10.0.0.{number}").parse().unwrap(), 2380)
 }
 
 fn request(number: u32, side: Side) -> Request {
@@ -79,7 +81,7 @@ fn certificate(number: u32, side: Side) -> Certificate {
 fn bag(number: u32, member: bool) -> UnitBag {
     UnitBag {
         peer_url: Some(peer_url(number)),
-        client_url: Some(format!("https://10.0.0.{number}:2379")),
+        client_url: Some(ClientUrl::at(format!("10.0.0.{number}").parse().unwrap(), 2379)),
         names: names(number),
         requests: Side::BOTH.map(|side| (side, request(number, side))).into(),
         member: member.then_some(u64::from(number)),
@@ -92,7 +94,7 @@ fn bag(number: u32, member: bool) -> UnitBag {
 fn member(number: u32) -> Member {
     Member {
         id: u64::from(number),
-        name: format!("etcd{number}"),
+        name: MemberName::read(&format!("etcd{number}")),
         peer_url: peer_url(number),
         learner: false,
         reachable: true,
@@ -101,7 +103,7 @@ fn member(number: u32) -> Member {
 }
 
 /// The leader etcd/1 of a healthy cluster with these units.
-fn healthy(units: &[u32]) -> Facts {
+pub fn healthy(units: &[u32]) -> Facts {
     let mut certificates = BTreeMap::new();
     for number in units {
         for side in Side::BOTH {
@@ -143,6 +145,7 @@ fn healthy(units: &[u32]) -> Facts {
         presented: Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into(),
         secret_revision: Some(1),
         store: Store::Unreachable,
+        census: None,
         done: Done::default(),
     };
     // The settings and the generation are those the planner itself would have written.
@@ -271,7 +274,7 @@ fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_no
             |f| {
                 f.goal.as_mut().unwrap().remove(&unit(2));
                 f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
-                peer(f).app.joins.insert(unit(3), "line".into());
+                peer(f).app.joins.insert(unit(3), "etcd2=https://10.0.0.2:2380".into());
             },
             false,
         ),

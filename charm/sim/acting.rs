@@ -62,15 +62,15 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn add_learner(&mut self, by: &Unit, peer_url: &str, id: u64) -> Result<(), ()> {
+    pub(super) fn add_learner(&mut self, by: &Unit, peer_url: &PeerUrl, id: u64) -> Result<(), ()> {
         let Some(cluster) = self.reach(by) else { return Err(()) };
-        if self.clusters[cluster].iter().any(|m| m.url == peer_url) {
+        if self.clusters[cluster].iter().any(|m| m.url == *peer_url) {
             return Ok(());
         }
         if self.clusters[cluster].iter().any(|m| m.learner) {
             return Err(());
         }
-        let learner = Voter { id, unit: None, name: String::new(), url: peer_url.to_owned(), learner: true };
+        let learner = Voter { id, unit: None, name: "".into(), url: peer_url.clone(), learner: true };
         self.clusters[cluster].push(learner);
         Ok(())
     }
@@ -100,7 +100,7 @@ impl World {
             Action::CleanHost { .. } => node.data = None,
             Action::CreateAuthorities => {
                 let [server, peer] = made.map(Anchors::only);
-                let trust = Trust { server, peer, token: format!("token {serial}") };
+                let trust = Trust { server, peer, token: format!("token-{serial}").as_str().into() };
                 run.app.push(AppChange::Trust(trust.clone()));
                 run.change(SecretChange::Make(trust));
             }

@@ -43,11 +43,11 @@ impl World {
             },
             ports: node.ports.clone(),
             host: Host {
-                root: "/".to_owned(),
+                root: "/".into(),
                 program: if node.program { Program::Current } else { Program::Outdated },
                 stamp: "1".to_owned(),
                 config: node.settings.clone(),
-                data_dir: "/var/lib/etcd".to_owned(),
+                data_dir: "/var/lib/etcd".into(),
                 data: node.data.is_some(),
                 pairs: node.pairs.clone(),
                 service: match &node.service {
@@ -59,6 +59,7 @@ impl World {
             presented: node.service.iter().flat_map(|_| node.loaded.clone()).collect(),
             secret_revision: self.secret.as_ref().filter(|_| leader && run.change.is_none()).map(|_| self.latest()),
             store: self.look(name),
+            census: None,
             done: run.done,
         }
     }
@@ -79,7 +80,7 @@ impl World {
         let leader = members.iter().find(|m| !m.learner && m.reachable).map_or(0, |m| m.id);
         let own = self.clusters[cluster].iter().find(|m| m.unit.as_ref() == Some(name));
         let own_healthy = own.is_some_and(|m| !m.learner && self.is_up(m, cluster));
-        Store::Reachable(Cluster { members, leader, own_healthy, version: Some("3.6.0".to_owned()) })
+        Store::Reachable(Cluster { members, leader, own_healthy, version: Some("3.6.0".into()) })
     }
 
     pub(super) fn apply_change(&self, app: &mut AppBag, change: &AppChange) {

@@ -40,6 +40,7 @@ use crate::plan::config::DaemonConfig;
 use crate::plan::rotation::{self, Step};
 use crate::plan::status::Status;
 use crate::plan::{Action, plan};
+use crate::text::{MemberName, PeerUrl, Word};
 use crate::trust::{Anchor, Anchors, Phase, Report, Successor, Trust};
 
 /// Hooks of one unit, as the model queues them.
@@ -139,7 +140,7 @@ struct Node {
     pairs: BTreeMap<Side, Pair>,
     /// What the running daemon has taken up; the disk may be newer.
     loaded: BTreeMap<Side, Report>,
-    service: Option<String>,
+    service: Option<Word>,
     ports: BTreeSet<String>,
     status: Status,
 }
@@ -148,8 +149,8 @@ struct Node {
 struct Voter {
     id: u64,
     unit: Option<Unit>,
-    name: String,
-    url: String,
+    name: MemberName,
+    url: PeerUrl,
     learner: bool,
 }
 

@@ -115,7 +115,7 @@ impl World {
         }
         let units: BTreeSet<String> = self.nodes.keys().map(Unit::member_name).collect();
         let cluster = self.clusters.last().map(Vec::as_slice).unwrap_or_default();
-        let members: BTreeSet<String> = cluster.iter().filter(|m| !m.learner).map(|m| m.name.clone()).collect();
+        let members: BTreeSet<String> = cluster.iter().filter(|m| !m.learner).map(|m| m.name.to_string()).collect();
         if units != members || members.len() != cluster.len() {
             return Some(format!("units {units:?}, members {cluster:?}"));
         }

@@ -74,7 +74,7 @@ impl World {
             lines.sort();
             let at = self.clusters[cluster].iter().position(|m| m.url == own && m.name.is_empty());
             if let Some(at) = at
-                && lines.join(",") == settings.initial_cluster
+                && settings.initial_cluster == lines.join(",")
                 && self.has_quorum(cluster)
             {
                 let member = &mut self.clusters[cluster][at];

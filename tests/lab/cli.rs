@@ -249,6 +249,8 @@ pub enum Scenario {
     Storage,
     /// Bad options and bad action parameters change nothing; a stopped daemon is started again.
     BadInput,
+    /// A new setting of an only unit is taken at once; the application's line is one sentence.
+    Alone,
 }
 
 /// Parses the command line and does what it says.

@@ -20,7 +20,7 @@ fn units_are_added_one_at_a_time_lowest_first_and_only_when_certified() {
     assert_eq!(adds(&facts), [unit(2)]);
     peer(&mut facts).app.certificates.remove(&(unit(2), Side::Peer));
     assert_eq!(adds(&facts), [unit(3)]);
-    let learner = Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(3) };
+    let learner = Member { name: "".into(), learner: true, reachable: false, healthy: false, ..member(3) };
     cluster(&mut facts).members.push(learner);
     assert_eq!(adds(&facts), []);
 }
@@ -42,8 +42,8 @@ fn a_joining_unit_is_told_the_whole_list_with_its_own_name() {
     let mut facts = healthy(&[1, 2]);
     peer(&mut facts).units.insert(unit(2), bag(2, false));
     cluster(&mut facts).members[1] =
-        Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(2) };
-    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".to_owned();
+        Member { name: "".into(), learner: true, reachable: false, healthy: false, ..member(2) };
+    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".into();
     assert_eq!(reconcile(&facts).actions, [Action::PublishApp(AppChange::Join(unit(2), line))]);
 }
 

@@ -9,7 +9,7 @@ fn storage() -> Storage {
 /// A healthy member whose data lies in the storage.
 fn stored(units: &[u32]) -> Facts {
     let mut facts = healthy(units);
-    let folder = storage().data_dir("/");
+    let folder = storage().data_dir(&"/".into());
     facts.storage = Some(storage());
     facts.host.data_dir.clone_from(&folder);
     let config = facts.host.config.as_mut().unwrap();
@@ -22,8 +22,13 @@ fn stored(units: &[u32]) -> Facts {
 fn the_data_goes_into_a_storage_that_is_there_before_the_first_start() {
     let mut facts = healthy(&[1]);
     facts.storage = Some(storage());
-    facts.host =
-        Host { config: None, data: false, data_dir: storage().data_dir("/"), service: Service::Stopped, ..facts.host };
+    facts.host = Host {
+        config: None,
+        data: false,
+        data_dir: storage().data_dir(&"/".into()),
+        service: Service::Stopped,
+        ..facts.host
+    };
     facts.store = Store::Unreachable;
     facts.presented.clear();
     peer(&mut facts).own = bag(1, false);
@@ -39,7 +44,7 @@ fn a_storage_that_comes_later_moves_nothing_and_says_what_to_do() {
     let step = reconcile(&facts);
     assert_eq!(step.actions, []);
     assert_eq!(step.status.word(), Word::Blocked);
-    let wanted = "data/0 is not used, the data is in /var/lib/etcd: remove etcd/1 and add a unit with storage";
+    let wanted = "data/0 is not used, the data is in /var/lib/etcd: add a unit with storage, then remove etcd/1";
     assert_eq!(step.status.sentence(false), wanted);
 }
 
@@ -47,7 +52,8 @@ fn a_storage_that_comes_later_moves_nothing_and_says_what_to_do() {
 fn a_storage_with_somebody_elses_data_is_not_started_on() {
     let mut facts = healthy(&[1]);
     facts.storage = Some(storage());
-    facts.host = Host { config: None, data_dir: storage().data_dir("/"), service: Service::Stopped, ..facts.host };
+    facts.host =
+        Host { config: None, data_dir: storage().data_dir(&"/".into()), service: Service::Stopped, ..facts.host };
     facts.store = Store::Unreachable;
     facts.presented.clear();
     peer(&mut facts).own = bag(1, false);

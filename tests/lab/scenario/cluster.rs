@@ -65,7 +65,8 @@ impl<'a> Cluster<'a> {
         Ok(Self { lab, app, credentials: PathBuf::new() })
     }
 
-    /// Waits until there are exactly `units` units, all of them healthy, one of them leader.
+    /// Waits until there are exactly `units` units, all of them healthy, one of them leader, and the application
+    /// says the same.
     pub fn wait_healthy(&self, units: usize) -> Result<Report, String> {
         let what = format!("{units} healthy units");
         let done = |report: &Report| {
@@ -75,6 +76,7 @@ impl<'a> Cluster<'a> {
                 && all_units_are(report, Some(&self.app), "active")
                 && says("(leader) cluster is healthy") == 1
                 && says("cluster is healthy") == units - 1
+                && app.application_status.message == format!("cluster is healthy: {units} of {units} members")
         };
         self.lab.wait_settled(&what, STAGE_LIMIT, &mut |_| {}, &done)
     }

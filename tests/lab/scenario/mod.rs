@@ -1,6 +1,7 @@
 //! Scenarios of the acceptance list, played on real machines: each prints what it measures and fails with
 //! what was not as it must be.
 
+mod alone;
 mod bad_input;
 mod cluster;
 mod kill_leader;
@@ -32,6 +33,7 @@ pub fn run(lab: &Lab, charm: &Path, which: Scenario) -> Result<(), String> {
         Scenario::Refresh => refresh::run(lab, charm),
         Scenario::Storage => storage::run(lab, charm),
         Scenario::BadInput => bad_input::run(lab, charm),
+        Scenario::Alone => alone::run(lab, charm),
     }?;
     lab.destroy()
 }

@@ -131,7 +131,7 @@ fn status_get(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         return Err(failed("finding application status: this unit is not the leader"));
     }
     let app = session.world.apps.get(&session.context.app).ok_or_else(|| failed("application not found"))?;
-    let info = report::app_status(session.world, app);
+    let info = report::app_status(session.world, app, session.now);
     let units: Map<String, Value> =
         session.world.units_of(&app.name).iter().map(|unit| (unit.name.clone(), unit_value(&unit.name))).collect();
     let value = json!({"application-status":
@@ -244,6 +244,25 @@ mod tests {
         let reply = call(&mut world, &["status-set", "--application", "active"]);
         assert!(reply.code == 1 && reply.stderr.contains("this unit is not the leader"));
         assert_eq!(call(&mut world, &["status-get"]).stdout, "active\n");
+    }
+
+    #[test]
+    fn the_application_shows_what_its_leader_set_and_before_that_one_or_another_of_its_units() {
+        let mut world = running(2, true);
+        for (unit, message) in [("toy/0", "(leader) well"), ("toy/1", "well")] {
+            world.units.get_mut(unit).unwrap().workload = crate::world::StatusInfo::new("active", message, 0);
+            world.machines.values_mut().for_each(|machine| machine.state = crate::world::MachineState::Started);
+        }
+        let shown = |world: &crate::world::World| -> std::collections::BTreeSet<String> {
+            (0..10).map(|now| super::report::app_status(world, &world.apps["toy"], now).message).collect()
+        };
+        assert_eq!(shown(&world).into_iter().collect::<Vec<_>>(), ["(leader) well", "well"], "another each time");
+        assert_eq!(call(&mut world, &["status-set", "--application", "blocked", "1", "of", "2"]).code, 0);
+        assert_eq!(shown(&world).into_iter().collect::<Vec<_>>(), ["1 of 2"]);
+        let reply = call(&mut world, &["status-get", "--application"]);
+        assert_eq!(reply.stdout, "blocked\n");
+        world.units.get_mut("toy/1").unwrap().workload = crate::world::StatusInfo::new("blocked", "worse", 0);
+        assert_eq!(shown(&world).len(), 1, "it is not derived again");
     }
 
     #[test]
