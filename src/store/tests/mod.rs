@@ -6,6 +6,7 @@ mod crashes;
 mod layers;
 mod merges;
 mod oracle;
+mod publication;
 mod reads;
 mod snapshots;
 mod speed;
