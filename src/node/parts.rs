@@ -267,7 +267,8 @@ async fn consensus(
     if settings.force_new_cluster {
         refuse_if_others_live(identity, &store, tls).await?;
     }
-    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, true);
+    let checkpointing = settings.feature_gates.enabled("LeaseCheckpoint");
+    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, checkpointing);
     store.subscribe(lessor.clone());
     let consensus = raft::start(RaftOptions {
         id: identity.member_id,

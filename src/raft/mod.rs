@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{RaftOptions, Rules};
 pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
 pub use hashes::PeerHash;
-pub use leader::{LeaderDuties, LeaderState};
+pub use leader::{LeaderDuties, LeaderState, Renewal};
 pub use members::MemberInfo;
 
 use self::carry::Carried;

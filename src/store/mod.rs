@@ -40,7 +40,7 @@ pub mod watermark;
 
 pub use backup::{EtcdFile, ExportError, Import, ImportError, Imported, file_status, import};
 pub use error::StoreError;
-pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Work};
+pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Moment, Work};
 pub use hash::{HashError, HashKv};
 pub use machine::{MAX_REMOVED, Machine};
 pub use open::open;

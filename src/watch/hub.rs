@@ -13,7 +13,7 @@ use super::index::Index;
 use super::ring::{Ring, Shared};
 use super::stream::WatchStream;
 use crate::model::view::KeyRange;
-use crate::store::{Batch, EventSink, Store};
+use crate::store::{Batch, EventSink, Moment, Store};
 use crate::work::{Budget, HISTORY_THREADS, Lane, Source, WATCH_BYTES};
 
 /// Memory for the newest events, bytes.
@@ -74,7 +74,7 @@ pub(super) struct Look {
 
 impl Hub {
     /// A hub that serves watchers of `store`, telling those who asked of progress every `progress_every`. The caller
-    /// subscribes it to the store.
+    /// subscribes it to the store before a stream is opened.
     pub fn new(store: Store, progress_every: Duration) -> Arc<Self> {
         Self::with_ring(store, progress_every, RING_BYTES)
     }
@@ -190,6 +190,18 @@ impl State {
         });
     }
 
+    /// Everything up to `revision` happened unseen: every stream reads it from history.
+    fn go_on_from(&mut self, revision: i64, compacted: i64) {
+        let unseen = self.current + 1;
+        self.ring = self.ring.emptied(revision);
+        self.current = revision;
+        self.compacted = compacted;
+        for mark in self.streams.values_mut() {
+            mark.dirty_from = Some(mark.dirty_from.map_or(unseen, |from| from.min(unseen)));
+        }
+        self.wake_all();
+    }
+
     fn wake_all(&self) {
         for mark in self.streams.values() {
             mark.wake.notify_one();
@@ -198,14 +210,28 @@ impl State {
 }
 
 impl EventSink for Hub {
-    fn publish(&self, batch: Arc<Batch>) {
+    fn subscribed(&self, revision: i64, compacted: i64) {
+        // What was applied between the making of this hub and now was not heard here.
+        self.state.lock().go_on_from(revision, compacted);
+    }
+
+    fn publish(&self, batch: &Arc<Batch>) {
+        // Encoded before the lock is taken that reading streams need, if anybody watches.
+        if !self.state.lock().streams.is_empty() {
+            batch.events();
+        }
+    }
+
+    fn show(&self, batch: &Arc<Batch>, moment: Moment<'_>) {
         let mut state = self.state.lock();
         if state.streams.is_empty() {
             // Nothing is encoded for nobody. Whoever comes and asks for these reads them from history.
             state.ring.skip_to(batch.last);
         } else {
-            state.take_in(&batch);
+            state.take_in(batch);
         }
+        // Streams wait for the lock: they deliver nothing that cannot be read, and begin nowhere behind what was read.
+        moment.pass();
         state.current = state.current.max(batch.last);
         if let Some(compacted) = batch.compacted {
             state.compacted = compacted;
@@ -213,16 +239,9 @@ impl EventSink for Hub {
         }
     }
 
-    fn reset(&self, revision: i64, compacted: i64) {
+    fn reset(&self, revision: i64, compacted: i64, moment: Moment<'_>) {
         let mut state = self.state.lock();
-        // Everything between the old and the new revision happened unseen: every stream reads it from history.
-        let unseen = state.current + 1;
-        state.ring = state.ring.emptied(revision);
-        state.current = revision;
-        state.compacted = compacted;
-        for mark in state.streams.values_mut() {
-            mark.dirty_from = Some(mark.dirty_from.map_or(unseen, |from| from.min(unseen)));
-        }
-        state.wake_all();
+        moment.pass();
+        state.go_on_from(revision, compacted);
     }
 }

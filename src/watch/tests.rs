@@ -328,7 +328,9 @@ async fn a_replaced_state_is_read_from_history_without_a_gap() {
     for value in ["2", "3"] {
         world.put("k", value).await;
     }
-    store::EventSink::reset(&*hub, world.store.revision(), world.store.compacted());
+    store::Moment::alone(|moment| {
+        store::EventSink::reset(&*hub, world.store.revision(), world.store.compacted(), moment);
+    });
     let mut seen = Vec::new();
     while seen.len() < 3 {
         seen.extend(events(&next(&mut stream).await).into_iter().map(|(revision, _)| revision));
@@ -395,6 +397,53 @@ async fn streams_whose_readers_are_slow_hold_no_more_than_the_budget_and_a_littl
     assert_eq!(seen, (2..=801).collect::<Vec<i64>>());
     drop((stream, asleep));
     assert_eq!(world.hub.memory().taken(), 0);
+}
+
+/// Another thread reads a revision and begins to watch, from it or from now on: it misses nothing, is told nothing twice,
+/// and nothing that it cannot read.
+#[tokio::test]
+async fn a_thread_that_read_a_revision_watches_from_there_without_a_gap() {
+    for ring_bytes in [200, 1 << 20] {
+        let mut world = World::new(ring_bytes);
+        // Of revision 1 there is no event.
+        world.put("k", "0").await;
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (store, hub, stopped) = (world.store.clone(), world.hub.clone(), stop.clone());
+        let watching = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let mut rounds = 0;
+                while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+                    let mut stream = hub.open_stream(Source(4));
+                    let read = store.revision();
+                    let from_read = WatchCreate { start_revision: read, watch_id: 7, ..watch("k", "") };
+                    let created = stream.create(from_read).unwrap();
+                    assert!(created.revision >= read, "the hub is behind what was read: {created:?} < {read}");
+                    let now = stream.create(WatchCreate { watch_id: 8, ..watch("k", "") }).unwrap();
+                    let mut next = BTreeMap::from([(7, read), (8, now.revision + 1)]);
+                    while next[&7] < read + 20 && !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+                        let message = tokio::time::timeout(Duration::from_millis(50), stream.next()).await;
+                        let Ok(message) = message else { continue };
+                        for (revision, _) in events(&message) {
+                            assert!(revision <= store.revision(), "told of {revision}, which cannot be read");
+                            let expected = next.get_mut(&message.watch_id).unwrap();
+                            assert_eq!(revision, *expected, "watcher {} read {read}", message.watch_id);
+                            *expected += 1;
+                        }
+                    }
+                    rounds += 1;
+                }
+                rounds
+            })
+        });
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            world.put("k", "v").await;
+            tokio::task::yield_now().await;
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(watching.join().expect("no gap, nothing twice, nothing early") > 1);
+    }
 }
 
 /// Random writers, watchers and pauses: each watcher must have seen exactly the matching events, once and in order.

@@ -16,7 +16,7 @@ use crate::model::view::View;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::raft::network::{PeerListener, PeerTls, serve};
 use crate::raft::types::{Member, NodeId};
-use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Rules, start};
+use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Renewal, Rules, start};
 use crate::store::log::LogOptions;
 use crate::store::{Store, StoreOptions};
 
@@ -30,8 +30,8 @@ struct Nothing;
 impl LeaderDuties for Nothing {
     fn promoted(&self, _term: u64) {}
     fn demoted(&self) {}
-    fn renew(&self, id: i64) -> Option<i64> {
-        (id == 7).then_some(70)
+    fn renew(&self, id: i64, _term: u64) -> Renewal {
+        if id == 7 { Renewal::Renewed(70) } else { Renewal::Gone }
     }
     fn remaining(&self, _id: i64) -> Option<i64> {
         None

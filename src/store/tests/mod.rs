@@ -7,6 +7,7 @@ mod layers;
 mod merges;
 mod oracle;
 mod partial;
+mod publication;
 mod reads;
 mod snapshots;
 mod speed;

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{apply, entry, open, put};
 use crate::model::view::View;
-use crate::store::{Batch, EventSink, Machine, SnapshotFiles, SnapshotReceiver, Store};
+use crate::store::{EventSink, Machine, Moment, SnapshotFiles, SnapshotReceiver, Store};
 
 const PIECE: usize = 1000;
 
@@ -47,9 +47,8 @@ pub(super) fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
 struct Resets(AtomicI64);
 
 impl EventSink for Resets {
-    fn publish(&self, _batch: Arc<Batch>) {}
-
-    fn reset(&self, revision: i64, _compacted: i64) {
+    fn reset(&self, revision: i64, _compacted: i64, moment: Moment<'_>) {
+        moment.pass();
         self.0.store(revision, Ordering::SeqCst);
     }
 }
