@@ -318,8 +318,11 @@ impl World {
             // It goes on believing for a while, or it is gone.
             let believes = self.within(3 * ELECTION);
             self.members[old].deposed = Some(now + believes);
-            self.next_change = now + self.within(2 * ELECTION);
-            return;
+            // Or it hands over at once.
+            if self.random.random_bool(0.7) {
+                self.next_change = now + self.within(2 * ELECTION);
+                return;
+            }
         }
         let new = self.random.random_range(0..MEMBERS);
         self.term += self.random.random_range(1..3);
@@ -341,10 +344,14 @@ impl World {
 
     /// Entries of earlier terms are committed by one of this term behind them.
     fn commit(&mut self) {
+        let now = self.now();
+        if self.committed == 0 || self.log[self.committed - 1].term != self.term || self.leader.is_none() {
+            // Nobody can end anything until a leader has committed the beginning of its term.
+            self.trouble = self.trouble.max(now);
+        }
         if self.leader.is_none() {
             return;
         }
-        let now = self.now();
         let stored = self.log[self.committed..].iter().take_while(|entry| entry.stored <= now);
         let last = stored.enumerate().filter(|(_, entry)| entry.term == self.term).map(|(at, _)| at).last();
         self.committed += last.map_or(0, |at| at + 1);
@@ -584,16 +591,17 @@ impl World {
                 let outcome = self.log[index].outcome.expect("applied");
                 flight.outcome = Some(outcome.map_or_else(Outcome::Refused, |()| Outcome::Done));
             }
-        } else if !flight.void {
+        } else if !flight.void && self.leader.is_some() {
             let Due::Propose(command) = &flight.due else { unreachable!("leases propose only") };
-            if self.leader == Some(at)
-                || (self.leader.is_some() && self.members[at].leads.is_none() && self.random.random_bool(0.5))
-            {
-                // Taken here, or carried to the leader, whoever that is by now.
-                flight.place = Some(self.append(Some(command.clone()), flight.number));
-            } else if self.members[at].leads.is_some() {
-                // Into the log of somebody whom nobody follows any more.
-                flight.void = true;
+            let (leads, believes) = (self.leader == Some(at), self.members[at].leads.is_some());
+            if self.random.random_bool(if leads { 0.8 } else { 0.3 }) {
+                if leads || !believes {
+                    // Taken here, or carried to the leader, whoever that is by now.
+                    flight.place = Some(self.append(Some(command.clone()), flight.number));
+                } else {
+                    // Into the log of somebody whom nobody follows any more, or tried again.
+                    flight.void = self.random.random_bool(0.3);
+                }
             }
         }
         if flight.outcome.is_none() && flight.until <= self.now() {
