@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use etcd_charm::pki;
 
-use crate::facts::{Certificate, Request, Side, Unit};
+use crate::facts::{Certificate, Member, Request, Side, Unit};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 /// A databag as Juju holds it.
@@ -43,8 +43,10 @@ pub struct UnitBag {
 pub struct AppBag {
     /// The authorities' certificates and the cluster's token.
     pub trust: Option<Trust>,
-    /// The unit that starts the cluster.
+    /// The unit that starts the cluster, or once did: while this names a unit, no other may start one.
     pub bootstrap: Option<Unit>,
+    /// How many clusters of this application were given up for a new, empty one.
+    pub given_up: u32,
     /// Certificates by unit and side.
     pub certificates: BTreeMap<(Unit, Side), Certificate>,
     /// For each unit that was added to a running cluster: its static `initial-cluster`.
@@ -58,6 +60,13 @@ pub struct AppBag {
 }
 
 impl UnitBag {
+    /// True when this unit could be the one that a member without a name was added for: the URL is its own
+    /// and it has not started another member.
+    #[must_use]
+    pub fn may_become(&self, member: &Member) -> bool {
+        self.peer_url.as_ref() == Some(&member.peer_url) && self.member.is_none_or(|id| id == member.id)
+    }
+
     /// Writes the bag; an absent value is an empty string, which deletes the key.
     #[must_use]
     pub fn write(&self) -> Bag {
@@ -115,6 +124,14 @@ impl UnitBag {
 }
 
 impl AppBag {
+    /// The token of the present cluster: a cluster that was given up had another one, so that its members,
+    /// should they come back, are taken for strangers whatever their addresses.
+    #[must_use]
+    pub fn token(&self) -> Option<String> {
+        let token = &self.trust.as_ref()?.token;
+        Some(if self.given_up == 0 { token.clone() } else { format!("{token}-{}", self.given_up) })
+    }
+
     /// Reads the application's bag; `application` is our own name.
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
@@ -125,6 +142,7 @@ impl AppBag {
         let deadline = |side: Side| Some((side, value(bag, &ca_key(side, "-drop-at"))?.parse().ok()?));
         let mut read = AppBag {
             bootstrap: value(bag, "bootstrap").and_then(|text| Unit::parse(&text)),
+            given_up: value(bag, "clusters-given-up").and_then(|text| text.parse().ok()).unwrap_or(0),
             turn: value(bag, "turn").and_then(|text| {
                 let (unit, generation) = text.split_once(' ')?;
                 Some((Unit::parse(unit)?, generation.to_owned()))
@@ -192,13 +210,17 @@ fn value(bag: &Bag, key: &str) -> Option<String> {
 pub enum AppChange {
     /// Which unit starts the cluster.
     Bootstrap(Unit),
+    /// The chosen unit goes and has never started: somebody else may be chosen.
+    Unchoose,
+    /// A cluster was given up: how many now.
+    GivenUp(u32),
     /// The authorities. The end of a grace that is over goes with them.
     Trust(Trust),
     /// Until when the clients of an authority that is being replaced are served.
     Deadline(Side, Option<i64>),
     /// A signed certificate.
     Certificate(Unit, Side, String),
-    /// A joining unit's `initial-cluster`.
+    /// A joining unit's `initial-cluster`; empty when it no longer holds.
     Join(Unit, String),
     /// Whose turn it is to restart; `None` when nobody's.
     Turn(Option<(Unit, String)>),
@@ -216,6 +238,8 @@ impl AppChange {
         let certificate = |unit: &Unit, side: Side| unit_key(unit, &format!("{}-certificate", side.word()));
         match self {
             AppChange::Bootstrap(unit) => Bag::from([("bootstrap".to_owned(), unit.to_string())]),
+            AppChange::Unchoose => Bag::from([("bootstrap".to_owned(), String::new())]),
+            AppChange::GivenUp(count) => Bag::from([("clusters-given-up".to_owned(), count.to_string())]),
             AppChange::Trust(trust) => {
                 let mut bag = Bag::from([("token".to_owned(), trust.token.clone())]);
                 for side in Side::BOTH {

@@ -2,6 +2,7 @@
 
 mod authorities;
 mod membership;
+mod replacing;
 mod settings;
 mod storage;
 
@@ -253,41 +254,6 @@ fn authorities_are_never_made_again() {
     let step = reconcile(&facts);
     assert!(!step.actions.contains(&Action::CreateAuthorities));
     assert!(step.actions.contains(&Action::PublishApp(AppChange::Trust(trust()))), "a kept secret is published");
-}
-
-#[test]
-fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_nobody() {
-    let rows: [(&str, fn(&mut Facts), bool); 4] = [
-        ("the chosen unit exists", |_| {}, false),
-        (
-            "it is gone",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-            },
-            true,
-        ),
-        (
-            "it is gone but somebody who is leaving was added",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
-                peer(f).app.joins.insert(unit(3), "line".into());
-            },
-            false,
-        ),
-        ("Juju does not say who exists", |f| f.goal = None, false),
-    ];
-    for (what, change, wanted) in rows {
-        let mut facts = healthy(&[1, 2]);
-        facts.store = Store::Unreachable;
-        facts.host.data = false;
-        facts.host.service = Service::Stopped;
-        peer(&mut facts).own = bag(1, false);
-        peer(&mut facts).app.bootstrap = Some(unit(2));
-        change(&mut facts);
-        let chosen = AppChange::Bootstrap(unit(1));
-        assert_eq!(reconcile(&facts).actions.contains(&Action::PublishApp(chosen)), wanted, "{what}");
-    }
 }
 
 #[test]
