@@ -77,18 +77,21 @@ impl World {
 
     /// Does what the units' statuses ask an operator to do.
     pub(super) fn obey(&mut self) {
+        let mut anew = false;
         let names: Vec<Unit> = self.nodes.keys().cloned().collect();
         for name in names {
             let Some(node) = self.nodes.get(&name).filter(|node| node.run.is_none()) else { continue };
             match node.status {
                 Status::HoldsLastCopy(_) => self.nodes.get_mut(&name).unwrap().exec = true,
-                Status::ClusterGone(_) | Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => {
-                    self.begin_anew(&name);
-                }
-                Status::MembersGone(_) => self.force_remove(&name),
+                Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => anew = true,
+                Status::ClusterGone(_) => anew = true,
+                Status::MembersGone(_) | Status::ForeignData(_) => self.force_remove(&name),
                 Status::NeededForQuorum if self.is_hopeless(&name) => self.force_remove(&name),
                 _ => {}
             }
+        }
+        if let Some(leader) = self.leader.clone().filter(|leader| anew && self.nodes[leader].run.is_none()) {
+            self.begin_anew(&leader);
         }
     }
 
