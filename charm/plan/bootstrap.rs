@@ -12,6 +12,15 @@ use crate::facts::{Authorities, Facts, Service, Store};
 /// Plans the authorities and the choice.
 pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     let Some(peer) = &facts.peer else { return };
+    authorities(facts, actions);
+    if peer.app.bootstrap.is_none() {
+        actions.push(Action::PublishApp(AppChange::Bootstrap(facts.unit.clone())));
+    }
+}
+
+/// Plans the authorities: makes them, or publishes what reached the secret only. Until then nothing is signed.
+pub fn authorities(facts: &Facts, actions: &mut Vec<Action>) {
+    let Some(peer) = &facts.peer else { return };
     match (&facts.authorities, &peer.app.trust) {
         // Something was written in this hook and may not be readable yet: wait for the next one.
         (Authorities::Absent, None) if !facts.done.app_written => {
@@ -26,9 +35,6 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
             actions.push(Action::PublishApp(AppChange::Trust(trust.clone())));
         }
         _ => {}
-    }
-    if peer.app.bootstrap.is_none() {
-        actions.push(Action::PublishApp(AppChange::Bootstrap(facts.unit.clone())));
     }
 }
 

@@ -70,6 +70,7 @@ fn stay(facts: &Facts, cluster: Option<&Cluster>, urgency: Urgency) -> Plan {
     }
     if facts.leader {
         membership::lead(facts, &mut actions);
+        bootstrap::authorities(facts, &mut actions);
         certificates::sign(facts, &mut actions);
     }
     relations::publish(facts, &mut actions);

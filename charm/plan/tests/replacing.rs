@@ -68,6 +68,17 @@ fn a_leaving_leader_with_the_only_copy_signs_for_its_successor_adds_it_and_then_
 }
 
 #[test]
+fn a_leaving_leader_publishes_a_step_that_reached_the_secret_only_because_nothing_is_signed_before() {
+    let mut facts = replaced();
+    facts.authorities = Authorities::Held(introduced());
+    let published = Action::PublishApp(AppChange::Trust(introduced()));
+    assert_eq!(plan(&facts, &Event::Stop).actions, [published]);
+    peer(&mut facts).app.trust = Some(introduced());
+    let step = plan(&facts, &Event::Stop);
+    assert!(step.actions.iter().any(|action| matches!(action, Action::Issue { .. })), "{step:?}");
+}
+
+#[test]
 fn remove_is_held_until_the_successor_votes_and_only_then_the_member_leaves_and_its_data_goes() {
     let mut facts = replaced();
     let step = plan(&facts, &Event::Remove);
