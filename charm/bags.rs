@@ -32,6 +32,8 @@ pub struct UnitBag {
     pub member: Option<u64>,
     /// True once that member votes.
     pub votes: bool,
+    /// True once the cluster has said that this unit, which is leaving, has no member any more.
+    pub left: bool,
     /// The generation it wants to restart into, when it waits for its turn.
     pub restart: Option<String>,
     /// Which authorities its member trusts and shows on each port.
@@ -82,6 +84,7 @@ impl UnitBag {
             ("peer-request".to_owned(), request(Side::Peer)),
             ("member".to_owned(), self.member.map(|id| format!("{id:x}")).unwrap_or_default()),
             ("votes".to_owned(), if self.votes { "yes".to_owned() } else { String::new() }),
+            ("left".to_owned(), if self.left { "yes".to_owned() } else { String::new() }),
             ("restart".to_owned(), text(&self.restart)),
             ("server-trusts".to_owned(), trusts(Side::Server)),
             ("server-issuer".to_owned(), report(Side::Server).issuer.unwrap_or_default()),
@@ -117,6 +120,7 @@ impl UnitBag {
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
+            left: value(bag, "left").as_deref() == Some("yes"),
             restart: value(bag, "restart"),
             reports,
         }
@@ -306,6 +310,7 @@ mod tests {
             requests: BTreeMap::from([(Side::Server, Request { pem, says })]),
             member: Some(0xdead_beef),
             votes: true,
+            left: true,
             restart: Some("abc".to_owned()),
             reports: BTreeMap::from([(
                 Side::Peer,

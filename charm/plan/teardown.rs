@@ -52,14 +52,11 @@ pub fn leave(facts: &Facts, urgency: Urgency) -> Plan {
             Some(_) => stay(facts, Some(cluster), urgency),
         },
         // What is on disk may be what nobody else has, also when the daemon does not run.
-        Store::Unreachable if facts.host.data && !has_left(facts) => stay(facts, None, urgency),
+        Store::Unreachable if facts.host.data && !facts.peer.as_ref().is_some_and(|peer| peer.own.left) => {
+            stay(facts, None, urgency)
+        }
         Store::Unreachable => stop(facts),
     }
-}
-
-/// True when this unit has published that it has no member any more, which it does as it stops.
-fn has_left(facts: &Facts) -> bool {
-    facts.host.service == Service::Stopped && facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_none())
 }
 
 /// Stays, sees to it that the daemon runs, since it is needed, and goes on leading.
@@ -105,13 +102,19 @@ fn is_succeeded(facts: &Facts, cluster: &Cluster, urgency: Urgency) -> bool {
     })
 }
 
+/// True when the cluster says so. That nothing was published about a member proves nothing: the hook that
+/// started it may have ended too early.
+fn has_left(facts: &Facts) -> bool {
+    matches!(facts.store, Store::Reachable(_)) && facts.own_member().is_none()
+}
+
 fn stop(facts: &Facts) -> Plan {
     let mut actions = Vec::new();
     if facts.host.service != Service::Stopped {
         actions.push(Action::StopService);
     }
-    if let Some(peer) = facts.peer.as_ref().filter(|peer| peer.own.member.is_some()) {
-        let bag = UnitBag { member: None, votes: false, ..peer.own.clone() };
+    if let Some(peer) = facts.peer.as_ref().filter(|peer| has_left(facts) && !peer.own.left) {
+        let bag = UnitBag { member: None, votes: false, left: true, ..peer.own.clone() };
         actions.push(Action::PublishUnit(Box::new(bag)));
     }
     bootstrap::unchoose(facts, &mut actions);
@@ -161,7 +164,6 @@ pub fn clean(facts: &Facts) -> Plan {
         actions.push(Action::StopService);
     }
     bootstrap::unchoose(facts, &mut actions);
-    let goes_on = matches!(facts.store, Store::Reachable(_)) && facts.own_member().is_none();
-    actions.push(Action::CleanHost { keep_data: !goes_on });
+    actions.push(Action::CleanHost { keep_data: !has_left(facts) });
     Plan { actions, status: Status::Stopped, hold: false }
 }

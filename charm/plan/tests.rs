@@ -85,6 +85,7 @@ fn bag(number: u32, member: bool) -> UnitBag {
         requests: Side::BOTH.map(|side| (side, request(number, side))).into(),
         member: member.then_some(u64::from(number)),
         votes: member,
+        left: false,
         restart: None,
         reports: if member { Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into() } else { BTreeMap::new() },
     }

@@ -110,6 +110,16 @@ fn a_unit_that_has_left_ends_although_nobody_answers_and_one_that_has_not_is_hel
     facts.host.service = Service::Stopped;
     assert!(plan(&facts, &Event::Remove).hold);
     peer(&mut facts).own.member = None;
+    assert!(plan(&facts, &Event::Remove).hold, "the hook that started the member may have published nothing");
+    let unheard = facts.store.clone();
+    facts.store = healthy(&[2, 3]).store;
+    let step = plan(&facts, &Event::Stop);
+    let Some(Action::PublishUnit(bag)) = step.actions.iter().find(|a| matches!(a, Action::PublishUnit(_))) else {
+        panic!("it does not say that it has left: {step:?}");
+    };
+    assert!(bag.left);
+    peer(&mut facts).own = (**bag).clone();
+    facts.store = unheard;
     let step = plan(&facts, &Event::Remove);
     assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { keep_data: true }], false));
 }
