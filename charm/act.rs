@@ -8,6 +8,8 @@
 //! It keeps no later action from being done, because none depends on it: a member that cannot be
 //! added now must not keep certificates from being signed. A failure of Juju's tools or of the machine fails the hook, and Juju runs it again.
 
+use std::time::{Duration, Instant};
+
 use etcd_charm::client::ClientError;
 use etcd_charm::pki::{self, Usage, Validity};
 
@@ -26,6 +28,12 @@ use crate::text::Word;
 
 /// Most times one hook looks, plans and acts.
 const MAX_ROUNDS: u32 = 8;
+
+/// How long one run of a hook waits for what keeps it from ending. Juju shows a hook the databags of other
+/// units as they were when it first looked, so what they publish is seen by the next run only.
+const HOLD: Duration = Duration::from_secs(10);
+/// Pause between two looks meanwhile.
+const HOLD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a hook or an action ended without doing all it should.
 #[derive(Debug, thiserror::Error)]
@@ -51,49 +59,74 @@ pub enum CharmError {
     /// No asynchronous runtime.
     #[error("cannot prepare to reach the cluster: {0}")]
     Runtime(std::io::Error),
-    /// A leaving unit must not go yet.
+    /// The hook must not end yet: it is to be run again as if it had been interrupted.
     #[error("{0}")]
-    MustStay(String),
+    Held(String),
     /// An action's parameter.
     #[error("{0}")]
     Parameter(String),
 }
 
 /// Looks, plans and acts until nothing more can be done in this hook, then hands Juju what it is to keep.
+/// What holds the hook is waited for, for a while.
 ///
 /// # Errors
-/// [`CharmError`] when the hook must fail; Juju then keeps nothing of it.
+/// [`CharmError::Held`] when it still does, any other when the hook must fail; Juju then keeps nothing of it.
 pub fn run(juju: Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
     let (mut pending, mut started) = (Pending::default(), false);
-    let mut last = None;
-    for round in 0..MAX_ROUNDS {
-        let sight = observe(&juju, host, &pending, started)?;
-        if round == 0 && *event == Event::Reconcile && !sight.facts.leader {
-            follow_secret(&juju);
+    let deadline = Instant::now() + HOLD;
+    let sight = loop {
+        let (step, sight) = rounds(&juju, host, event, &mut pending, &mut started)?;
+        if !step.hold {
+            break sight;
         }
-        let step = plan(&sight.facts, event);
-        show(&sight.facts, &step)?;
-        let again = step.goes_on();
-        let mut hands = Hands { host, sight: &sight, pending: &mut pending, started: &mut started };
-        let refusal = each(&step.actions, |action| hands.perform(action))?;
-        last = Some((step, sight));
-        match refusal {
-            None if again => {}
-            None => break,
-            Some(error) => {
-                Console.log("WARNING", &format!("put off until the next hook: {error}"));
-                break;
-            }
+        if Instant::now() > deadline {
+            return Err(CharmError::Held(step.status.sentence(sight.facts.leader)));
         }
-    }
-    let Some((step, sight)) = last else { return Ok(()) };
-    if step.insist {
-        return Err(CharmError::MustStay(step.status.sentence(sight.facts.leader)));
-    }
+        std::thread::sleep(HOLD_PAUSE);
+    };
     if commit(juju, host, sight.relation.as_deref(), pending)? == Kept::Own {
         Console.log("INFO", "leadership has moved: what this unit did as leader is left to the next one");
     }
     Ok(())
+}
+
+/// Looks, plans and acts until nothing more can be done now. Gives the last plan and what it was made from.
+fn rounds(
+    juju: &Juju,
+    host: &Host,
+    event: &Event,
+    pending: &mut Pending,
+    started: &mut bool,
+) -> Result<(Plan, Sight), CharmError> {
+    let mut round = 0;
+    loop {
+        round += 1;
+        let sight = observe(juju, host, pending, *started)?;
+        if round == 1 && *event == Event::Reconcile && !sight.facts.leader {
+            follow_secret(juju);
+        }
+        let step = plan(&sight.facts, event);
+        show(&sight.facts, &step)?;
+        let again = step.goes_on();
+        let mut hands = Hands { host, sight: &sight, pending: &mut *pending, started: &mut *started };
+        let refusal = each(&step.actions, |action| hands.perform(action))?;
+        if let Some(error) = &refusal {
+            Console.log("WARNING", &format!("put off until the next hook: {error}"));
+        }
+        if refusal.is_some() || !again || round == MAX_ROUNDS {
+            return Ok((step, sight));
+        }
+    }
+}
+
+/// Performs an operator's actions; the first refusal ends them.
+///
+/// # Errors
+/// [`CharmError`] of the first that fails.
+pub fn perform_all(host: &Host, sight: &Sight, actions: &[Action], pending: &mut Pending) -> Result<(), CharmError> {
+    let mut hands = Hands { host, sight, pending, started: &mut false };
+    actions.iter().try_for_each(|action| hands.perform(action))
 }
 
 /// Moves on to the newest revision of the secret. A unit that has read it once follows it, and keeps the
@@ -158,6 +191,7 @@ impl Hands<'_> {
             Action::StartService { generation } => self.start(generation, false)?,
             Action::RestartService { generation } => self.start(generation, true)?,
             Action::StopService => host.stop()?,
+            Action::SetDataAside => host.set_aside(sight.facts.now)?,
             Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
             Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
             Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
@@ -240,6 +274,7 @@ pub fn describe(action: &Action) -> Option<String> {
         Action::StartService { generation } => format!("starting etcd, generation {generation}"),
         Action::RestartService { generation } => format!("restarting etcd, generation {generation}"),
         Action::StopService => "stopping etcd".to_owned(),
+        Action::SetDataAside => "setting the data aside".to_owned(),
         Action::CleanHost { keep_data: true } => "cleaning the machine; the data is set aside".to_owned(),
         Action::CleanHost { keep_data: false } => "cleaning the machine".to_owned(),
         Action::AddLearner { unit, peer_url } => format!("adding {unit} as a learner at {peer_url}"),
@@ -250,6 +285,8 @@ pub fn describe(action: &Action) -> Option<String> {
         Action::Issue { unit, side, .. } => format!("signing the {} certificate of {unit}", side.word()),
         Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
         Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
+        Action::PublishApp(AppChange::Unchoose) => "this unit goes and never started: another may be chosen".to_owned(),
+        Action::PublishApp(AppChange::GivenUp(_)) => "the application's cluster is given up".to_owned(),
         Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
         Action::Rotate(steps) => {
             let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use etcd_charm::pki;
 
-use crate::facts::{Certificate, Request, Side, Unit};
+use crate::facts::{Certificate, Member, Request, Side, Unit};
 use crate::text::{ClientUrl, HostName, InitialCluster, PeerUrl, Word, plain_certificate};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
@@ -33,6 +33,8 @@ pub struct UnitBag {
     pub member: Option<u64>,
     /// True once that member votes.
     pub votes: bool,
+    /// True once the cluster has said that this unit, which is leaving, has no member any more.
+    pub left: bool,
     /// The generation it wants to restart into, when it waits for its turn.
     pub restart: Option<Word>,
     /// Which authorities its member trusts and shows on each port.
@@ -44,8 +46,10 @@ pub struct UnitBag {
 pub struct AppBag {
     /// The authorities' certificates and the cluster's token.
     pub trust: Option<Trust>,
-    /// The unit that starts the cluster.
+    /// The unit that starts the cluster, or once did: while this names a unit, no other may start one.
     pub bootstrap: Option<Unit>,
+    /// How many clusters of this application were given up for a new, empty one.
+    pub given_up: u32,
     /// Certificates by unit and side.
     pub certificates: BTreeMap<(Unit, Side), Certificate>,
     /// For each unit that was added to a running cluster: its static `initial-cluster`.
@@ -59,6 +63,13 @@ pub struct AppBag {
 }
 
 impl UnitBag {
+    /// True when this unit could be the one that a member without a name was added for: the URL is its own
+    /// and it has not started another member.
+    #[must_use]
+    pub fn may_become(&self, member: &Member) -> bool {
+        self.peer_url.as_ref() == Some(&member.peer_url) && self.member.is_none_or(|id| id == member.id)
+    }
+
     /// Writes the bag; an absent value is an empty string, which deletes the key.
     #[must_use]
     pub fn write(&self) -> Bag {
@@ -76,6 +87,7 @@ impl UnitBag {
             ("peer-request".to_owned(), request(Side::Peer)),
             ("member".to_owned(), self.member.map(|id| format!("{id:x}")).unwrap_or_default()),
             ("votes".to_owned(), if self.votes { "yes".to_owned() } else { String::new() }),
+            ("left".to_owned(), if self.left { "yes".to_owned() } else { String::new() }),
             ("restart".to_owned(), text(self.restart.as_ref())),
             ("server-trusts".to_owned(), trusts(Side::Server)),
             ("server-issuer".to_owned(), report(Side::Server).issuer.unwrap_or_default()),
@@ -110,6 +122,7 @@ impl UnitBag {
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
+            left: value(bag, "left").as_deref() == Some("yes"),
             restart: value(bag, "restart").and_then(|text| Word::parse(&text)),
             reports,
         }
@@ -117,6 +130,14 @@ impl UnitBag {
 }
 
 impl AppBag {
+    /// The token of the present cluster: a cluster that was given up had another one, so that its members,
+    /// should they come back, are taken for strangers whatever their addresses.
+    #[must_use]
+    pub fn token(&self) -> Option<Word> {
+        let token = &self.trust.as_ref()?.token;
+        if self.given_up == 0 { Some(token.clone()) } else { Word::parse(&format!("{token}-{}", self.given_up)) }
+    }
+
     /// Reads the application's bag; `application` is our own name.
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
@@ -127,6 +148,7 @@ impl AppBag {
         let deadline = |side: Side| Some((side, value(bag, &ca_key(side, "-drop-at"))?.parse().ok()?));
         let mut read = AppBag {
             bootstrap: value(bag, "bootstrap").and_then(|text| Unit::parse(&text)),
+            given_up: value(bag, "clusters-given-up").and_then(|text| text.parse().ok()).unwrap_or(0),
             turn: value(bag, "turn").and_then(|text| {
                 let (unit, generation) = text.split_once(' ')?;
                 Some((Unit::parse(unit)?, Word::parse(generation)?))
@@ -200,6 +222,10 @@ fn value(bag: &Bag, key: &str) -> Option<String> {
 pub enum AppChange {
     /// Which unit starts the cluster.
     Bootstrap(Unit),
+    /// The chosen unit goes and has never started: somebody else may be chosen.
+    Unchoose,
+    /// A cluster was given up: how many now.
+    GivenUp(u32),
     /// The authorities. The end of a grace that is over goes with them.
     Trust(Trust),
     /// Until when the clients of an authority that is being replaced are served.
@@ -208,6 +234,8 @@ pub enum AppChange {
     Certificate(Unit, Side, String),
     /// A joining unit's `initial-cluster`.
     Join(Unit, InitialCluster),
+    /// A joining unit's `initial-cluster` no longer holds.
+    JoinEnds(Unit),
     /// Whose turn it is to restart; `None` when nobody's.
     Turn(Option<(Unit, Word)>),
     /// Everything about a unit that no longer exists.
@@ -224,6 +252,8 @@ impl AppChange {
         let certificate = |unit: &Unit, side: Side| unit_key(unit, &format!("{}-certificate", side.word()));
         match self {
             AppChange::Bootstrap(unit) => Bag::from([("bootstrap".to_owned(), unit.to_string())]),
+            AppChange::Unchoose => Bag::from([("bootstrap".to_owned(), String::new())]),
+            AppChange::GivenUp(count) => Bag::from([("clusters-given-up".to_owned(), count.to_string())]),
             AppChange::Trust(trust) => {
                 let mut bag = Bag::from([("token".to_owned(), trust.token.to_string())]);
                 for side in Side::BOTH {
@@ -244,6 +274,7 @@ impl AppChange {
                 Bag::from([(ca_key(*side, "-drop-at"), until.map(|at| at.to_string()).unwrap_or_default())])
             }
             AppChange::Certificate(unit, side, pem) => Bag::from([(certificate(unit, *side), pem.clone())]),
+            AppChange::JoinEnds(unit) => Bag::from([(unit_key(unit, "initial-cluster"), String::new())]),
             AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.to_string())]),
             AppChange::Turn(turn) => {
                 let text = turn.as_ref().map(|(unit, generation)| format!("{unit} {generation}"));
@@ -290,6 +321,7 @@ mod tests {
             requests: BTreeMap::from([(Side::Server, Request { pem, says })]),
             member: Some(0xdead_beef),
             votes: true,
+            left: true,
             restart: Some("abc".into()),
             reports: BTreeMap::from([(
                 Side::Peer,

@@ -200,7 +200,8 @@ pub struct Peer {
     pub own: UnitBag,
     /// What the leader has published (pending writes of this hook included).
     pub app: AppBag,
-    /// The units already joined here and what they published; a bag may be stale.
+    /// The other units, joined here or not, and what they published. The bag of one that has joined may be
+    /// stale. [`Facts::of_the_living`] takes out those that no longer exist.
     pub units: BTreeMap<Unit, UnitBag>,
 }
 
@@ -340,6 +341,16 @@ pub struct Done {
 }
 
 impl Facts {
+    /// The same without the databags of units that no longer exist. Juju may go on listing such a unit in
+    /// the relation for as long as this unit's agent runs; only goal-state tells who there is.
+    #[must_use]
+    pub fn of_the_living(mut self) -> Self {
+        if let (Some(peer), Some(goal)) = (&mut self.peer, &self.goal) {
+            peer.units.retain(|unit, _| goal.contains_key(unit));
+        }
+        self
+    }
+
     /// The units that shall exist, this one included while it is not dying. Without an answer from
     /// Juju: this unit and those it has met.
     #[must_use]
@@ -373,10 +384,9 @@ impl Facts {
     pub fn own_member(&self) -> Option<&Member> {
         let Store::Reachable(cluster) = &self.store else { return None };
         let name = self.unit.member_name();
-        let published = self.peer.as_ref().and_then(|peer| peer.own.peer_url.clone());
-        cluster.members.iter().find(|member| {
-            member.name == name || member.name.is_empty() && Some(&member.peer_url) == published.as_ref()
-        })
+        let bag = &self.peer.as_ref()?.own;
+        let unstarted = |member: &&Member| member.name.is_empty() && bag.may_become(member);
+        cluster.members.iter().find(|member| member.name == name).or_else(|| cluster.members.iter().find(unstarted))
     }
 
     /// Says why Juju (or a working host) could never show these facts; `None` when it could.

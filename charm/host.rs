@@ -287,23 +287,36 @@ impl Host {
         service::stop(&self.manager)
     }
 
+    /// Where the settings say that the data lies.
+    fn data(&self) -> Result<PathBuf, HostError> {
+        let written = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
+        Ok(written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(&*config.data_dir)))
+    }
+
+    /// Sets the data aside as `<folder>.kept-<now>`, when there is any; in a storage it stays in the storage.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn set_aside(&self, now: i64) -> Result<(), HostError> {
+        let data = self.data()?;
+        if data.join("member").exists() {
+            let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
+            let fail = |cause| HostError::File { what: "cannot set aside", path: data.clone(), cause };
+            fs::rename(&data, &aside).map_err(fail)?;
+        }
+        Ok(())
+    }
+
     /// Removes what was installed; the data is deleted, or set aside under a name of its own.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.
     pub fn clean(&self, keep_data: bool, now: i64) -> Result<(), HostError> {
-        let written = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
-        let data = written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(&*config.data_dir));
-        if keep_data && data.join("member").exists() {
-            let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
-            fs::rename(&data, &aside).map_err(|cause| HostError::File {
-                what: "cannot set aside",
-                path: data.clone(),
-                cause,
-            })?;
+        if keep_data {
+            self.set_aside(now)?;
         }
         // The data before the settings, which say where it is: a second try must find it too.
-        remove(&data)?;
+        remove(&self.data()?)?;
         for path in [DATA_DIR, "etc/etcd", "opt/etcd", "run/etcd-charm", DROP_INS, "etc/systemd/system/etcd.service"] {
             remove(&self.path(path))?;
         }

@@ -32,6 +32,10 @@ use juju::Juju;
 fn main() -> ExitCode {
     match answer() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(CharmError::Held(sentence)) => {
+            println!("to be run again: {sentence}");
+            service::end_as_interrupted()
+        }
         Err(error) => {
             eprintln!("{}", text::Line::of(&error.to_string()).text());
             ExitCode::FAILURE

@@ -88,14 +88,13 @@ pub fn now() -> i64 {
 pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Result<Sight, CharmError> {
     let leader = juju.is_leader()?;
     let relation = juju.peer_relation()?;
-    let peer = relation.as_deref().map(|relation| read_peer(juju, relation, pending)).transpose()?;
     let goal = juju.goal().inspect_err(|error| Console.log("WARNING", &error.to_string())).ok();
+    let peer = relation.as_deref().map(|relation| read_peer(juju, relation, goal.as_ref(), pending)).transpose()?;
     let network = network(juju)?;
     let storage = juju.storage()?;
     let machine = host.look(storage.as_ref())?;
-    let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
-    let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
-    let asker = asker(host, &machine, [met, unmet].concat())?;
+    let bags = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
+    let asker = asker(host, &machine, bags)?;
     let known = if leader { authorities(juju, pending) } else { Known::default() };
     let mut facts = Facts {
         unit: juju.unit().clone(),
@@ -141,13 +140,25 @@ fn all_well(facts: &Facts) -> bool {
     cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&*member.name))
 }
 
-fn read_peer(juju: &Juju, relation: &str, pending: &Pending) -> Result<Peer, CharmError> {
+/// Who exists is what goal-state says, not whom the relation lists: it goes on listing units that have gone
+/// (seen with Juju 4.0 until this unit's agent was restarted), and no longer lists those from whom a leaving
+/// unit has parted, which must still find the cluster and lead it. The bag of a unit that has not come so
+/// far as to write one cannot be read.
+fn read_peer(
+    juju: &Juju,
+    relation: &str,
+    goal: Option<&BTreeMap<Unit, Life>>,
+    pending: &Pending,
+) -> Result<Peer, CharmError> {
     let unit = juju.unit();
+    let listed = juju.relation_units(relation)?;
+    let existing = goal.map_or_else(|| listed.clone(), |goal| goal.keys().cloned().collect());
     let mut units = BTreeMap::new();
-    for other in juju.relation_units(relation)? {
-        if other != *unit {
-            let bag = juju.unit_bag(relation, &other)?;
-            units.insert(other, UnitBag::read(&bag));
+    for other in existing.into_iter().filter(|other| other != unit) {
+        match juju.unit_bag(relation, &other) {
+            Ok(bag) => units.extend([(other, UnitBag::read(&bag))]),
+            Err(error) if listed.contains(&other) => return Err(error.into()),
+            Err(_) => {}
         }
     }
     Ok(Peer {
@@ -191,23 +202,6 @@ pub fn names_of(host: &str, hosts: &str) -> Vec<String> {
         }
     }
     names
-}
-
-/// The bags of units that exist but are not (or no longer) joined here. A leaving unit has parted
-/// from all others before its last hook, and must still find the cluster. A bag that cannot be read
-/// is left out: it only says whom else to ask.
-fn unmet(
-    juju: &Juju,
-    relation: Option<&str>,
-    peer: Option<&Peer>,
-    goal: Option<&BTreeMap<Unit, Life>>,
-) -> Vec<UnitBag> {
-    let (Some(relation), Some(peer), Some(goal)) = (relation, peer, goal) else { return Vec::new() };
-    goal.keys()
-        .filter(|unit| *unit != juju.unit() && !peer.units.contains_key(unit))
-        .filter_map(|unit| juju.unit_bag(relation, unit).ok())
-        .map(|bag| UnitBag::read(&bag))
-        .collect()
 }
 
 fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, CharmError> {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -158,6 +158,14 @@ fn started_at(pid: u32) -> Option<String> {
     }
     // Field 22 of proc(5); the state, just taken, is field 3.
     fields.nth(18).map(str::to_owned)
+}
+
+/// Ends this program as if it had been terminated. Juju runs such a hook again, without the error state that
+/// an exit code would bring, which would hide the unit's status and invite an operator to skip the hook. A
+/// Juju that knew no difference would try the failed hook again.
+pub fn end_as_interrupted() -> ExitCode {
+    let _ = nix::sys::signal::raise(Signal::SIGTERM);
+    ExitCode::FAILURE
 }
 
 /// Runs a system program to its end.

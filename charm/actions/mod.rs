@@ -3,6 +3,7 @@
 
 pub mod credentials;
 mod health;
+mod new_cluster;
 pub mod rotate;
 
 use crate::act::CharmError;
@@ -38,6 +39,7 @@ pub fn run(verb: Verb, juju: Juju, host: &Host) -> Result<(), CharmError> {
         Verb::Health => health::run(&juju, host),
         Verb::GenerateClientCertificates | Verb::PackageClientCredentials => credentials::run(&juju, host),
         Verb::RotateCa => rotate::run(&juju, host),
+        Verb::NewCluster => new_cluster::run(&juju, host),
     };
     let answer = match answer {
         Ok(answer) => answer,

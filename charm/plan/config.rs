@@ -234,30 +234,31 @@ struct Initial {
 
 /// Plans settings, start and restart.
 pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
-    let (Some(peer), Some(trust)) = (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.trust.as_ref())) else {
+    let (Some(peer), Some(token)) = (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.token())) else {
         return Standing::Preparing;
     };
     let initial = if facts.host.data {
         match &facts.host.config {
             Some(old)
                 if old.name == facts.unit.member_name()
-                    && old.initial_cluster_token == trust.token
+                    && old.initial_cluster_token == token
                     && old.data_dir == facts.host.data_dir =>
             {
                 Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
             }
             _ => return Standing::ForeignData,
         }
+    } else if storage_missing(facts, &token) {
+        return Standing::StorageMissing;
     } else if peer.own.member.is_some() {
-        let moved = facts.host.config.as_ref().is_some_and(|old| old.data_dir != default_data_dir(facts));
-        return if moved && facts.storage.is_none() { Standing::StorageMissing } else { Standing::DataLost };
+        return Standing::DataLost;
     } else {
         match first_start(facts) {
             Ok(initial) => initial,
             Err(standing) => return standing,
         }
     };
-    let Some(config) = render(facts, &trust.token, initial) else { return Standing::Preparing };
+    let Some(config) = render(facts, &token, initial) else { return Standing::Preparing };
     if !Side::BOTH.iter().all(|side| certified(facts, *side)) {
         return Standing::Preparing;
     }
@@ -279,6 +280,13 @@ pub fn default_data_dir(facts: &Facts) -> Folder {
 pub fn unused_storage(facts: &Facts) -> Option<&Storage> {
     let config = facts.host.config.as_ref().filter(|_| facts.host.data)?;
     facts.storage.as_ref().filter(|storage| config.data_dir != storage.data_dir(&facts.host.root))
+}
+
+/// True when this cluster's settings were written for a storage that is not there: a member may have
+/// started in it although its hook ended too early to say so.
+fn storage_missing(facts: &Facts, token: &str) -> bool {
+    let old = facts.host.config.as_ref().filter(|old| old.initial_cluster_token == token);
+    facts.storage.is_none() && old.is_some_and(|old| old.data_dir != default_data_dir(facts))
 }
 
 /// How a member without data starts: alone as the chosen unit, or as the leader laid down.
@@ -388,7 +396,7 @@ pub fn wanted_restart(facts: &Facts) -> Option<Word> {
     let peer = facts.peer.as_ref()?;
     let old = facts.host.config.as_ref()?;
     let initial = Initial { cluster: old.initial_cluster.clone(), state: state_word(old) };
-    let config = render(facts, &peer.app.trust.as_ref()?.token, initial)?;
+    let config = render(facts, &peer.app.token()?, initial)?;
     Some(generation(&config, &facts.host.stamp))
 }
 

@@ -31,9 +31,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// The unit's status.
     pub status: Status,
-    /// The hook must fail, so that Juju runs it again: set when a leaving unit still holds data
-    /// that nobody else has.
-    pub insist: bool,
+    /// The hook must not end yet: set when a leaving unit still holds data that nobody else has, or a
+    /// storage with data is to be taken away.
+    pub hold: bool,
 }
 
 impl Plan {
@@ -82,6 +82,8 @@ pub enum Action {
     },
     /// Stops the daemon and keeps it from starting at boot.
     StopService,
+    /// Sets the data aside under a name of its own.
+    SetDataAside,
     /// Removes program, settings and keys; the data too unless it is to be kept aside.
     CleanHost {
         /// Set the data aside instead of deleting it.
@@ -177,13 +179,15 @@ impl Action {
 /// Decides. The same facts and event always give the same plan.
 #[must_use]
 pub fn plan(facts: &Facts, event: &Event) -> Plan {
+    let facts = &facts.clone().of_the_living();
     match event {
         Event::Leaving => teardown::leave(facts, teardown::Urgency::MayWait),
-        Event::Stop => teardown::leave(facts, teardown::Urgency::LastCall),
+        Event::Stop => teardown::leave(facts, teardown::Urgency::MayPublish),
         Event::Detaching if facts.dying() => teardown::leave(facts, teardown::Urgency::LastCall),
         Event::Detaching => teardown::detach(facts),
         Event::Remove => teardown::clean(facts),
-        Event::Reconcile if facts.dying() => teardown::idle(),
+        // Juju runs none of these hooks any more, but an operator may, to have something published.
+        Event::Reconcile if facts.dying() => teardown::leave(facts, teardown::Urgency::MayWait),
         Event::Reconcile => reconcile(facts),
     }
 }
@@ -210,5 +214,5 @@ pub fn reconcile(facts: &Facts) -> Plan {
         relations::prune(facts, &mut actions);
         rotation::lead(facts, &mut actions);
     }
-    Plan { actions, status: status::of(facts, &standing), insist: false }
+    Plan { actions, status: status::of(facts, &standing), hold: false }
 }

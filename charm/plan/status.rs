@@ -3,6 +3,7 @@
 //! The healthy and the failing sentence are the product's documented ones, word for word. A sentence
 //! that needs a person says what to do.
 
+use super::bootstrap;
 use super::config::{self, BadOption, Standing};
 use super::rotation::{self, Wait};
 use crate::facts::{Authorities, Facts, Life, Program, Service, Side, Store, Unit};
@@ -49,14 +50,22 @@ pub enum Status {
     ForeignData(Folder),
     /// Our data has vanished.
     DataLost(Unit),
+    /// The cluster was begun, and no unit that exists has its data: the application.
+    ClusterGone(String),
+    /// The units of the members that this one was to join exist no more: the application.
+    MembersGone(String),
     /// The authorities' secret is gone.
     AuthoritiesGone,
     /// The authorities' secret cannot be used.
     AuthoritiesUnusable(String),
     /// The unit is going.
     Leaving,
-    /// The unit may not go yet: no other member has the data.
-    HoldsLastCopy,
+    /// The unit goes as soon as another one is there to take over the data.
+    AwaitingSuccessor,
+    /// The unit goes as soon as another member, which is on its way, has the data.
+    HandingOver,
+    /// The unit may not go yet: no other member has the data, and none can be told to take it over.
+    HoldsLastCopy(Unit),
     /// The unit may not go yet: the rest would have no quorum.
     NeededForQuorum,
     /// Nothing runs any more.
@@ -101,6 +110,8 @@ impl Status {
             | Status::AwaitingCertificates
             | Status::AwaitingChoice
             | Status::AwaitingJoin(_)
+            | Status::AwaitingSuccessor
+            | Status::HandingOver
             | Status::AwaitingTurn => Word::Waiting,
             Status::Healthy | Status::Rotating(_) => Word::Active,
             Status::Unhealthy
@@ -109,7 +120,9 @@ impl Status {
             | Status::DataLost(_)
             | Status::AuthoritiesGone
             | Status::AuthoritiesUnusable(_)
-            | Status::HoldsLastCopy
+            | Status::HoldsLastCopy(_)
+            | Status::ClusterGone(_)
+            | Status::MembersGone(_)
             | Status::AddressTaken(..)
             | Status::StorageUnused(..)
             | Status::StorageInUse(..)
@@ -164,8 +177,18 @@ impl Status {
                 format!("secret 'pki' with the authorities cannot be used: {why}")
             }
             Status::Leaving => "leaving the cluster".to_owned(),
-            Status::HoldsLastCopy => {
-                "cannot leave: no other member has the data yet; wait, or remove with --force".to_owned()
+            Status::AwaitingSuccessor => "leaves once another unit has the data: waiting for one to join".to_owned(),
+            Status::HandingOver => "leaves once another unit has the data: it is being copied".to_owned(),
+            Status::HoldsLastCopy(unit) => {
+                format!(
+                    "{unit} has the only copy of the data: juju ssh {unit} sudo juju-exec {unit} hooks/update-status"
+                )
+            }
+            Status::ClusterGone(app) => {
+                format!("no unit has the data any more; begin empty: juju run {app}/leader new-cluster confirm={app}")
+            }
+            Status::MembersGone(app) => {
+                format!("the units to join are gone; begin empty: juju run {app}/leader new-cluster confirm={app}")
             }
             Status::NeededForQuorum => {
                 "cannot leave: the rest would have no quorum; repair them, or remove with --force".to_owned()
@@ -206,6 +229,7 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
     }
     match standing {
         Standing::ForeignData => Status::ForeignData(facts.host.data_dir.clone()),
+        _ if bootstrap::is_gone(facts) => Status::ClusterGone(facts.unit.application.clone()),
         Standing::DataLost => Status::DataLost(facts.unit.clone()),
         Standing::StorageMissing => {
             let noted = facts.host.config.as_ref().map(|old| old.data_dir.clone());
@@ -272,6 +296,8 @@ fn running(facts: &Facts) -> Status {
         || facts.own_member().is_some_and(|member| !member.name.is_empty());
     if is_healthy(facts) {
         healthy(facts)
+    } else if bootstrap::is_stranded(facts) {
+        Status::MembersGone(facts.unit.application.clone())
     } else if !registered || catching_up(facts) {
         Status::Starting
     } else {

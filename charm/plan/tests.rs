@@ -3,6 +3,7 @@
 mod application;
 mod authorities;
 mod membership;
+mod replacing;
 mod settings;
 mod storage;
 
@@ -86,6 +87,7 @@ fn bag(number: u32, member: bool) -> UnitBag {
         requests: Side::BOTH.map(|side| (side, request(number, side))).into(),
         member: member.then_some(u64::from(number)),
         votes: member,
+        left: false,
         restart: None,
         reports: if member { Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into() } else { BTreeMap::new() },
     }
@@ -256,41 +258,6 @@ fn authorities_are_never_made_again() {
     let step = reconcile(&facts);
     assert!(!step.actions.contains(&Action::CreateAuthorities));
     assert!(step.actions.contains(&Action::PublishApp(AppChange::Trust(trust()))), "a kept secret is published");
-}
-
-#[test]
-fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_nobody() {
-    let rows: [(&str, fn(&mut Facts), bool); 4] = [
-        ("the chosen unit exists", |_| {}, false),
-        (
-            "it is gone",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-            },
-            true,
-        ),
-        (
-            "it is gone but somebody who is leaving was added",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
-                peer(f).app.joins.insert(unit(3), "etcd2=https://10.0.0.2:2380".into());
-            },
-            false,
-        ),
-        ("Juju does not say who exists", |f| f.goal = None, false),
-    ];
-    for (what, change, wanted) in rows {
-        let mut facts = healthy(&[1, 2]);
-        facts.store = Store::Unreachable;
-        facts.host.data = false;
-        facts.host.service = Service::Stopped;
-        peer(&mut facts).own = bag(1, false);
-        peer(&mut facts).app.bootstrap = Some(unit(2));
-        change(&mut facts);
-        let chosen = AppChange::Bootstrap(unit(1));
-        assert_eq!(reconcile(&facts).actions.contains(&Action::PublishApp(chosen)), wanted, "{what}");
-    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl World {
             }
             Action::WriteConfig(config) => node.settings = Some(*config),
             Action::StopService => node.service = None,
-            Action::CleanHost { .. } => node.data = None,
+            Action::CleanHost { .. } | Action::SetDataAside => node.data = None,
             Action::CreateAuthorities => {
                 let [server, peer] = made.map(Anchors::only);
                 let trust = Trust { server, peer, token: format!("token-{serial}").as_str().into() };

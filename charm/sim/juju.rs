@@ -13,8 +13,13 @@ impl World {
             .collect();
         let secret_hook = self.secret_hook(name);
         let node = self.nodes.get_mut(name).unwrap();
+        if std::mem::take(&mut node.exec) {
+            return Some(Kind::Exec);
+        }
         if let Some(kind) = node.queued.clone() {
-            return Some(kind);
+            // A held hook waits in itself; in the calm it is looked at once per sweep.
+            let due = !calm || !node.held || std::mem::take(&mut node.tick);
+            return due.then_some(kind);
         }
         if let Some(kind) = node.failed.clone() {
             // In the calm at the end a failed hook is run again once per sweep: Juju backs off.
@@ -77,18 +82,25 @@ impl World {
         {
             self.nodes.get_mut(name).unwrap().joined.insert(other.clone(), seen);
         }
+        let met = &self.nodes[name].joined;
+        let unmet = self.nodes.iter().filter(|(other, n)| *other != name && n.created && !met.contains_key(other));
+        let unmet = unmet.map(|(other, n)| (other.clone(), n.bag.clone())).collect();
         let node = self.nodes.get_mut(name).unwrap();
-        node.failed = None;
-        node.queued = None;
         if kind == Kind::SecretChanged {
             node.told = latest;
         }
+        if kind != Kind::Exec {
+            node.failed = None;
+            node.queued = None;
+            node.held = false;
+        }
         node.run = Some(Run {
             kind,
+            unmet,
             queue: VecDeque::new(),
             rounds: 0,
             again: true,
-            insist: false,
+            hold: false,
             done: Done::default(),
             bag: None,
             app: Vec::new(),
@@ -100,7 +112,26 @@ impl World {
         self.note(|| format!("{name} fails: {why}"));
         let node = self.nodes.get_mut(name).unwrap();
         node.failed = node.run.take().map(|run| run.kind);
+        node.error = true;
         node.failures += 1;
+    }
+
+    /// The hook is put back as one that was interrupted; nothing it wrote is kept.
+    pub(super) fn requeue(&mut self, name: &Unit) {
+        let status = self.nodes[name].status.clone();
+        self.note(|| format!("{name} is held: {status:?}"));
+        let node = self.nodes.get_mut(name).unwrap();
+        node.queued = node.run.take().map(|run| run.kind);
+        node.held = true;
+    }
+
+    /// `resolved --no-retry`: the failed hook counts as run.
+    pub(super) fn skip(&mut self, name: &Unit) {
+        let Some(kind) = self.nodes[name].failed.clone() else { return };
+        self.note(|| format!("{kind:?} of {name} is skipped"));
+        self.begin(name, kind);
+        let run = self.nodes.get_mut(name).unwrap().run.take().unwrap();
+        self.settle(name, run);
     }
 
     /// One small step of one unit's agent; false when it has nothing to do.
@@ -166,14 +197,14 @@ impl World {
         let run = node.run.as_mut().unwrap();
         run.rounds += 1;
         run.again = again;
-        run.insist = step.insist;
+        run.hold = step.hold;
         run.queue = step.actions.into();
     }
 
     pub(super) fn finish(&mut self, name: &Unit) {
         let run = self.nodes[name].run.as_ref().unwrap();
-        if run.insist {
-            return self.fail(name, "it must stay");
+        if run.hold {
+            return self.requeue(name);
         }
         let writes = !run.app.is_empty() || run.change.is_some();
         if writes && self.leader.as_ref() != Some(name) {
@@ -246,21 +277,14 @@ impl World {
             Kind::Departed(other) | Kind::LeavingPeer(other) => {
                 node.joined.remove(&other);
                 node.departs.remove(&other);
+                node.withheld.remove(&other);
                 if node.changed_next.as_ref() == Some(&other) {
                     node.changed_next = None;
                 }
             }
             Kind::Stop => node.stopped = true,
-            Kind::UpdateStatus | Kind::SecretChanged => {}
-            Kind::Remove => {
-                self.note(|| format!("{name} is gone"));
-                self.nodes.remove(name);
-                for node in self.nodes.values_mut() {
-                    if node.joined.contains_key(name) && node.life == Life::Alive {
-                        node.departs.insert(name.clone());
-                    }
-                }
-            }
+            Kind::UpdateStatus | Kind::SecretChanged | Kind::Exec => {}
+            Kind::Remove => self.bury(name),
         }
     }
 }

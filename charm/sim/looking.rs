@@ -33,7 +33,7 @@ impl World {
             peer: node.created.then(|| Peer {
                 own: run.bag.clone().unwrap_or_else(|| node.bag.clone()),
                 app,
-                units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).collect(),
+                units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).chain(run.unmet.clone()).collect(),
             }),
             goal: Some(self.nodes.iter().map(|(other, n)| (other.clone(), n.life)).collect()),
             authorities: match (leader, run.content().or(self.secret.as_ref())) {
@@ -86,6 +86,11 @@ impl World {
     pub(super) fn apply_change(&self, app: &mut AppBag, change: &AppChange) {
         match change {
             AppChange::Bootstrap(unit) => app.bootstrap = Some(unit.clone()),
+            AppChange::Unchoose => app.bootstrap = None,
+            AppChange::GivenUp(count) => app.given_up = *count,
+            AppChange::JoinEnds(unit) => {
+                app.joins.remove(unit);
+            }
             AppChange::Trust(trust) => {
                 app.trust = Some(trust.clone());
                 app.deadlines.retain(|side, _| trust.of(*side).next.is_some());

@@ -11,8 +11,8 @@ const MAX_MEMBER_NAME: usize = 128;
 const MAX_COMMON_NAME: usize = 64;
 /// Longest host name, by DNS.
 const MAX_HOST_NAME: usize = 253;
-/// Longest word; a fingerprint in hex has 64 letters.
-const MAX_WORD: usize = 64;
+/// Longest word; a fingerprint in hex has 64 letters, and the token of a later cluster a number behind it.
+const MAX_WORD: usize = 80;
 /// Longest version.
 const MAX_VERSION: usize = 32;
 /// Most members that one static list may name; etcd's advice is seven.

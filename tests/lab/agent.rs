@@ -89,7 +89,7 @@ fn run(hub: &Arc<Hub>, unit: &str, op: &Op, rng: &mut StdRng) {
                 let level = if is_error { "WARNING" } else { "DEBUG" };
                 hub.log(level, &unit_tag(unit), &format!("unit.{unit}.{label}"), line);
             };
-            hook::run(command, &say).map(Some)
+            hook::run(command, &say, &|| hub.take_interruption(unit)).map(Some)
         }
         Err(error) => Err(error),
     };
@@ -212,7 +212,8 @@ fn end(
             }
         }
     }
-    let gone = *op == Op::Plain("remove") && world.units.get(unit).is_some_and(|unit| unit.failed.is_none());
+    let over = |unit: &crate::world::Unit| unit.failed.is_none() && unit.queued.is_none();
+    let gone = *op == Op::Plain("remove") && world.units.get(unit).is_some_and(over);
     hub.wake();
     drop(world);
     if gone {

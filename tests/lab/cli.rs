@@ -182,6 +182,8 @@ enum Cmd {
     },
     /// Not in Juju: end and start a unit's agent; a hook that runs is let finish.
     RestartAgent { unit: String },
+    /// Not in Juju: kill a unit's agent in the middle of the hook it runs (or of its next one).
+    InterruptHook { unit: String },
     /// Not in Juju: hand Juju's leadership to another unit.
     MoveLeadership { app: String },
     /// Not in Juju: cut the power of a machine (by number or unit).
@@ -243,6 +245,21 @@ pub enum Scenario {
     RotateCa,
     /// Both authorities are replaced `rounds` times in a row while Juju's leadership moves.
     Rotations { rounds: u32 },
+    /// The only unit is replaced again and again under a writer, with seeded timing; then with skipped hooks and
+    /// `--force` in between, after which no second cluster may begin.
+    Replace {
+        /// Replacements of each kind.
+        rounds: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Units come back to addresses that were used before, while Juju goes on listing those that have gone.
+    Reuse {
+        /// Replacements.
+        rounds: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// The charm is refreshed with another daemon, one unit at a time.
     Refresh,
     /// Data in a storage: there from the start, too late, taken away.
@@ -326,6 +343,7 @@ fn request_of(command: Cmd) -> Result<Request, String> {
         Cmd::Refresh { app, path } => Request::Refresh { app, archive: absolute(path)? },
         Cmd::Resolve { unit, no_retry } => Request::Resolve { unit, retry: !no_retry },
         Cmd::RestartAgent { unit } => Request::RestartAgent { unit },
+        Cmd::InterruptHook { unit } => Request::InterruptHook { unit },
         Cmd::MoveLeadership { app } => Request::MoveLeadership { app },
         Cmd::KillMachine { machine } => Request::KillMachine { machine },
         Cmd::Pause { machine } => Request::Pause { machine, stop: true },

@@ -85,6 +85,8 @@ pub struct Context {
     pub secret: Option<(String, Option<u64>)>,
     /// The action, when this is one.
     pub action: Option<ActionContext>,
+    /// Databags of units that have not joined here, as they were when this hook first read them.
+    pub strangers: BTreeMap<(u32, String), crate::world::Settings>,
     /// Held-back databag writes.
     pub writes: BTreeMap<(u32, Side), Writes>,
     /// Held-back charm state.
@@ -113,6 +115,7 @@ impl Context {
             storage: None,
             secret: None,
             action: None,
+            strangers: BTreeMap::new(),
             writes: BTreeMap::new(),
             state: Writes::new(),
             ports: Vec::new(),

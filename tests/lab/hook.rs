@@ -177,7 +177,12 @@ fn specific(world: &World, context: &Context) -> Settings {
 }
 
 /// Runs it; every output line goes to `say` as it comes, with `true` for standard error.
-pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> Result<Outcome, String> {
+/// `interrupted` is asked while it runs; once it says yes, the hook is killed and has failed.
+pub fn run(
+    machine_command: std::process::Command,
+    say: &dyn Fn(bool, &str),
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Outcome, String> {
     let mut command = machine_command;
     let mut child = command
         .stdin(Stdio::null())
@@ -200,6 +205,12 @@ pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> 
         match lines.recv_timeout(Duration::from_millis(20)) {
             Ok((is_error, line)) => take(is_error, line),
             Err(mpsc::RecvTimeoutError::Timeout) => {
+                if interrupted() {
+                    // It may have ended by itself just now, which is as good.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err("the agent was killed while the hook ran".to_owned());
+                }
                 if let Some(status) = child.try_wait().map_err(|error| format!("cannot wait for the hook: {error}"))? {
                     break status;
                 }

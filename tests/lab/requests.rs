@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,7 +12,7 @@ use crate::hub::{Hub, now};
 use crate::machine::{Provider, User};
 use crate::status::report;
 use crate::world::relation::End;
-use crate::world::task::{Task, TaskState, Work};
+use crate::world::task::{Task, Work};
 use crate::world::{MachineState, World};
 
 /// One request; the answer is a JSON value or an error text for people.
@@ -57,6 +56,8 @@ pub enum Request {
     Secrets,
     /// Makes another unit Juju's leader, as when the lease was lost for a moment; answers its name.
     MoveLeadership { app: String },
+    /// Kills a unit's agent in the middle of a hook; the hook counts as failed when the agent starts again.
+    InterruptHook { unit: String },
     /// Retries or skips a failed hook.
     Resolve { unit: String, retry: bool },
     /// Log lines from number `from` on; answers `{next, lines}`.
@@ -103,6 +104,12 @@ pub fn answer(hub: &Arc<Hub>, request: Request) -> Result<Value, String> {
         }
         Request::RestartAgent { unit } => {
             hub.lock().restart_agent(&unit)?;
+            Value::Null
+        }
+        Request::InterruptHook { unit } => {
+            let mut world = hub.lock();
+            let state = world.units.get_mut(&unit).ok_or(format!("unit {unit:?} not found"))?;
+            state.interrupted = true;
             Value::Null
         }
         Request::Secrets => secrets(&hub.lock()),
@@ -187,8 +194,7 @@ fn add_storage(hub: &Arc<Hub>, unit: &str, name: &str) -> Result<Value, String> 
 }
 
 fn remove_unit(hub: &Arc<Hub>, unit: &str, force: bool) -> Result<(), String> {
-    let resigns = rand::rng().random_bool(0.5);
-    hub.lock().remove_unit(unit, resigns)?;
+    hub.lock().remove_unit(unit)?;
     if force {
         hub.retire(unit);
     }
@@ -243,20 +249,7 @@ fn run_action(hub: &Arc<Hub>, unit: &str, name: String, params: BTreeMap<String,
 fn queue(world: &mut World, unit: &str, work: Work) -> Result<Value, String> {
     let unit = resolve_unit(world, unit)?;
     let id = world.take_number("task") + 1;
-    let task = Task {
-        id,
-        unit: unit.clone(),
-        work,
-        state: TaskState::Pending,
-        message: String::new(),
-        results: json!({}),
-        exit: None,
-        stdout: String::new(),
-        stderr: String::new(),
-        log: Vec::new(),
-        times: [now(), 0, 0],
-    };
-    world.tasks.insert(id, task);
+    world.tasks.insert(id, Task::new(id, &unit, work, now()));
     if let Some(unit) = world.units.get_mut(&unit) {
         unit.queue.push_back(id);
     }
@@ -372,6 +365,9 @@ fn refresh(hub: &Arc<Hub>, app: &str, path: &std::path::Path) -> Result<Value, S
     state.charm = Arc::new(charm);
     state.charm_revision += 1;
     let revision = state.charm_revision;
+    for unit in world.units.values_mut().filter(|unit| unit.app == app) {
+        unit.unaware_of.clear();
+    }
     for (endpoint, interface) in peers {
         let known = world.relations.values().any(|r| r.is_peer() && r.endpoint_of(app) == Some(&endpoint));
         if !known {

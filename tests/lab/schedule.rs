@@ -3,6 +3,7 @@
 //! commands, storage, a failed hook, and only then the ordinary hooks of a living or dying unit.
 
 use crate::world::relation::{LocalRelation, Relation};
+use crate::world::task::Work;
 use crate::world::{App, Life, Unit, World};
 
 /// Kinds of relation hooks.
@@ -78,6 +79,7 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
     }
     if unit.installed
         && let Some(task) = unit.queue.front()
+        && (unit.queued.is_none() || runs_beside_a_queued_hook(world, *task))
     {
         return Next::Run(Op::Task(*task));
     }
@@ -95,6 +97,12 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
         Life::Dying => dying(world, unit, choose),
         Life::Alive => alive(world, app, unit, now, choose),
     }
+}
+
+/// Actions, and with them `juju exec`, wait for a queued hook; commands that `juju-exec` is given on the
+/// unit's own machine, for which the lab's `exec` stands, do not (resolvers of actions and commands, both Jujus).
+fn runs_beside_a_queued_hook(world: &World, task: u64) -> bool {
+    world.tasks.get(&task).is_some_and(|task| matches!(task.work, Work::Exec { .. }))
 }
 
 fn created(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -> Option<Op> {
@@ -198,7 +206,8 @@ fn relation_step(world: &World, unit: &Unit, relation: &Relation, local: &LocalR
         return op(RelationHook::Changed, Some(remote));
     }
     let visible = world.visible_remotes(relation, unit);
-    if let Some(gone) = local.members.keys().find(|member| !visible.contains(member)) {
+    let departed = |member: &&String| !visible.contains(member) && !unit.unaware_of.contains(*member);
+    if let Some(gone) = local.members.keys().find(departed) {
         return op(RelationHook::Departed, Some(gone));
     }
     if relation.dying || unit.life == Life::Dying {

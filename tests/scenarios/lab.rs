@@ -50,3 +50,23 @@ fn authorities_replaced_again_and_again_under_juju_3_6_leave_one_revision_and_fa
 fn authorities_replaced_again_and_again_under_juju_4_0_leave_one_revision_and_fail_no_hook() {
     play("ci-rotations-4", "4", &["rotations", "3"]);
 }
+
+#[test]
+fn the_only_unit_is_replaced_under_juju_3_6_without_loss_and_no_second_cluster_begins() {
+    play("ci-replace-3", "3", &["replace", "2"]);
+}
+
+#[test]
+fn the_only_unit_is_replaced_under_juju_4_0_without_loss_and_no_second_cluster_begins() {
+    play("ci-replace-4", "4", &["replace", "2"]);
+}
+
+#[test]
+fn a_unit_joins_under_juju_3_6_at_an_address_that_was_used_before() {
+    play("ci-reuse-3", "3", &["reuse", "3"]);
+}
+
+#[test]
+fn a_unit_joins_under_juju_4_0_at_an_address_that_was_used_before_while_juju_lists_who_had_it() {
+    play("ci-reuse-4", "4", &["reuse", "3"]);
+}

@@ -120,7 +120,7 @@ fn a_leader_that_leaves_speaks_for_those_who_stay_and_says_when_it_cannot_go() {
     let mut facts = healthy(&[1, 2, 3]);
     facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
     assert_eq!(told(&facts), "active cluster is healthy: 2 of 2 members");
-    let refused = overall(&facts, &Status::HoldsLastCopy).unwrap();
+    let refused = overall(&facts, &Status::HoldsLastCopy(unit(1))).unwrap();
     assert_eq!(refused.word, Word::Blocked);
     assert!(refused.sentence.starts_with("etcd/1: cannot leave: "), "{}", refused.sentence);
     facts.goal.as_mut().unwrap().values_mut().for_each(|life| *life = Life::Dying);

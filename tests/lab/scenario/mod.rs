@@ -6,6 +6,8 @@ mod bad_input;
 mod cluster;
 mod kill_leader;
 mod refresh;
+mod replace;
+mod reuse;
 mod rotate_ca;
 mod rotations;
 mod scale;
@@ -30,6 +32,8 @@ pub fn run(lab: &Lab, charm: &Path, which: Scenario) -> Result<(), String> {
         Scenario::KillLeader => kill_leader::run(lab, charm),
         Scenario::RotateCa => rotate_ca::run(lab, charm),
         Scenario::Rotations { rounds } => rotations::run(lab, charm, rounds),
+        Scenario::Replace { rounds, seed } => replace::run(lab, charm, rounds, seed),
+        Scenario::Reuse { rounds, seed } => reuse::run(lab, charm, rounds, seed),
         Scenario::Refresh => refresh::run(lab, charm),
         Scenario::Storage => storage::run(lab, charm),
         Scenario::BadInput => bad_input::run(lab, charm),

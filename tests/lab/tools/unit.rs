@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn goal_state_names_all_own_units_and_marks_leavers() {
         let mut world = running(2, true);
-        world.remove_unit("toy/1", true).unwrap();
+        world.remove_unit("toy/1").unwrap();
         let reply = call(&mut world, &["goal-state", "--format=json"]);
         let value: serde_json::Value = serde_json::from_str(&reply.stdout).unwrap();
         assert_eq!(value["units"]["toy/1"]["status"], "dying");

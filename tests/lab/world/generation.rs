@@ -40,6 +40,11 @@ impl Generation {
         self == Self::Juju4
     }
 
+    /// The others are told of a unit's departure when it is dead, not as soon as it is told to go.
+    pub fn departs_at_death(self) -> bool {
+        self == Self::Juju4
+    }
+
     /// The variable `JUJU_SLA`.
     pub fn has_sla(self) -> bool {
         self == Self::Juju3

@@ -60,7 +60,7 @@ impl World {
         let number = self.next_unit.entry(app.to_owned()).or_insert(0);
         let name = format!("{app}/{number}");
         *number += 1;
-        let machine = self.take_number("machine") as u32;
+        let machine = self.machine_number();
         self.machines.insert(machine, pending_machine(machine));
         let storage = self.storage_for(&charm, &wanted);
         let unit = Unit {
@@ -77,6 +77,8 @@ impl World {
             config_seen: None,
             relations: BTreeMap::new(),
             queued: None,
+            unaware_of: BTreeSet::new(),
+            interrupted: false,
             failed: None,
             resolved: None,
             executing: None,
@@ -90,6 +92,14 @@ impl World {
         };
         self.units.insert(name.clone(), unit);
         Ok(name)
+    }
+
+    /// A machine's number, from which its address follows.
+    fn machine_number(&mut self) -> u32 {
+        if self.options.reuse_machines {
+            return (0..).find(|number| !self.machines.contains_key(number)).unwrap_or_default();
+        }
+        self.take_number("machine") as u32
     }
 
     fn storage_for(&mut self, charm: &Charm, wanted: &[String]) -> Vec<Storage> {
@@ -120,13 +130,9 @@ impl World {
         Ok(self.new_storage(name, spec.location.as_deref()))
     }
 
-    /// Marks a unit as leaving. `resigns` tells whether it gives up leadership at once or with `stop`.
-    pub fn remove_unit(&mut self, unit: &str, resigns: bool) -> Result<(), String> {
-        let unit = self.units.get_mut(unit).ok_or(format!("unit {unit:?} not found"))?;
-        unit.life = Life::Dying;
-        if resigns && let Some(app) = self.apps.get_mut(&unit.app) {
-            app.lease.resign(&unit.name);
-        }
+    /// Marks a unit as leaving. A leader keeps its lease, and renews it, until it is dead.
+    pub fn remove_unit(&mut self, unit: &str) -> Result<(), String> {
+        self.units.get_mut(unit).ok_or(format!("unit {unit:?} not found"))?.life = Life::Dying;
         Ok(())
     }
 
@@ -134,6 +140,11 @@ impl World {
     pub fn forget_unit(&mut self, name: &str) -> Option<u32> {
         let unit = self.units.remove(name)?;
         self.machines.remove(&unit.machine);
+        if self.options.withhold_departures {
+            for other in self.units.values_mut().filter(|other| other.app == unit.app) {
+                other.unaware_of.insert(name.to_owned());
+            }
+        }
         self.contexts.remove(name);
         for task in self.tasks.values_mut().filter(|task| task.unit == name && !task.is_over()) {
             task.state = TaskState::Aborted;
@@ -272,24 +283,14 @@ impl World {
             }
             _ => {}
         }
-        if *op == Op::Plain("stop")
-            && let Some(app) = self.units.get(name).map(|unit| unit.app.clone())
-        {
-            if let Some(app) = self.apps.get_mut(&app) {
-                app.lease.resign(name);
-            }
-            for relation in self.relations.keys().copied().collect::<Vec<_>>() {
-                self.leave_scope(relation, name);
-            }
-        }
     }
 
     /// The agent of a unit ends and starts again, between two hooks. It takes the latest revision of every
-    /// secret it reads as the one it was told of: a `secret-changed` that was due until then never runs.
+    /// secret it reads as the one it was told of: a `secret-changed` that was due until then never runs. It
+    /// learns of the units that have gone.
     pub fn restart_agent(&mut self, name: &str) -> Result<(), String> {
-        if !self.units.contains_key(name) {
-            return Err(format!("unit {name:?} not found"));
-        }
+        let unit = self.units.get_mut(name).ok_or(format!("unit {name:?} not found"))?;
+        unit.unaware_of.clear();
         for secret in self.secrets.values_mut() {
             let latest = secret.latest();
             if let Some(reader) = secret.consumers.get_mut(name) {
@@ -420,7 +421,7 @@ pub mod tests {
     }
 
     /// Runs one unit until it has nothing to do and gives the hook names in order.
-    fn settle(world: &mut World, unit: &str, now: u64) -> Vec<String> {
+    pub fn settle(world: &mut World, unit: &str, now: u64) -> Vec<String> {
         let mut trace = Vec::new();
         while let Next::Run(op) = next(world, &world.units[unit], now, &mut |_| 0) {
             let app = world.units[unit].app.clone();
@@ -490,7 +491,7 @@ pub mod tests {
     fn after_stop_the_status_is_jujus_whatever_the_charm_said() {
         let mut world = deployed(1);
         settle(&mut world, "toy/0", 0);
-        world.remove_unit("toy/0", true).unwrap();
+        world.remove_unit("toy/0").unwrap();
         let op = Op::Plain("stop");
         world.begin("toy/0", &op, 5);
         world.units.get_mut("toy/0").unwrap().workload = StatusInfo::new("blocked", "the charm's own words", 6);
@@ -525,10 +526,11 @@ pub mod tests {
     #[test]
     fn a_leaving_unit_departs_from_each_peer_then_stops_and_never_breaks_the_peer_relation() {
         let mut world = deployed(3);
+        world.options.generation = Generation::Juju3;
         for unit in ["toy/0", "toy/1", "toy/2", "toy/0", "toy/1"] {
             settle(&mut world, unit, 0);
         }
-        world.remove_unit("toy/2", true).unwrap();
+        world.remove_unit("toy/2").unwrap();
         assert_eq!(settle(&mut world, "toy/0", 0), ["peer-relation-departed(toy/2)"]);
         let leaving = ["peer-relation-departed(toy/0)", "peer-relation-departed(toy/1)", "stop", "remove"];
         assert_eq!(settle(&mut world, "toy/2", 0), leaving);
@@ -565,7 +567,7 @@ pub mod tests {
         settle(&mut world, "toy/1", 0);
         world.apps.get_mut("toy").unwrap().dying = true;
         for unit in ["toy/0", "toy/1"] {
-            world.remove_unit(unit, true).unwrap();
+            world.remove_unit(unit).unwrap();
         }
         settle(&mut world, "toy/0", 0);
         settle(&mut world, "toy/1", 0);

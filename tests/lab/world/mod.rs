@@ -6,6 +6,8 @@
 pub mod charm;
 pub mod generation;
 pub mod lease;
+#[cfg(test)]
+mod leaving;
 pub mod lifecycle;
 pub mod relation;
 pub mod secret;
@@ -46,6 +48,11 @@ pub struct Options {
     pub retry_ms: u64,
     /// The Juju the lab behaves as.
     pub generation: Generation,
+    /// Agents learn that a unit has gone only when they start again or their charm is refreshed, as was seen
+    /// with Juju 4.0.
+    pub withhold_departures: bool,
+    /// A new machine takes the lowest free number, and with it the address of one that is gone.
+    pub reuse_machines: bool,
 }
 
 impl Default for Options {
@@ -57,6 +64,8 @@ impl Default for Options {
             jitter_ms: 300,
             retry_ms: 5_000,
             generation: Generation::default(),
+            withhold_departures: false,
+            reuse_machines: false,
         }
     }
 }
@@ -188,6 +197,10 @@ pub struct Unit {
     /// A hook that runs next without an error having been shown: one that must follow another at once, or
     /// one that a signal ended.
     pub queued: Option<Op>,
+    /// Units that have gone without this agent's knowledge.
+    pub unaware_of: BTreeSet<String>,
+    /// The agent is to be killed in the middle of the hook it runs.
+    pub interrupted: bool,
     /// Set while the unit is in error.
     pub failed: Option<Failure>,
     /// Set by `resolve`: retry at once (`true`) or skip the hook (`false`).
