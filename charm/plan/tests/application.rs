@@ -122,7 +122,7 @@ fn a_leader_that_leaves_speaks_for_those_who_stay_and_says_when_it_cannot_go() {
     assert_eq!(told(&facts), "active cluster is healthy: 2 of 2 members");
     let refused = overall(&facts, &Status::HoldsLastCopy(unit(1))).unwrap();
     assert_eq!(refused.word, Word::Blocked);
-    assert!(refused.sentence.starts_with("etcd/1: cannot leave: "), "{}", refused.sentence);
+    assert!(refused.sentence.starts_with("etcd/1: etcd/1 has the only copy of the data: "), "{}", refused.sentence);
     facts.goal.as_mut().unwrap().values_mut().for_each(|life| *life = Life::Dying);
     let stopped = overall(&facts, &Status::Stopped).unwrap();
     assert_eq!((stopped.word, stopped.sentence.as_str()), (Word::Maintenance, "etcd has stopped"));
