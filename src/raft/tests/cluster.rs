@@ -70,8 +70,17 @@ pub async fn listener() -> (TcpListener, String) {
 async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consensus, Store) {
     let segment_bytes = (rules.log_bytes / 8).min(4 << 20);
     let options = LogOptions { segment_bytes, first_segment_bytes: 64 << 10, ..LogOptions::default() };
-    let (log, watermark) = crate::store::log::open(&dir.join("wal"), options).expect("the log opens");
-    let (store, machine) = crate::store::open(dir, StoreOptions::default(), watermark).expect("the state opens");
+    // A member of this process that was just stopped may hold its locks for a moment: a snapshot or a sweep ends first.
+    let deadline = Instant::now() + PATIENCE;
+    let (log, store, machine) = loop {
+        let (log, watermark) = crate::store::log::open(&dir.join("wal"), options.clone()).expect("the log opens");
+        match crate::store::open(dir, StoreOptions::default(), watermark) {
+            Ok((store, machine)) => break (log, store, machine),
+            Err(error) if Instant::now() > deadline => panic!("the state does not open: {error}"),
+            Err(_still_held) => drop(log),
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
     let consensus = start(RaftOptions {
         id,
         cluster_id,

@@ -13,7 +13,7 @@ use prost::Message;
 use super::*;
 use crate::bbolt::{Reader, Writer};
 use crate::model::command::{Command, LeaseGrant};
-use crate::model::view::{KeyRange, View};
+use crate::model::view::{KeyRange, Lease, View};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use crate::raft::types::Member;
@@ -64,6 +64,8 @@ fn visible(store: &Store) -> Vec<String> {
             .expect("history");
     }
     for lease in store.leases().expect("leases") {
+        // etcd's format has no place for the entry that granted it.
+        let lease = Lease { granted: 0, ..lease };
         seen.push(format!("{lease:?} {:?}", view.lease_keys(lease.id).expect("keys")));
     }
     seen.push(format!("{:?} {:?}", view.alarms(), store.hash_kv(0).expect("a hash").hash));
