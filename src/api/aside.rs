@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Why work was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Undone {
+pub enum Undone {
     /// It had no turn before its deadline.
     Late,
     /// The member stops.
@@ -15,13 +15,13 @@ pub(super) enum Undone {
 }
 
 /// Takes turns at such work.
-pub(super) struct Aside {
+pub struct Aside {
     turns: Arc<Semaphore>,
 }
 
 impl Aside {
     /// At most `at_once` pieces of work run at the same time; zero counts as one.
-    pub(super) fn new(at_once: usize) -> Self {
+    pub fn new(at_once: usize) -> Self {
         Self { turns: Arc::new(Semaphore::new(at_once.max(1))) }
     }
 
@@ -29,7 +29,7 @@ impl Aside {
     ///
     /// # Errors
     /// [`Undone`].
-    pub(super) async fn run<T: Send + 'static>(
+    pub async fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
         work: impl FnOnce() -> T + Send + 'static,
@@ -46,7 +46,7 @@ impl Aside {
 
     /// Nothing has a turn any more.
     #[cfg(test)]
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.turns.close();
     }
 }

@@ -64,9 +64,16 @@ impl Call {
     ///
     /// # Errors
     /// [`ApiError::NotSupportedForLearner`], [`ApiError::NoLeader`], [`ApiError::BadTimeout`].
-    #[allow(dead_code, reason = "the way in for requests that are not gRPC")]
     pub fn admit(state: &State, headers: &HeaderMap, audience: Audience) -> Result<Self, ApiError> {
         Self::admit_from(state, headers, || None, audience)
+    }
+
+    /// The same for a gRPC request of which only the head has been read.
+    ///
+    /// # Errors
+    /// Those of [`Call::admit`].
+    pub fn of_head(state: &State, head: &http::request::Parts, audience: Audience) -> Result<Self, ApiError> {
+        Self::admit_from(state, &head.headers, || head.extensions.get(), audience)
     }
 
     /// The caller is looked for only when he matters.

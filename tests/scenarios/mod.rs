@@ -12,6 +12,7 @@ mod etcdctl_session;
 mod etcdctl_words;
 mod floods;
 mod force_new;
+mod hosts;
 mod leaderless;
 mod listeners;
 mod membership;

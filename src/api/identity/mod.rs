@@ -99,7 +99,7 @@ impl Identities {
         Ok(Arc::new(Self {
             tokens,
             by_certificate: options.by_certificate,
-            passwords: Passwords::new(options.bcrypt_cost),
+            passwords: Passwords::new(options.bcrypt_cost, hashing_turns()),
             clock,
             changes: watch::Sender::new(()),
         }))
@@ -180,6 +180,11 @@ impl Identities {
         let named = || caller.and_then(Caller::common_name).is_some_and(|name| !name.is_empty());
         self.by_certificate && state.store.auth_mark().is_on() && named()
     }
+}
+
+/// Computations of passwords at once: as many as leave a core for serving.
+fn hashing_turns() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1)
 }
 
 /// What the JSON gateway answers whoever comes with a certificate that has a common name.

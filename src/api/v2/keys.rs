@@ -9,10 +9,12 @@ use http_body_util::{BodyExt, Limited};
 use super::auth::{self, Asker};
 use super::propose::{Failure, propose};
 use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
-use super::{V2, json, not_allowed, render, unix_now, wait, with_cluster_id};
+use super::{V2, guard, json, render, unix_now, wait, with_cluster_id};
 use crate::api::body::{AnyBody, ClientBody};
+use crate::api::rights::Right;
+use crate::api::routes::Route;
 use crate::model::v2::auth::Want;
-use crate::model::v2::types::{Error, Outcome, Verb, code};
+use crate::model::v2::types::{Error, Outcome, Verb};
 use crate::model::v2::{self, Budget};
 use crate::model::view::ViewError;
 use crate::store::Store;
@@ -20,40 +22,27 @@ use crate::store::Store;
 /// Nodes that a read on the serving thread may look at; larger ones are begun again on the blocking pool.
 const INLINE_NODES: usize = 256;
 
-const METHODS: &[Method] = &[Method::HEAD, Method::GET, Method::PUT, Method::POST, Method::DELETE];
-
-/// Answers any request for a key.
+/// Answers any request for a key. Strangers are turned away before their body is read, all others when they have said
+/// which key: errors of the request come before those of the caller, as in etcd.
 pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    if !METHODS.contains(request.method()) {
-        return not_allowed(METHODS);
-    }
     let asker = auth::asker(v2, &request);
+    if let Err(refusal) = guard::admit(v2, Right::Keys, &asker).await {
+        return with_cluster_id(v2, refusal.response(Route::V2Keys));
+    }
     let response = match parse(request).await {
-        // Errors of the request come before those of the caller, as in etcd.
-        Ok(request) => match permitted(v2, asker, &request).await {
+        Ok(request) => match touches(v2, &asker, &request).await {
             Ok(()) => run(v2, request).await,
-            Err(response) => *response,
+            Err(refusal) => refusal.response(Route::V2Keys),
         },
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };
     with_cluster_id(v2, response)
 }
 
-async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(), Box<Response<ClientBody>>> {
-    if !v2.state.store.v2_auth_is_on() {
-        return Ok(());
-    }
+async fn touches(v2: &Arc<V2>, asker: &Asker, request: &KeyRequest) -> Result<(), guard::Refusal> {
     let path = request.asked_path();
     let write = !matches!(request.method, Method::GET | Method::HEAD);
-    let want = Want { path: &path, recursive: request.recursive, write };
-    match asker.may_touch(v2, want).await {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let cause = "Insufficient credentials".into();
-            Err(Box::new(refused(&Error { code: code::UNAUTHORIZED, cause, index: 0 })))
-        }
-        Err(error) => Err(Box::new(refused(&raft_error(&error.to_string())))),
-    }
+    guard::touches(v2, asker, Want { path: &path, recursive: request.recursive, write }).await
 }
 
 async fn parse(request: Request<AnyBody>) -> Result<KeyRequest, BadRequest> {

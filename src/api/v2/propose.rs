@@ -3,6 +3,8 @@
 use prost::Message;
 
 use super::V2;
+use crate::api::aside::Undone;
+use crate::api::identity::passwords::HashError;
 use crate::model::command::{self, Command as Replicated};
 use crate::model::effects::Response;
 use crate::model::v2::types::{Command, Outcome};
@@ -56,6 +58,24 @@ impl From<ReadError> for Failure {
             ReadError::Stopped => Self::Stopped,
             ReadError::LeaderChanged => Self::LeaderChanged,
             ReadError::NoLeader | ReadError::Timeout | ReadError::Fatal(_) => Self::Timeout,
+        }
+    }
+}
+
+impl From<Undone> for Failure {
+    fn from(undone: Undone) -> Self {
+        match undone {
+            Undone::Late => Self::TooManyRequests,
+            Undone::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl From<HashError> for Failure {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Undone(undone) => undone.into(),
+            HashError::Failed(_) => Self::Refused(error.to_string()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The Maintenance service: how this member is, alarms, hashes, leader transfer. Snapshots are in `snapshot`.
+//! The Maintenance service: how this member is, alarms, hashes, leader transfer. Snapshots are in `snapshot`. Callers have
+//! been judged before they come here (`api::rights`), but for alarms, where that depends on what is asked.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,16 +24,8 @@ use crate::settings::{CLUSTER_VERSION, SERVER_VERSION};
 /// The quota etcd applies when none is configured; reported also when it is off.
 const DEFAULT_QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 
-/// How this member is. Needs neither a leader nor a vote, only that somebody asks.
-///
-/// # Errors
-/// Nobody asks.
-pub async fn status(state: &State, call: &Call) -> Result<pb::StatusResponse, ApiError> {
-    access::somebody(state, call).await?;
-    Ok(status_now(state))
-}
-
-fn status_now(state: &State) -> pb::StatusResponse {
+/// How this member is. Needs neither a leader nor a vote.
+pub fn status(state: &State) -> pb::StatusResponse {
     let raft = state.consensus.status();
     let size = state.store.size();
     let view = state.store.view();
@@ -84,9 +77,8 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 /// A hash of the keys and their history up to a revision, equal on all members at equal revisions.
 ///
 /// # Errors
-/// Not root; compacted or future revision.
-pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
-    access::root(state, call).await?;
+/// Compacted or future revision.
+pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     let (store, begun) = (state.store.clone(), Instant::now());
     let hash = blocking(move || store.hash_kv(request.revision)).await??;
     state.metrics.hash_rev.observe(begun.elapsed());
@@ -101,9 +93,8 @@ pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> 
 /// A hash of everything this member keeps; for tests.
 ///
 /// # Errors
-/// Not root; a failed read.
-pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
-    access::root(state, call).await?;
+/// A failed read.
+pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
     let (store, begun) = (state.store.clone(), Instant::now());
     let hash = blocking(move || store.hash()).await??;
     state.metrics.hash.observe(begun.elapsed());
@@ -113,9 +104,8 @@ pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiErr
 /// Gives back space that deleted history still holds. Serving goes on meanwhile. The answer has no header, as etcd's.
 ///
 /// # Errors
-/// Not root; the engine's failure.
-pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
-    access::root(state, call).await?;
+/// The engine's failure.
+pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiError> {
     let under_way = DefragUnderWay::count(state);
     state.store.defragment().await?;
     drop(under_way);
@@ -146,13 +136,12 @@ impl Drop for DefragUnderWay<'_> {
 /// Hands leadership to another voter. Only the leader can.
 ///
 /// # Errors
-/// Not root, not the leader, a bad target, a transfer that takes too long.
+/// Not the leader, a bad target, a transfer that takes too long.
 pub async fn move_leader(
     state: &State,
     call: &Call,
     request: pb::MoveLeaderRequest,
 ) -> Result<pb::MoveLeaderResponse, ApiError> {
-    access::root(state, call).await?;
     let status = state.consensus.status();
     if status.leader != Some(status.id) {
         return Err(ApiError::NotLeader);
@@ -198,31 +187,30 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Reply<pb::StatusResponse>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Anyone)?;
-        Ok(Reply::new(status(&self.0, &call).await?))
+        Call::of(&self.0, &request, Audience::Anyone)?;
+        Ok(Reply::new(status(&self.0)))
     }
 
     async fn defragment(
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Reply<pb::DefragmentResponse>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(defragment(&self.0, &call).await?))
+        Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(defragment(&self.0).await?))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Reply<pb::HashResponse>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(hash(&self.0, &call).await?))
+        Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash(&self.0).await?))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Reply<pb::HashKvResponse>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(hash_kv(&self.0, &call, request.into_inner()).await?))
+        Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash_kv(&self.0, request.into_inner()).await?))
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Anyone)?;
-        access::root(&self.0, &call).await?;
+        Call::of(&self.0, &request, Audience::Anyone)?;
         Ok(Reply::new(super::snapshot::stream(&self.0)))
     }
 
@@ -235,8 +223,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     }
 
     async fn downgrade(&self, request: Request<pb::DowngradeRequest>) -> Result<Reply<pb::DowngradeResponse>, Status> {
-        let call = Call::of(&self.0, &request, Audience::Voters)?;
-        access::root(&self.0, &call).await?;
+        Call::of(&self.0, &request, Audience::Voters)?;
         Err(ApiError::NotImplemented.into())
     }
 }
