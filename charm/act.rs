@@ -1,24 +1,39 @@
 //! Runs a plan's actions in order, one log line each, and stops at the first that fails.
 //!
+//! What an action does to the machine and the cluster is done at once; what it wants of Juju is collected and
+//! handed over when the hook has looked and acted for the last time (see `pending.rs`). No action can ask
+//! Juju anything: all it may know was seen before.
+//!
 //! A refusal by the cluster is put off: the next hook finds the same facts and plans the same step.
 //! It keeps no later action from being done, because none depends on it: a member that cannot be
 //! added now must not keep certificates from being signed. A failure of Juju's tools or of the machine fails the hook, and Juju runs it again.
 
+use std::time::{Duration, Instant};
+
 use etcd_charm::client::ClientError;
 use etcd_charm::pki::{self, Usage, Validity};
 
-use crate::bags::{AppChange, Bag};
+use crate::bags::AppChange;
 use crate::event::{Event, UnknownInvocation};
-use crate::facts::{Done, Facts, Side};
+use crate::facts::{Facts, Side};
 use crate::host::{Host, HostError};
-use crate::juju::{Juju, JujuError};
+use crate::juju::{Console, Juju, JujuError};
 use crate::observe::{Sight, observe};
+use crate::pending::{Kept, Pending, SecretChange, commit};
+use crate::plan::application::overall;
 use crate::plan::rotation::{Step, moment};
 use crate::plan::{Action, Plan, plan};
 use crate::secret::SecretContent;
+use crate::text::Word;
 
 /// Most times one hook looks, plans and acts.
 const MAX_ROUNDS: u32 = 8;
+
+/// How long one run of a hook waits for what keeps it from ending. Juju shows a hook the databags of other
+/// units as they were when it first looked, so what they publish is seen by the next run only.
+const HOLD: Duration = Duration::from_secs(10);
+/// Pause between two looks meanwhile.
+const HOLD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a hook or an action ended without doing all it should.
 #[derive(Debug, thiserror::Error)]
@@ -44,50 +59,96 @@ pub enum CharmError {
     /// No asynchronous runtime.
     #[error("cannot prepare to reach the cluster: {0}")]
     Runtime(std::io::Error),
-    /// A leaving unit must not go yet.
+    /// The hook must not end yet: it is to be run again as if it had been interrupted.
     #[error("{0}")]
-    MustStay(String),
+    Held(String),
     /// An action's parameter.
     #[error("{0}")]
     Parameter(String),
 }
 
-/// Looks, plans and acts until nothing more can be done in this hook, then shows the status.
+/// Looks, plans and acts until nothing more can be done in this hook, then hands Juju what it is to keep.
+/// What holds the hook is waited for, for a while.
 ///
 /// # Errors
-/// [`CharmError`] when the hook must fail.
-pub fn run(juju: &Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
-    if juju.follows_secret() {
-        // A unit that has read the secret once keeps the revision it read, and with it keys of replaced
-        // authorities, in being until it has moved on.
-        juju.secret()?;
-    }
-    let mut done = Done::default();
-    let mut last = None;
-    for _ in 0..MAX_ROUNDS {
-        let sight = observe(juju, host, done)?;
-        let step = plan(&sight.facts, event);
-        show(juju, &sight.facts, &step)?;
-        let again = step.goes_on();
-        let refusal = each(&step.actions, |action| perform(juju, host, &sight, action, &mut done))?;
-        last = Some((step, sight.facts.leader));
-        match refusal {
-            None if again => {}
-            None => break,
-            Some(error) => {
-                juju.log("WARNING", &format!("put off until the next hook: {error}"));
-                break;
-            }
+/// [`CharmError::Held`] when it still does, any other when the hook must fail; Juju then keeps nothing of it.
+pub fn run(juju: Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
+    let (mut pending, mut started) = (Pending::default(), false);
+    let deadline = Instant::now() + HOLD;
+    let sight = loop {
+        let (step, sight) = rounds(&juju, host, event, &mut pending, &mut started)?;
+        if !step.hold {
+            break sight;
         }
+        if Instant::now() > deadline {
+            return Err(CharmError::Held(step.status.sentence(sight.facts.leader)));
+        }
+        std::thread::sleep(HOLD_PAUSE);
+    };
+    if commit(juju, host, sight.relation.as_deref(), pending)? == Kept::Own {
+        Console.log("INFO", "leadership has moved: what this unit did as leader is left to the next one");
     }
-    match last {
-        Some((step, leader)) if step.insist => Err(CharmError::MustStay(step.status.sentence(leader))),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Looks, plans and acts until nothing more can be done now. Gives the last plan and what it was made from.
+fn rounds(
+    juju: &Juju,
+    host: &Host,
+    event: &Event,
+    pending: &mut Pending,
+    started: &mut bool,
+) -> Result<(Plan, Sight), CharmError> {
+    let mut round = 0;
+    loop {
+        round += 1;
+        let sight = observe(juju, host, pending, *started)?;
+        if round == 1 && *event == Event::Reconcile && !sight.facts.leader {
+            follow_secret(juju);
+        }
+        let step = plan(&sight.facts, event);
+        show(&sight.facts, &step)?;
+        let again = step.goes_on();
+        let mut hands = Hands { host, sight: &sight, pending: &mut *pending, started: &mut *started };
+        let refusal = each(&step.actions, |action| hands.perform(action))?;
+        if let Some(error) = &refusal {
+            Console.log("WARNING", &format!("put off until the next hook: {error}"));
+        }
+        if refusal.is_some() || !again || round == MAX_ROUNDS {
+            return Ok((step, sight));
+        }
     }
 }
 
-fn show(juju: &Juju, facts: &Facts, step: &Plan) -> Result<(), JujuError> {
-    juju.status(step.status.word(), &step.status.sentence(facts.leader))
+/// Performs an operator's actions; the first refusal ends them.
+///
+/// # Errors
+/// [`CharmError`] of the first that fails.
+pub fn perform_all(host: &Host, sight: &Sight, actions: &[Action], pending: &mut Pending) -> Result<(), CharmError> {
+    let mut hands = Hands { host, sight, pending, started: &mut false };
+    actions.iter().try_for_each(|action| hands.perform(action))
+}
+
+/// Moves on to the newest revision of the secret. A unit that has read it once follows it, and keeps the
+/// revision it read from being unused until it reads again. Juju tells it of a newer one in `secret-changed`,
+/// but not of what came while its agent was down; so every hook does it. The content is not wanted here.
+fn follow_secret(juju: &Juju) {
+    if let Err(error) = juju.secret() {
+        Console.log("WARNING", &format!("the secret is followed in the next hook: {error}"));
+    }
+}
+
+/// Shows the unit's status and, by the leader, the application's. A status is no state that a later question of the
+/// same hook reads, so it may be set while the hook still asks.
+fn show(facts: &Facts, step: &Plan) -> Result<(), JujuError> {
+    Console.status(step.status.word(), &step.status.sentence(facts.leader))?;
+    if let Some(overall) = overall(facts, &step.status)
+        && let Err(error) = Console.application_status(overall.word, &overall.sentence)
+    {
+        // Leadership may have moved since it was asked for: the next leader tells.
+        Console.log("INFO", &format!("the application's status is left to the next leader: {error}"));
+    }
+    Ok(())
 }
 
 /// Performs each action in turn. Gives the cluster's last refusal, if there was one.
@@ -106,127 +167,105 @@ fn each(
     Ok(refusal)
 }
 
-fn perform(juju: &Juju, host: &Host, sight: &Sight, action: &Action, done: &mut Done) -> Result<(), CharmError> {
-    let relation = sight.relation.as_deref().unwrap_or_default();
-    if let Some(line) = describe(action) {
-        juju.log("INFO", &line);
-    }
-    done.app_written |= action.writes_app();
-    match action {
-        Action::InstallProgram => host.install()?,
-        Action::MakeRequest { side, common_name, names } => host.make_request(*side, common_name, names)?,
-        Action::InstallCertificate { side, certificate, trust } => {
-            host.install_certificate(*side, certificate, trust)?;
+/// What an action is done with.
+struct Hands<'a> {
+    host: &'a Host,
+    sight: &'a Sight,
+    pending: &'a mut Pending,
+    started: &'a mut bool,
+}
+
+impl Hands<'_> {
+    fn perform(&mut self, action: &Action) -> Result<(), CharmError> {
+        if let Some(line) = describe(action) {
+            Console.log("INFO", &line);
         }
-        Action::WriteConfig(config) => host.write_config(config)?,
-        Action::StartService { generation } => start(juju, host, sight, generation, false, done)?,
-        Action::RestartService { generation } => start(juju, host, sight, generation, true, done)?,
-        Action::StopService => host.stop()?,
-        Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
-        Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
-        Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
-        Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
-        Action::MoveLeader { to } => {
-            if let Err(error) = sight.asker.move_leader(*to) {
-                juju.log("INFO", &format!("raft leadership stays for now: {error}"));
+        let (host, sight) = (self.host, self.sight);
+        match action {
+            Action::InstallProgram => host.install()?,
+            Action::MakeRequest { side, common_name, names } => host.make_request(*side, common_name, names)?,
+            Action::InstallCertificate { side, certificate, trust } => {
+                host.install_certificate(*side, certificate, trust)?;
+            }
+            Action::WriteConfig(config) => host.write_config(config)?,
+            Action::StartService { generation } => self.start(generation, false)?,
+            Action::RestartService { generation } => self.start(generation, true)?,
+            Action::StopService => host.stop()?,
+            Action::SetDataAside => host.set_aside(sight.facts.now)?,
+            Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
+            Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
+            Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
+            Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
+            Action::MoveLeader { to } => {
+                if let Err(error) = sight.asker.move_leader(*to) {
+                    Console.log("INFO", &format!("raft leadership stays for now: {error}"));
+                }
+            }
+            Action::CreateAuthorities => {
+                let secret = SecretContent::make(&sight.facts.unit.application, sight.facts.now)?;
+                let trust = secret.trust().map_err(CharmError::Secret)?;
+                self.pending.change_secret(SecretChange::Make(secret))?;
+                self.pending.publish_app(&AppChange::Trust(trust));
+            }
+            Action::Issue { unit, side, request, names } => {
+                let certificate = sign(sight, *side, request, names)?;
+                self.pending.publish_app(&AppChange::Certificate(unit.clone(), *side, certificate));
+            }
+            Action::PublishUnit(bag) => self.pending.publish_unit(bag.write()),
+            Action::PublishApp(change) => self.pending.publish_app(change),
+            Action::OpenPort(port) => self.pending.set_port(*port, true),
+            Action::ClosePort(port) => self.pending.set_port(*port, false),
+            Action::SetVersion(version) => self.pending.set_version(version),
+            Action::Rotate(steps) => rotate(sight, steps, self.pending)?,
+            Action::PruneSecret(revisions) => {
+                let id = sight.secret()?.id.clone();
+                self.pending.change_secret(SecretChange::Prune { id, revisions: revisions.clone() })?;
+                self.pending.publish_app(&AppChange::KeptFrom(revisions.end));
             }
         }
-        Action::CreateAuthorities => create_authorities(juju, host, sight, relation)?,
-        Action::Issue { unit, side, request, names } => {
-            let certificate = sign(juju, *side, request, names, sight.facts.now)?;
-            let change = AppChange::Certificate(unit.clone(), *side, certificate);
-            juju.set(relation, true, &change.write())?;
-        }
-        Action::PublishUnit(bag) => juju.set(relation, false, &bag.write())?,
-        Action::PublishApp(change) => juju.set(relation, true, &change.write())?,
-        Action::OpenPort(port) => juju.open_port(*port)?,
-        Action::ClosePort(port) => juju.close_port(*port)?,
-        Action::SetVersion(version) => juju.version(version)?,
-        Action::Rotate(steps) => {
-            if !rotate(juju, host, sight, steps)? {
-                juju.log("INFO", "leadership has moved: the next leader takes this step");
-            }
-        }
-        Action::PruneSecret(revision) => {
-            done.pruned = true;
-            juju.remove_secret_revision(*revision)?;
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn start(
-    juju: &Juju,
-    host: &Host,
-    sight: &Sight,
-    generation: &str,
-    restart: bool,
-    done: &mut Done,
-) -> Result<(), CharmError> {
-    done.started = true;
-    host.start(generation, restart)?;
-    let facts = host.look(sight.facts.storage.as_ref())?;
-    let own = facts.config.and_then(|config| config.listen_client_urls.split(',').next().map(str::to_owned));
-    if let Some(own) = own
-        && !sight.asker.wait_until_serving(&own)
-    {
-        juju.log("WARNING", "etcd was started but its member does not serve yet");
+    fn start(&mut self, generation: &Word, restart: bool) -> Result<(), CharmError> {
+        *self.started = true;
+        self.host.start(generation, restart)?;
+        let facts = self.host.look(self.sight.facts.storage.as_ref())?;
+        let own = facts.config.and_then(|config| config.listen_client_urls.first());
+        if let Some(own) = own
+            && !self.sight.asker.wait_until_serving(&own)
+        {
+            Console.log("WARNING", "etcd was started but its member does not serve yet");
+        }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Makes both authorities. The keys go from memory to a private file to Juju's secret store.
-fn create_authorities(juju: &Juju, host: &Host, sight: &Sight, relation: &str) -> Result<(), CharmError> {
-    let secret = SecretContent::make(&sight.facts.unit.application, sight.facts.now)?;
-    let trust = secret.trust().map_err(CharmError::Secret)?;
-    let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
-    host.with_private_file(&text, |path| juju.add_secret(path).map_err(CharmError::from))?;
-    Ok(juju.set(relation, true, &AppChange::Trust(trust).write())?)
-}
-
-/// Takes steps of replacing authorities: reads the secret, stores the next revision, publishes its
-/// public half. Juju keeps both only when the hook ends well, the secret first; what a crash between
-/// the two leaves behind, the next leader publishes. False when leadership has moved meanwhile.
+/// Takes steps of replacing authorities: the secret's next revision and its public half. Juju keeps both
+/// only when the hook ends well, the secret first; what a crash between the two leaves behind, the next
+/// leader publishes.
 ///
 /// # Errors
 /// [`CharmError`]; nothing was changed then.
-pub fn rotate(juju: &Juju, host: &Host, sight: &Sight, steps: &[(Side, Step)]) -> Result<bool, CharmError> {
-    // Asked again, because what came before in this hook may have taken long: from here Juju promises
-    // leadership for 30 seconds, and the hook is about to end.
-    if !juju.is_leader()? {
-        return Ok(false);
-    }
-    let mut secret = secret(juju)?;
+pub fn rotate(sight: &Sight, steps: &[(Side, Step)], pending: &mut Pending) -> Result<(), CharmError> {
+    let id = sight.secret()?.id.clone();
+    let mut content = sight.signer()?.clone();
     for (side, step) in steps {
-        secret.take(*side, *step, &sight.facts.unit.application, sight.facts.now)?;
+        content.take(*side, *step, &sight.facts.unit.application, sight.facts.now)?;
     }
-    let trust = secret.trust().map_err(CharmError::Secret)?;
-    let text = serde_json::to_string(&secret.write()).map_err(HostError::Settings)?;
-    host.with_private_file(&text, |path| juju.change_secret(path).map_err(CharmError::from))?;
-    let relation = sight.relation.as_deref().unwrap_or_default();
-    juju.set(relation, true, &AppChange::Trust(trust).write())?;
-    Ok(true)
+    let trust = content.trust().map_err(CharmError::Secret)?;
+    pending.change_secret(SecretChange::Revise { id, content })?;
+    pending.publish_app(&AppChange::Trust(trust));
+    Ok(())
 }
 
-fn sign(juju: &Juju, side: Side, request: &str, names: &[String], now: i64) -> Result<String, CharmError> {
-    let secret = secret(juju)?;
-    let life = Validity::days(now, pki::LEAF_DAYS);
-    Ok(pki::sign_request(&secret.of(side).issuing, request, names, Usage::ServerAndClient, life)?)
-}
-
-/// Reads the authorities, with their keys.
-///
-/// # Errors
-/// [`CharmError::Secret`] when there are none or they do not fit together.
-pub fn secret(juju: &Juju) -> Result<SecretContent, CharmError> {
-    let content: Option<Bag> = juju.secret()?;
-    let content =
-        content.ok_or(CharmError::Secret("it does not exist yet; wait until the unit is active".to_owned()))?;
-    SecretContent::read(&content).map_err(CharmError::Secret)
+fn sign(sight: &Sight, side: Side, request: &str, names: &[String]) -> Result<String, CharmError> {
+    let life = Validity::days(sight.facts.now, pki::LEAF_DAYS);
+    Ok(pki::sign_request(&sight.signer()?.of(side).issuing, request, names, Usage::ServerAndClient, life)?)
 }
 
 /// One line for the log; `None` for what is repeated on every hook.
-fn describe(action: &Action) -> Option<String> {
+#[must_use]
+pub fn describe(action: &Action) -> Option<String> {
     Some(match action {
         Action::InstallProgram => "installing the program, its user and its service".to_owned(),
         Action::MakeRequest { side, names, .. } => format!("making a {} request for {}", side.word(), names.join(", ")),
@@ -235,6 +274,7 @@ fn describe(action: &Action) -> Option<String> {
         Action::StartService { generation } => format!("starting etcd, generation {generation}"),
         Action::RestartService { generation } => format!("restarting etcd, generation {generation}"),
         Action::StopService => "stopping etcd".to_owned(),
+        Action::SetDataAside => "setting the data aside".to_owned(),
         Action::CleanHost { keep_data: true } => "cleaning the machine; the data is set aside".to_owned(),
         Action::CleanHost { keep_data: false } => "cleaning the machine".to_owned(),
         Action::AddLearner { unit, peer_url } => format!("adding {unit} as a learner at {peer_url}"),
@@ -245,12 +285,16 @@ fn describe(action: &Action) -> Option<String> {
         Action::Issue { unit, side, .. } => format!("signing the {} certificate of {unit}", side.word()),
         Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
         Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
+        Action::PublishApp(AppChange::Unchoose) => "this unit goes and never started: another may be chosen".to_owned(),
+        Action::PublishApp(AppChange::GivenUp(_)) => "the application's cluster is given up".to_owned(),
         Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
         Action::Rotate(steps) => {
             let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();
             shown.join("; ")
         }
-        Action::PruneSecret(revision) => format!("removing revision {revision} of the secret, which nobody reads"),
+        Action::PruneSecret(revisions) => {
+            format!("removing older revisions of the secret, {} to {}", revisions.start, revisions.end - 1)
+        }
         Action::PublishApp(AppChange::Deadline(_, Some(until))) => {
             format!("every member trusts the new client authority; the old one is served until {}", moment(*until))
         }
@@ -267,7 +311,7 @@ mod tests {
     #[test]
     fn a_refusal_by_the_cluster_keeps_no_later_action_from_being_done() {
         let actions = [
-            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: String::new() },
+            Action::AddLearner { unit: crate::facts::Unit::new("etcd", 1), peer_url: "https://10.0.0.1:2380".into() },
             Action::OpenPort(2379),
         ];
         let mut performed = 0;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use etcd_charm::pki;
 
-use crate::facts::{Certificate, Request, Side, Unit};
+use crate::facts::{Certificate, Member, Request, Side, Unit};
+use crate::text::{ClientUrl, HostName, InitialCluster, PeerUrl, Word, plain_certificate};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 /// A databag as Juju holds it.
@@ -21,9 +22,9 @@ const MAX_VALUE: usize = 64 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitBag {
     /// Its member's peer URL.
-    pub peer_url: Option<String>,
+    pub peer_url: Option<PeerUrl>,
     /// Its member's client URL.
-    pub client_url: Option<String>,
+    pub client_url: Option<ClientUrl>,
     /// The names its certificates must carry, in normal form.
     pub names: Vec<String>,
     /// Its signing requests.
@@ -32,8 +33,10 @@ pub struct UnitBag {
     pub member: Option<u64>,
     /// True once that member votes.
     pub votes: bool,
+    /// True once the cluster has said that this unit, which is leaving, has no member any more.
+    pub left: bool,
     /// The generation it wants to restart into, when it waits for its turn.
-    pub restart: Option<String>,
+    pub restart: Option<Word>,
     /// Which authorities its member trusts and shows on each port.
     pub reports: BTreeMap<Side, Report>,
 }
@@ -43,35 +46,49 @@ pub struct UnitBag {
 pub struct AppBag {
     /// The authorities' certificates and the cluster's token.
     pub trust: Option<Trust>,
-    /// The unit that starts the cluster.
+    /// The unit that starts the cluster, or once did: while this names a unit, no other may start one.
     pub bootstrap: Option<Unit>,
+    /// How many clusters of this application were given up for a new, empty one.
+    pub given_up: u32,
     /// Certificates by unit and side.
     pub certificates: BTreeMap<(Unit, Side), Certificate>,
     /// For each unit that was added to a running cluster: its static `initial-cluster`.
-    pub joins: BTreeMap<Unit, String>,
+    pub joins: BTreeMap<Unit, InitialCluster>,
     /// The unit whose turn it is to restart, and the generation it may restart into.
-    pub turn: Option<(Unit, String)>,
+    pub turn: Option<(Unit, Word)>,
     /// Until when (seconds since 1970) clients of an authority that is being replaced are served.
     pub deadlines: BTreeMap<Side, i64>,
+    /// Revisions of the secret below this one have been removed; `None` means that none was.
+    pub kept_from: Option<u64>,
 }
 
 impl UnitBag {
+    /// True when this unit could be the one that a member without a name was added for: the URL is its own
+    /// and it has not started another member.
+    #[must_use]
+    pub fn may_become(&self, member: &Member) -> bool {
+        self.peer_url.as_ref() == Some(&member.peer_url) && self.member.is_none_or(|id| id == member.id)
+    }
+
     /// Writes the bag; an absent value is an empty string, which deletes the key.
     #[must_use]
     pub fn write(&self) -> Bag {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        fn text<T: ToString>(value: Option<&T>) -> String {
+            value.map(T::to_string).unwrap_or_default()
+        }
         let request = |side| self.requests.get(&side).map(|r| r.pem.clone()).unwrap_or_default();
         let report = |side| self.reports.get(&side).cloned().unwrap_or_default();
         let trusts = |side| report(side).trusts.into_iter().collect::<Vec<_>>().join(",");
         Bag::from([
-            ("peer-url".to_owned(), text(&self.peer_url)),
-            ("client-url".to_owned(), text(&self.client_url)),
+            ("peer-url".to_owned(), text(self.peer_url.as_ref())),
+            ("client-url".to_owned(), text(self.client_url.as_ref())),
             ("names".to_owned(), self.names.join(",")),
             ("server-request".to_owned(), request(Side::Server)),
             ("peer-request".to_owned(), request(Side::Peer)),
             ("member".to_owned(), self.member.map(|id| format!("{id:x}")).unwrap_or_default()),
             ("votes".to_owned(), if self.votes { "yes".to_owned() } else { String::new() }),
-            ("restart".to_owned(), text(&self.restart)),
+            ("left".to_owned(), if self.left { "yes".to_owned() } else { String::new() }),
+            ("restart".to_owned(), text(self.restart.as_ref())),
             ("server-trusts".to_owned(), trusts(Side::Server)),
             ("server-issuer".to_owned(), report(Side::Server).issuer.unwrap_or_default()),
             ("peer-trusts".to_owned(), trusts(Side::Peer)),
@@ -82,13 +99,12 @@ impl UnitBag {
     /// Reads the bag of one unit.
     #[must_use]
     pub fn read(bag: &Bag) -> Self {
-        let url = |key: &str| value(bag, key).filter(|text| url::Url::parse(text).is_ok());
         let mut requests = BTreeMap::new();
         let mut reports = BTreeMap::new();
         for side in Side::BOTH {
             let report = Report {
-                trusts: list(bag, &format!("{}-trusts", side.word())).into_iter().collect(),
-                issuer: value(bag, &format!("{}-issuer", side.word())),
+                trusts: list(bag, &format!("{}-trusts", side.word()), fingerprint).into_iter().collect(),
+                issuer: value(bag, &format!("{}-issuer", side.word())).and_then(|text| fingerprint(&text)),
             };
             if report != Report::default() {
                 reports.insert(side, report);
@@ -100,34 +116,45 @@ impl UnitBag {
             }
         }
         UnitBag {
-            peer_url: url("peer-url"),
-            client_url: url("client-url"),
-            names: list(bag, "names"),
+            peer_url: value(bag, "peer-url").and_then(|text| PeerUrl::parse(&text)),
+            client_url: value(bag, "client-url").and_then(|text| ClientUrl::parse(&text)),
+            names: list(bag, "names", |text| HostName::parse(text).map(String::from)),
             requests,
             member: value(bag, "member").and_then(|id| u64::from_str_radix(&id, 16).ok()),
             votes: value(bag, "votes").as_deref() == Some("yes"),
-            restart: value(bag, "restart"),
+            left: value(bag, "left").as_deref() == Some("yes"),
+            restart: value(bag, "restart").and_then(|text| Word::parse(&text)),
             reports,
         }
     }
 }
 
 impl AppBag {
+    /// The token of the present cluster: a cluster that was given up had another one, so that its members,
+    /// should they come back, are taken for strangers whatever their addresses.
+    #[must_use]
+    pub fn token(&self) -> Option<Word> {
+        let token = &self.trust.as_ref()?.token;
+        if self.given_up == 0 { Some(token.clone()) } else { Word::parse(&format!("{token}-{}", self.given_up)) }
+    }
+
     /// Reads the application's bag; `application` is our own name.
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
         let trust = match (anchors(bag, Side::Server), anchors(bag, Side::Peer), value(bag, "token")) {
-            (Some(server), Some(peer), Some(token)) => Some(Trust { server, peer, token }),
+            (Some(server), Some(peer), Some(token)) => Word::parse(&token).map(|token| Trust { server, peer, token }),
             _ => None,
         };
         let deadline = |side: Side| Some((side, value(bag, &ca_key(side, "-drop-at"))?.parse().ok()?));
         let mut read = AppBag {
             bootstrap: value(bag, "bootstrap").and_then(|text| Unit::parse(&text)),
+            given_up: value(bag, "clusters-given-up").and_then(|text| text.parse().ok()).unwrap_or(0),
             turn: value(bag, "turn").and_then(|text| {
                 let (unit, generation) = text.split_once(' ')?;
-                Some((Unit::parse(unit)?, generation.to_owned()))
+                Some((Unit::parse(unit)?, Word::parse(generation)?))
             }),
             deadlines: Side::BOTH.into_iter().filter_map(deadline).collect(),
+            kept_from: value(bag, "secret-kept-from").and_then(|text| text.parse().ok()),
             ..AppBag::default()
         };
         for key in bag.keys() {
@@ -138,9 +165,9 @@ impl AppBag {
             let unit = Unit::new(application, number);
             let side = Side::BOTH.into_iter().find(|side| what == format!("{}-certificate", side.word()));
             if what == "initial-cluster" {
-                read.joins.insert(unit, text);
+                read.joins.extend(InitialCluster::parse(&text).map(|list| (unit, list)));
             } else if let (Some(side), Some(trust)) = (side, &trust)
-                && let Some(certificate) = read_certificate(text, &trust.of(side).bundle())
+                && let Some(certificate) = read_certificate(&text, &trust.of(side).bundle())
             {
                 read.certificates.insert((unit, side), certificate);
             }
@@ -150,7 +177,8 @@ impl AppBag {
     }
 }
 
-fn read_certificate(pem: String, bundle: &str) -> Option<Certificate> {
+fn read_certificate(text: &str, bundle: &str) -> Option<Certificate> {
+    let pem = plain_certificate(text)?;
     let says = pki::describe_certificate(&pem).ok()?;
     let validity = pki::certificate_validity(&pem).ok()?;
     let issuer = pki::issuer_in(&pem, bundle).ok().flatten();
@@ -176,8 +204,13 @@ fn anchors(bag: &Bag, side: Side) -> Option<Anchors> {
     })
 }
 
-fn list(bag: &Bag, key: &str) -> Vec<String> {
-    value(bag, key).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default()
+/// A list, when every part of it can be read.
+fn list(bag: &Bag, key: &str, read: fn(&str) -> Option<String>) -> Vec<String> {
+    value(bag, key).and_then(|text| text.split(',').map(read).collect()).unwrap_or_default()
+}
+
+fn fingerprint(text: &str) -> Option<String> {
+    Word::parse(text).map(String::from)
 }
 
 fn value(bag: &Bag, key: &str) -> Option<String> {
@@ -189,6 +222,10 @@ fn value(bag: &Bag, key: &str) -> Option<String> {
 pub enum AppChange {
     /// Which unit starts the cluster.
     Bootstrap(Unit),
+    /// The chosen unit goes and has never started: somebody else may be chosen.
+    Unchoose,
+    /// A cluster was given up: how many now.
+    GivenUp(u32),
     /// The authorities. The end of a grace that is over goes with them.
     Trust(Trust),
     /// Until when the clients of an authority that is being replaced are served.
@@ -196,11 +233,15 @@ pub enum AppChange {
     /// A signed certificate.
     Certificate(Unit, Side, String),
     /// A joining unit's `initial-cluster`.
-    Join(Unit, String),
+    Join(Unit, InitialCluster),
+    /// A joining unit's `initial-cluster` no longer holds.
+    JoinEnds(Unit),
     /// Whose turn it is to restart; `None` when nobody's.
-    Turn(Option<(Unit, String)>),
+    Turn(Option<(Unit, Word)>),
     /// Everything about a unit that no longer exists.
     Forget(Unit),
+    /// The oldest revision of the secret that was not removed. Juju tells nobody which revisions there are.
+    KeptFrom(u64),
 }
 
 impl AppChange {
@@ -211,8 +252,10 @@ impl AppChange {
         let certificate = |unit: &Unit, side: Side| unit_key(unit, &format!("{}-certificate", side.word()));
         match self {
             AppChange::Bootstrap(unit) => Bag::from([("bootstrap".to_owned(), unit.to_string())]),
+            AppChange::Unchoose => Bag::from([("bootstrap".to_owned(), String::new())]),
+            AppChange::GivenUp(count) => Bag::from([("clusters-given-up".to_owned(), count.to_string())]),
             AppChange::Trust(trust) => {
-                let mut bag = Bag::from([("token".to_owned(), trust.token.clone())]);
+                let mut bag = Bag::from([("token".to_owned(), trust.token.to_string())]);
                 for side in Side::BOTH {
                     let anchors = trust.of(side);
                     let next = anchors.next.as_ref();
@@ -231,11 +274,13 @@ impl AppChange {
                 Bag::from([(ca_key(*side, "-drop-at"), until.map(|at| at.to_string()).unwrap_or_default())])
             }
             AppChange::Certificate(unit, side, pem) => Bag::from([(certificate(unit, *side), pem.clone())]),
-            AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.clone())]),
+            AppChange::JoinEnds(unit) => Bag::from([(unit_key(unit, "initial-cluster"), String::new())]),
+            AppChange::Join(unit, initial) => Bag::from([(unit_key(unit, "initial-cluster"), initial.to_string())]),
             AppChange::Turn(turn) => {
                 let text = turn.as_ref().map(|(unit, generation)| format!("{unit} {generation}"));
                 Bag::from([("turn".to_owned(), text.unwrap_or_default())])
             }
+            AppChange::KeptFrom(revision) => Bag::from([("secret-kept-from".to_owned(), revision.to_string())]),
             AppChange::Forget(unit) => Bag::from([
                 (certificate(unit, Side::Server), String::new()),
                 (certificate(unit, Side::Peer), String::new()),
@@ -270,13 +315,14 @@ mod tests {
         let pem = pki::make_request(&key, "etcd0", &names).unwrap();
         let says = pki::describe_request(&pem).unwrap();
         let bag = UnitBag {
-            peer_url: Some("https://10.0.0.5:2380".to_owned()),
-            client_url: Some("https://10.0.0.5:2379".to_owned()),
+            peer_url: Some("https://10.0.0.5:2380".into()),
+            client_url: Some("https://10.0.0.5:2379".into()),
             names,
             requests: BTreeMap::from([(Side::Server, Request { pem, says })]),
             member: Some(0xdead_beef),
             votes: true,
-            restart: Some("abc".to_owned()),
+            left: true,
+            restart: Some("abc".into()),
             reports: BTreeMap::from([(
                 Side::Peer,
                 Report { trusts: ["a".to_owned(), "b".to_owned()].into(), issuer: Some("a".to_owned()) },
@@ -294,20 +340,22 @@ mod tests {
         let successor = Anchor::read(&pki::make_authority("clients 2", 1_800_000_001).unwrap().certificate).unwrap();
         let server =
             Anchors { next: Some(Successor { anchor: successor, grace_days: 7 }), ..Anchors::only(anchor.clone()) };
-        let trust = Trust { server, peer: Anchors::only(anchor.clone()), token: "t".to_owned() };
+        let trust = Trust { server, peer: Anchors::only(anchor.clone()), token: "t".into() };
         let mut changes = vec![
             AppChange::Trust(trust.clone()),
             AppChange::Bootstrap(unit.clone()),
-            AppChange::Join(unit.clone(), "etcd0=https://10.0.0.5:2380".to_owned()),
+            AppChange::Join(unit.clone(), "etcd0=https://10.0.0.5:2380".into()),
             AppChange::Certificate(unit.clone(), Side::Peer, authority.certificate.clone()),
-            AppChange::Turn(Some((unit.clone(), "g1".to_owned()))),
+            AppChange::Turn(Some((unit.clone(), "g1".into()))),
             AppChange::Deadline(Side::Server, Some(5)),
+            AppChange::KeptFrom(9),
         ];
         let read = AppBag::read(&merged(&changes), "etcd");
         assert_eq!(read.trust, Some(trust.clone()));
         assert_eq!(read.deadlines, BTreeMap::from([(Side::Server, 5)]));
+        assert_eq!(read.kept_from, Some(9));
         assert_eq!(read.bootstrap, Some(unit.clone()));
-        assert_eq!(read.turn, Some((unit.clone(), "g1".to_owned())));
+        assert_eq!(read.turn, Some((unit.clone(), "g1".into())));
         assert!(read.joins.contains_key(&unit));
         assert_eq!(read.certificates[&(unit.clone(), Side::Peer)].issuer, Some(anchor.id));
         let replaced = Anchors { next: None, ..trust.server.clone() };

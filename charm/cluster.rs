@@ -9,7 +9,8 @@ use etcd_charm::client::health::{self, Checkup};
 use etcd_charm::client::{Client, ClientError, Code, Presented, TlsPem, presented};
 use futures::future::join_all;
 
-use crate::facts::{Cluster, Member, Store};
+use crate::facts::{Census, Cluster, Member, Store};
+use crate::text::{ClientUrl, MemberName, PeerUrl, Version};
 
 /// How often a membership change is tried while the members say that they are not ready for it.
 const CHANGE_TRIES: u32 = 6;
@@ -25,9 +26,9 @@ pub struct Asker {
     runtime: tokio::runtime::Runtime,
     tls: Option<TlsPem>,
     /// This unit's own member; `None` while the daemon does not run.
-    pub own: Option<String>,
+    pub own: Option<ClientUrl>,
     /// The client URLs of the others.
-    pub others: Vec<String>,
+    pub others: Vec<ClientUrl>,
 }
 
 impl Asker {
@@ -35,7 +36,7 @@ impl Asker {
     ///
     /// # Errors
     /// The system's reason when no timer or poller can be had.
-    pub fn new(tls: Option<TlsPem>, own: Option<String>, others: Vec<String>) -> std::io::Result<Self> {
+    pub fn new(tls: Option<TlsPem>, own: Option<ClientUrl>, others: Vec<ClientUrl>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Asker { runtime, tls, own, others })
     }
@@ -53,14 +54,14 @@ impl Asker {
     }
 
     fn endpoints(&self, own_first: bool) -> Vec<String> {
-        let own = self.own.iter().cloned();
-        let others = self.others.iter().cloned();
+        let own = self.own.iter().map(ToString::to_string);
+        let others = self.others.iter().map(ToString::to_string);
         if own_first { own.chain(others).collect() } else { others.chain(own).collect() }
     }
 
     /// What a member shows in a handshake; `None` when there was none.
     #[must_use]
-    pub fn presented(&self, url: &str, tls: &TlsPem) -> Option<Presented> {
+    pub fn presented(&self, url: &ClientUrl, tls: &TlsPem) -> Option<Presented> {
         self.runtime.block_on(presented(url, tls)).ok()
     }
 
@@ -68,9 +69,9 @@ impl Asker {
     ///
     /// # Errors
     /// The members' refusal.
-    pub fn add_learner(&self, peer_url: &str) -> Result<(), ClientError> {
+    pub fn add_learner(&self, peer_url: &PeerUrl) -> Result<(), ClientError> {
         self.change(|client| {
-            let urls = [peer_url.to_owned()];
+            let urls = [peer_url.to_string()];
             async move {
                 match client.member_add_learner(&urls).await {
                     Err(error) if error.to_string().contains("Peer URLs already exist") => Ok(()),
@@ -98,9 +99,9 @@ impl Asker {
     ///
     /// # Errors
     /// The members' refusal.
-    pub fn update(&self, id: u64, peer_url: &str) -> Result<(), ClientError> {
+    pub fn update(&self, id: u64, peer_url: &PeerUrl) -> Result<(), ClientError> {
         self.change(|client| {
-            let urls = [peer_url.to_owned()];
+            let urls = [peer_url.to_string()];
             async move { client.member_update(id, &urls).await }
         })
     }
@@ -110,15 +111,15 @@ impl Asker {
     /// # Errors
     /// The member's refusal.
     pub fn move_leader(&self, to: u64) -> Result<(), ClientError> {
-        let own: Vec<String> = self.own.iter().cloned().collect();
+        let own: Vec<String> = self.own.iter().map(ToString::to_string).collect();
         self.runtime.block_on(async { Client::connect(&own, self.tls.as_ref()).await?.move_leader(to).await })
     }
 
     /// Waits until this unit's own member votes and serves linearizable reads, or time is up.
     #[must_use]
-    pub fn wait_until_serving(&self, own: &str) -> bool {
+    pub fn wait_until_serving(&self, own: &ClientUrl) -> bool {
         let deadline = std::time::Instant::now() + SERVE_TIMEOUT;
-        let own = [own.to_owned()];
+        let own = [own.to_string()];
         self.runtime.block_on(async {
             while std::time::Instant::now() < deadline {
                 let serves = async {
@@ -142,18 +143,20 @@ impl Asker {
         self.runtime.block_on(join_all(members.iter().map(|member| health::check(member, self.tls.as_ref()))))
     }
 
-    /// The member list as etcd gives it.
+    /// The member list, with the client URLs that can be used: a URL that is more than scheme, host and port
+    /// is left out, because no file or line that it could enter would carry it unharmed.
     ///
     /// # Errors
     /// The members' refusal, or that none could be reached.
     pub fn members(&self) -> Result<Vec<etcd_charm::client::Member>, ClientError> {
         self.runtime.block_on(async {
             let client = Client::connect(&self.endpoints(true), self.tls.as_ref()).await?;
-            match client.member_list(true).await {
-                Ok(members) => Ok(members),
+            let listed = match client.member_list(true).await {
+                Ok(members) => members,
                 // Without a quorum the member's own view is better than nothing.
-                Err(_) => client.member_list(false).await,
-            }
+                Err(_) => client.member_list(false).await?,
+            };
+            Ok(listed.into_iter().map(usable).collect())
         })
     }
 
@@ -190,9 +193,27 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
+/// What a check of all members found, counted.
+#[must_use]
+pub fn census(checkups: &[Checkup]) -> Census {
+    Census { members: checkups.len(), ill: checkups.iter().filter(|checkup| !checkup.is_healthy()).count() }
+}
+
+/// The same member with client URLs in their printed form, those that have one.
+fn usable(member: etcd_charm::client::Member) -> etcd_charm::client::Member {
+    let client_urls = client_urls(&member).iter().map(ToString::to_string).collect();
+    etcd_charm::client::Member { client_urls, ..member }
+}
+
+/// The client URLs that can be used.
+#[must_use]
+pub fn client_urls(member: &etcd_charm::client::Member) -> Vec<ClientUrl> {
+    member.client_urls.iter().filter_map(|url| ClientUrl::parse(url)).collect()
+}
+
 async fn look(tls: &TlsPem, own: Option<&str>, endpoints: &[String]) -> Result<Cluster, ClientError> {
     let client = Client::connect(endpoints, Some(tls)).await?;
-    let listed = client.member_list(true).await?;
+    let listed: Vec<_> = client.member_list(true).await?.into_iter().map(usable).collect();
     // Two questions to each: who it is and whom it follows, and what `cluster-health` asks, which decides the status.
     let asked = join_all(listed.iter().map(|member| async {
         let who = async { Client::connect(&member.client_urls, Some(tls)).await?.status().await };
@@ -209,17 +230,27 @@ async fn look(tls: &TlsPem, own: Option<&str>, endpoints: &[String]) -> Result<C
         members: listed
             .iter()
             .zip(answers.iter().zip(&checkups))
-            .map(|(member, (answer, checkup))| Member {
-                id: member.id,
-                name: member.name.clone(),
-                peer_url: member.peer_urls.first().cloned().unwrap_or_default(),
-                learner: member.is_learner,
-                reachable: matches!(answer, Ok(status) if status.member_id == member.id),
-                healthy: checkup.is_healthy(),
+            .map(|(member, (answer, checkup))| {
+                let reachable = matches!(answer, Ok(status) if status.member_id == member.id);
+                fact(member, reachable, checkup.is_healthy())
             })
             .collect(),
         leader: statuses.iter().map(|status| status.leader).find(|leader| *leader != 0).unwrap_or(0),
         own_healthy,
-        version: statuses.first().map(|status| status.version.clone()),
+        version: statuses.first().and_then(|status| Version::parse(&status.version)),
     })
+}
+
+/// A member of the list as the planner may know it.
+#[must_use]
+pub fn fact(member: &etcd_charm::client::Member, reachable: bool, healthy: bool) -> Member {
+    let peer_url = member.peer_urls.first().and_then(|url| PeerUrl::parse(url));
+    Member {
+        id: member.id,
+        name: MemberName::read(&member.name),
+        peer_url: peer_url.unwrap_or_else(PeerUrl::unknown),
+        learner: member.is_learner,
+        reachable,
+        healthy,
+    }
 }

@@ -61,6 +61,28 @@ fn the_limits_of_rotate_ca_are_those_the_action_keeps_itself() {
 }
 
 #[test]
+fn the_limits_of_a_client_certificate_are_those_the_action_keeps_itself() {
+    use crate::actions::credentials::{DEFAULT_DAYS, DEFAULT_NAME, MAX_DAYS, MIN_DAYS};
+    let params = &yaml("actions.yaml")["generate-client-certificates"]["params"];
+    let limits = ["minimum", "maximum", "default"].map(|key| params["days"][key].as_i64());
+    assert_eq!(limits, [MIN_DAYS, MAX_DAYS, DEFAULT_DAYS].map(Some));
+    assert_eq!(params["cn"]["default"].as_str(), Some(DEFAULT_NAME));
+}
+
+#[test]
+fn every_number_an_action_takes_has_its_limits_in_the_schema() {
+    let actions = yaml("actions.yaml");
+    for verb in keys(&actions) {
+        let params = &actions[verb.as_str()]["params"];
+        for name in params.as_mapping().map(|_| keys(params)).unwrap_or_default() {
+            let schema = &params[name.as_str()];
+            let bounded = schema["minimum"].is_number() && schema["maximum"].is_number();
+            assert!(schema["type"].as_str() != Some("integer") || bounded, "{verb} {name}");
+        }
+    }
+}
+
+#[test]
 fn actions_yaml_names_every_verb_and_no_other() {
     let verbs: BTreeSet<String> = VERBS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(keys(&yaml("actions.yaml")), verbs);

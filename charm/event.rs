@@ -60,14 +60,17 @@ pub enum Verb {
     PackageClientCredentials,
     /// Replaces an authority.
     RotateCa,
+    /// Gives a lost cluster up and begins a new, empty one.
+    NewCluster,
 }
 
 /// Juju's name for each action.
-pub const VERBS: [(&str, Verb); 4] = [
+pub const VERBS: [(&str, Verb); 5] = [
     ("health", Verb::Health),
     ("generate-client-certificates", Verb::GenerateClientCertificates),
     ("package-client-credentials", Verb::PackageClientCredentials),
     ("rotate-ca", Verb::RotateCa),
+    ("new-cluster", Verb::NewCluster),
 ];
 
 /// What happened, as the planner sees it: all but leaving is one case, because a hook's name says

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use etcd_charm::client::health::verdict;
 use etcd_charm::pki::{Described, Validity};
 
 use crate::bags::{AppBag, UnitBag};
 use crate::plan::config::DaemonConfig;
+use crate::text::{Folder, MemberName, PeerUrl, StorageId, Version, Word};
 use crate::trust::{Report, Trust};
 
 /// The port members talk to each other on; fixed, because a member's peer URL is its identity.
@@ -39,8 +41,11 @@ impl Unit {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (application, number) = text.split_once('/')?;
-        let number = number.parse().ok()?;
-        (!application.is_empty()).then(|| Unit::new(application, number))
+        let unit = Unit::new(application, number.parse().ok()?);
+        // Juju's names of applications begin with a letter; a number has one spelling only.
+        let named = application.starts_with(|c: char| c.is_ascii_lowercase())
+            && application.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        (named && unit.to_string() == text).then_some(unit)
     }
 
     /// The name of this unit's member: `etcd3`.
@@ -138,10 +143,14 @@ pub struct Facts {
     pub storage: Option<Storage>,
     /// What this unit's running member showed on each port; absent when it did not answer.
     pub presented: BTreeMap<Side, Report>,
-    /// The revision of the application's secret that nobody reads any more, when this hook is about it.
-    pub unused_revision: Option<u64>,
+    /// The latest revision of the application's secret; `None` on a follower, without a secret, and once
+    /// this very hook has changed it.
+    pub secret_revision: Option<u64>,
     /// The cluster.
     pub store: Store,
+    /// While the quorum is silent: what the leader's own member lists, asked one by one as action `health`
+    /// asks. `None` when that was not needed, or nobody answered at all.
+    pub census: Option<Census>,
     /// What this very hook has already done.
     pub done: Done,
 }
@@ -159,17 +168,17 @@ pub enum Life {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     /// `data/0`.
-    pub id: String,
+    pub id: StorageId,
     /// Where it is mounted, without the root of this machine.
-    pub location: String,
+    pub location: Folder,
 }
 
 impl Storage {
     /// The data's folder in it, below the root of this machine. Not the mount itself, which has a
     /// `lost+found` and another owner.
     #[must_use]
-    pub fn data_dir(&self, root: &str) -> String {
-        format!("{}{}/etcd", root.trim_end_matches('/'), self.location.trim_end_matches('/'))
+    pub fn data_dir(&self, root: &Folder) -> Folder {
+        root.below(&self.location).join("etcd")
     }
 }
 
@@ -191,7 +200,8 @@ pub struct Peer {
     pub own: UnitBag,
     /// What the leader has published (pending writes of this hook included).
     pub app: AppBag,
-    /// The units already joined here and what they published; a bag may be stale.
+    /// The other units, joined here or not, and what they published. The bag of one that has joined may be
+    /// stale. [`Facts::of_the_living`] takes out those that no longer exist.
     pub units: BTreeMap<Unit, UnitBag>,
 }
 
@@ -212,7 +222,7 @@ pub enum Authorities {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host {
     /// Prefix of every path; `/` outside of tests.
-    pub root: String,
+    pub root: Folder,
     /// The daemon's program.
     pub program: Program,
     /// Fingerprint of the installed program; enters the generation.
@@ -221,7 +231,7 @@ pub struct Host {
     pub config: Option<DaemonConfig>,
     /// Where a member's data lies or is to lie: where the settings say when it is there, else in the
     /// attached storage, else below `/var/lib`. Carries the root of this machine.
-    pub data_dir: String,
+    pub data_dir: Folder,
     /// True when a member's data is there.
     pub data: bool,
     /// Key, request and certificate of each side.
@@ -258,7 +268,7 @@ pub enum Service {
     /// Not running.
     Stopped,
     /// Running; the generation it was started with, if the charm started it.
-    Running(Option<String>),
+    Running(Option<Word>),
 }
 
 /// The cluster as this unit can see it.
@@ -280,7 +290,26 @@ pub struct Cluster {
     /// `GET /health` of this unit's own daemon says that all is well.
     pub own_healthy: bool,
     /// The version the members report.
-    pub version: Option<String>,
+    pub version: Option<Version>,
+}
+
+/// How many members there are, and how many fail the check of action `health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// All that count.
+    pub members: usize,
+    /// Those that are not well.
+    pub ill: usize,
+}
+
+impl Census {
+    /// What is wrong, in one sentence; `None` when nothing is. A list without members is no health either.
+    #[must_use]
+    pub fn complaint(self) -> Option<String> {
+        let Census { members, ill } = self;
+        let verdict = verdict(members.saturating_sub(ill), members);
+        (ill > 0 || members == 0).then(|| format!("{verdict}: {ill} of {members} members not healthy"))
+    }
 }
 
 /// One member.
@@ -289,9 +318,9 @@ pub struct Member {
     /// Member id.
     pub id: u64,
     /// Name; empty until it has started for the first time.
-    pub name: String,
+    pub name: MemberName,
     /// Peer URL.
-    pub peer_url: String,
+    pub peer_url: PeerUrl,
     /// True while it has no vote.
     pub learner: bool,
     /// It answered when asked who it is.
@@ -305,13 +334,23 @@ pub struct Member {
 pub struct Done {
     /// Application data was written; it counts as published only when the hook has ended well.
     pub app_written: bool,
+    /// The application's secret was changed, or revisions of it removed; once per hook is all Juju keeps.
+    pub secret_changed: bool,
     /// The daemon was started or restarted; once per hook is enough.
     pub started: bool,
-    /// The secret's unused revision was removed.
-    pub pruned: bool,
 }
 
 impl Facts {
+    /// The same without the databags of units that no longer exist. Juju may go on listing such a unit in
+    /// the relation for as long as this unit's agent runs; only goal-state tells who there is.
+    #[must_use]
+    pub fn of_the_living(mut self) -> Self {
+        if let (Some(peer), Some(goal)) = (&mut self.peer, &self.goal) {
+            peer.units.retain(|unit, _| goal.contains_key(unit));
+        }
+        self
+    }
+
     /// The units that shall exist, this one included while it is not dying. Without an answer from
     /// Juju: this unit and those it has met.
     #[must_use]
@@ -336,8 +375,8 @@ impl Facts {
 
     /// This unit's URL for members.
     #[must_use]
-    pub fn peer_url(&self) -> Option<String> {
-        self.network.as_ref().map(|network| url(network.ingress, PEER_PORT))
+    pub fn peer_url(&self) -> Option<PeerUrl> {
+        self.network.as_ref().map(|network| PeerUrl::at(network.ingress, PEER_PORT))
     }
 
     /// This unit's member in the list, found by name or, before its first start, by URL.
@@ -345,10 +384,9 @@ impl Facts {
     pub fn own_member(&self) -> Option<&Member> {
         let Store::Reachable(cluster) = &self.store else { return None };
         let name = self.unit.member_name();
-        let published = self.peer.as_ref().and_then(|peer| peer.own.peer_url.clone());
-        cluster.members.iter().find(|member| {
-            member.name == name || member.name.is_empty() && Some(&member.peer_url) == published.as_ref()
-        })
+        let bag = &self.peer.as_ref()?.own;
+        let unstarted = |member: &&Member| member.name.is_empty() && bag.may_become(member);
+        cluster.members.iter().find(|member| member.name == name).or_else(|| cluster.members.iter().find(unstarted))
     }
 
     /// Says why Juju (or a working host) could never show these facts; `None` when it could.
@@ -389,15 +427,6 @@ impl Facts {
     }
 }
 
-/// `https://<address>:<port>`, with brackets around an IPv6 address.
-#[must_use]
-pub fn url(address: IpAddr, port: u16) -> String {
-    match address {
-        IpAddr::V4(v4) => format!("https://{v4}:{port}"),
-        IpAddr::V6(v6) => format!("https://[{v6}]:{port}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,14 +435,10 @@ mod tests {
     fn a_unit_name_is_read_and_printed_and_nothing_else_is() {
         let unit = Unit::parse("my-etcd/12").unwrap();
         assert_eq!((unit.to_string(), unit.member_name()), ("my-etcd/12".into(), "my-etcd12".into()));
-        for bad in ["", "etcd", "etcd/", "/3", "etcd/x", "etcd/-1", "etcd/3/4"] {
+        for bad in
+            ["", "etcd", "etcd/", "/3", "etcd/x", "etcd/-1", "etcd/+1", "etcd/01", "etcd/3/4", "$(id)/3", "e\n/3"]
+        {
             assert_eq!(Unit::parse(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn an_ipv6_url_has_brackets() {
-        assert_eq!(url("fd00::5".parse().unwrap(), 2380), "https://[fd00::5]:2380");
-        assert_eq!(url("10.0.0.5".parse().unwrap(), 2379), "https://10.0.0.5:2379");
     }
 }

@@ -7,9 +7,8 @@
 //! detached process instead of a systemd unit.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use etcd_charm::client::TlsPem;
@@ -18,8 +17,10 @@ use etcd_charm::settings::{Settings, SettingsError};
 use sha2::{Digest, Sha256};
 
 use crate::facts::{self, DATA_DIR, Pair, Program, Request, Service, Side, Storage};
-use crate::plan::config::DaemonConfig;
+use crate::files::{self, FileError, ForUser, InTheWay, read, remove};
+use crate::plan::config::{self, DaemonConfig};
 use crate::service::{self, Manager};
+use crate::text::{Folder, Word};
 use crate::trust::Report;
 
 const UNIT: &str = include_str!("etcd.service");
@@ -43,6 +44,9 @@ pub enum HostError {
         /// The system's reason.
         cause: std::io::Error,
     },
+    /// Something that is not ours lies where a file goes.
+    #[error(transparent)]
+    InTheWay(#[from] InTheWay),
     /// A system program.
     #[error("{program} failed: {message}")]
     Program {
@@ -57,9 +61,18 @@ pub enum HostError {
     /// The daemon would not start with these settings.
     #[error("the daemon's settings are refused: {0}")]
     Refused(SettingsError),
+    /// A variable of the environment is no folder.
+    #[error("{0} is not an absolute path without control characters")]
+    Root(&'static str),
     /// The settings cannot be written as text.
     #[error("the daemon's settings cannot be written: {0}")]
     Settings(#[from] serde_json::Error),
+}
+
+impl From<FileError> for HostError {
+    fn from(FileError { what, path, cause }: FileError) -> Self {
+        HostError::File { what, path, cause }
+    }
 }
 
 /// This machine under one root.
@@ -104,15 +117,14 @@ impl Host {
             pairs.insert(side, self.pair(side)?);
         }
         let running = service::is_running(&self.manager)?;
-        let generation = read(&self.path("run/etcd-charm/generation"))?;
+        let generation = read(&self.path("run/etcd-charm/generation"))?.and_then(|text| Word::parse(&text));
         let noted = read(&self.path("opt/etcd/bin/etcd.stamp"))?.unwrap_or_default();
         let (stamp, installed_from) = noted.split_once('\n').unwrap_or_default();
         let current = !stamp.is_empty() && installed_from == self.shipped()?;
         let config = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
-        let root = self.root.display().to_string();
-        let preferred =
-            storage.map_or_else(|| self.path(DATA_DIR).display().to_string(), |storage| storage.data_dir(&root));
-        let holds = |folder: &str| Path::new(folder).join("member").exists();
+        let root = self.root.to_str().and_then(Folder::parse).ok_or(HostError::Root("ETCD_CHARM_ROOT"))?;
+        let preferred = storage.map_or_else(|| root.below(&Folder::data()), |storage| storage.data_dir(&root));
+        let holds = |folder: &Folder| Path::new(&**folder).join("member").exists();
         let written = config.as_ref().map(|config| config.data_dir.clone());
         let data_dir = written.filter(|folder| holds(folder)).unwrap_or(preferred);
         Ok(facts::Host {
@@ -229,20 +241,21 @@ impl Host {
     pub fn write_config(&self, config: &DaemonConfig) -> Result<(), HostError> {
         let text = serde_json::to_string_pretty(config)?;
         Settings::from_yaml(&text).map_err(HostError::Refused)?;
-        self.folder_at(Path::new(&config.data_dir), 0o700, true)?;
+        self.folder_at(Path::new(&*config.data_dir), 0o700, true)?;
         self.admit(&config.data_dir)?;
         self.write(&self.path("etc/etcd/etcd.json"), text.as_bytes(), 0o644, false)
     }
 
     /// Lets the hardened service write to a data folder that is not its state directory, and start only
     /// after the file system with it is mounted.
-    fn admit(&self, data_dir: &str) -> Result<(), HostError> {
+    fn admit(&self, data_dir: &Folder) -> Result<(), HostError> {
         if !matches!(self.manager, Manager::Systemd) {
             return Ok(());
         }
         let path = self.path(DROP_IN);
-        let wanted = (data_dir != DATA_DIR)
-            .then(|| format!("[Unit]\nRequiresMountsFor={data_dir}\n\n[Service]\nReadWritePaths={data_dir}\n"));
+        let item = data_dir.for_systemd();
+        let wanted = (*data_dir != DATA_DIR)
+            .then(|| format!("[Unit]\nRequiresMountsFor={item}\n\n[Service]\nReadWritePaths={item}\n"));
         if read(&path)? == wanted {
             return Ok(());
         }
@@ -260,7 +273,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`] when the note cannot be written or the service manager refuses.
-    pub fn start(&self, generation: &str, restart: bool) -> Result<(), HostError> {
+    pub fn start(&self, generation: &Word, restart: bool) -> Result<(), HostError> {
         self.folder("run/etcd-charm", 0o755, false)?;
         self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)?;
         service::start(&self.manager, restart)
@@ -274,23 +287,36 @@ impl Host {
         service::stop(&self.manager)
     }
 
+    /// Where the settings say that the data lies.
+    fn data(&self) -> Result<PathBuf, HostError> {
+        let written = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
+        Ok(written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(&*config.data_dir)))
+    }
+
+    /// Sets the data aside as `<folder>.kept-<now>`, when there is any; in a storage it stays in the storage.
+    ///
+    /// # Errors
+    /// [`HostError`] with the path that failed.
+    pub fn set_aside(&self, now: i64) -> Result<(), HostError> {
+        let data = self.data()?;
+        if data.join("member").exists() {
+            let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
+            let fail = |cause| HostError::File { what: "cannot set aside", path: data.clone(), cause };
+            fs::rename(&data, &aside).map_err(fail)?;
+        }
+        Ok(())
+    }
+
     /// Removes what was installed; the data is deleted, or set aside under a name of its own.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.
     pub fn clean(&self, keep_data: bool, now: i64) -> Result<(), HostError> {
-        let written = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
-        let data = written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(config.data_dir));
-        if keep_data && data.join("member").exists() {
-            let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
-            fs::rename(&data, &aside).map_err(|cause| HostError::File {
-                what: "cannot set aside",
-                path: data.clone(),
-                cause,
-            })?;
+        if keep_data {
+            self.set_aside(now)?;
         }
         // The data before the settings, which say where it is: a second try must find it too.
-        remove(&data)?;
+        remove(&self.data()?)?;
         for path in [DATA_DIR, "etc/etcd", "opt/etcd", "run/etcd-charm", DROP_INS, "etc/systemd/system/etcd.service"] {
             remove(&self.path(path))?;
         }
@@ -316,26 +342,16 @@ impl Host {
         let path = std::path::absolute(&path).unwrap_or(path);
         self.write(&path, text.as_bytes(), 0o600, false)?;
         let result = hand_over(&path);
-        remove(&path)?;
+        remove(&path).map_err(HostError::from)?;
         result
     }
 
-    /// Leaves a file for the machine's `ubuntu` user, 0600. Returns the path as the user sees it
-    /// and whether there is such a user to own it.
+    /// Where a file for the machine's user goes, if nothing that is somebody else's lies there.
     ///
     /// # Errors
-    /// [`HostError`] with the path that failed.
-    pub fn leave_for_user(&self, name: &str, content: &[u8]) -> Result<(PathBuf, bool), HostError> {
-        let home = self.path("home/ubuntu");
-        fs::create_dir_all(&home).map_err(|cause| HostError::File {
-            what: "cannot make",
-            path: home.clone(),
-            cause,
-        })?;
-        let owner = nix::unistd::User::from_name("ubuntu").ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
-        let path = home.join(name);
-        replace(&path, content, 0o600, owner.as_ref().map(|user| (user.uid, user.gid)))?;
-        Ok((path, owner.is_some()))
+    /// [`HostError::InTheWay`]; nothing was changed.
+    pub fn place_for_user(&self, name: &'static str) -> Result<ForUser, HostError> {
+        Ok(ForUser::find(&self.path("home/ubuntu"), name)?)
     }
 
     fn folder(&self, path: &str, mode: u32, daemons: bool) -> Result<(), HostError> {
@@ -355,7 +371,7 @@ impl Host {
     }
 
     fn write(&self, path: &Path, content: &[u8], mode: u32, daemons: bool) -> Result<(), HostError> {
-        replace(path, content, mode, self.owner(daemons))
+        Ok(files::replace(path, content, mode, self.owner(daemons))?)
     }
 
     /// The daemon's user, for what the daemon must read alone; `None` where all is one user's.
@@ -367,63 +383,18 @@ impl Host {
     }
 }
 
-/// Reads settings back; the client port is part of the URLs only.
-fn read_config(text: &str) -> Option<DaemonConfig> {
+/// Reads settings back, if the charm could have written them; the client port is part of the URLs only.
+#[must_use]
+pub fn read_config(text: &str) -> Option<DaemonConfig> {
     let mut config: DaemonConfig = serde_json::from_str(text).ok()?;
     config.options.port = config.port();
-    Some(config)
+    let serde_json::Value::Object(options) = serde_json::to_value(&config.options).ok()? else { return None };
+    let checked = config::check(&options.into_iter().collect()).ok()?;
+    (config::Options { port: config.options.port, ..checked } == config.options).then_some(config)
 }
 
 fn user_exists() -> bool {
     matches!(nix::unistd::User::from_name(USER), Ok(Some(_)))
-}
-
-fn read(path: &Path) -> Result<Option<String>, HostError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(HostError::File { what: "cannot read", path: path.to_owned(), cause }),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), HostError> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match result {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            Err(HostError::File { what: "cannot remove", path: path.to_owned(), cause })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Replaces a file atomically and durably. The new text lies in a file that did not exist before,
-/// so that a link left in a user's folder is replaced, never followed.
-fn replace(
-    path: &Path,
-    content: &[u8],
-    mode: u32,
-    owner: Option<(nix::unistd::Uid, nix::unistd::Gid)>,
-) -> Result<(), HostError> {
-    let fail = |cause| HostError::File { what: "cannot write", path: path.to_owned(), cause };
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = folder.join(format!(".{name}.{}.new", std::process::id()));
-    remove(&beside)?;
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o700).open(&beside)?;
-        file.write_all(content)?;
-        if let Some((uid, gid)) = owner {
-            nix::unistd::fchown(&file, Some(uid), Some(gid))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|cause| {
-        let _ = fs::remove_file(&beside);
-        fail(cause)
-    })
 }
 
 #[cfg(test)]
@@ -473,13 +444,13 @@ mod tests {
     #[test]
     fn data_lies_where_the_settings_say_and_else_in_the_storage() {
         let (root, host) = host();
-        let storage = Storage { id: "data/0".to_owned(), location: "/srv/0".to_owned() };
+        let storage = Storage { id: "data/0".into(), location: "/srv/0".into() };
         let inside = root.path().join("srv/0/etcd").display().to_string();
         let seen = host.look(Some(&storage)).unwrap();
-        assert_eq!((seen.data_dir, seen.data), (inside.clone(), false));
+        assert_eq!((seen.data_dir.to_string(), seen.data), (inside, false));
         fs::create_dir_all(root.path().join("srv/0/etcd/member")).unwrap();
         assert!(host.look(Some(&storage)).unwrap().data, "somebody's data is not overlooked");
-        assert_eq!(host.look(None).unwrap().data_dir, host.path(DATA_DIR).display().to_string());
+        assert_eq!(host.look(None).unwrap().data_dir, host.path(DATA_DIR).display().to_string().as_str());
     }
 
     #[test]
@@ -515,19 +486,6 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_users_folder_is_replaced_and_not_followed() {
-        let (root, host) = host();
-        let victim = root.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        fs::create_dir_all(host.path("home/ubuntu")).unwrap();
-        std::os::unix::fs::symlink(&victim, host.path("home/ubuntu/x.tar.gz")).unwrap();
-        let (path, _) = host.leave_for_user("x.tar.gz", b"secret").unwrap();
-        assert_eq!(fs::read(&victim).unwrap(), b"precious");
-        assert_eq!(fs::read(&path).unwrap(), b"secret");
-        assert_eq!(mode(&path), 0o600);
-    }
-
-    #[test]
     fn cleaning_sets_the_last_copy_aside_and_deletes_any_other() {
         for keep in [true, false] {
             let (_root, host) = host();
@@ -551,15 +509,15 @@ mod tests {
             client_cert_auth: true,
         };
         let good = DaemonConfig {
-            name: "etcd0".to_owned(),
-            data_dir: "/var/lib/etcd".to_owned(),
-            listen_peer_urls: "https://10.0.0.5:2380".to_owned(),
-            listen_client_urls: "https://10.0.0.5:2381,https://127.0.0.1:2381".to_owned(),
-            initial_advertise_peer_urls: "https://10.0.0.5:2380".to_owned(),
-            advertise_client_urls: "https://10.0.0.5:2381".to_owned(),
-            initial_cluster: "etcd0=https://10.0.0.5:2380".to_owned(),
-            initial_cluster_state: "new".to_owned(),
-            initial_cluster_token: "etcd-0123".to_owned(),
+            name: "etcd0".into(),
+            data_dir: "/var/lib/etcd".into(),
+            listen_peer_urls: "https://10.0.0.5:2380".into(),
+            listen_client_urls: "https://10.0.0.5:2381,https://127.0.0.1:2381".into(),
+            initial_advertise_peer_urls: "https://10.0.0.5:2380".into(),
+            advertise_client_urls: "https://10.0.0.5:2381".into(),
+            initial_cluster: "etcd0=https://10.0.0.5:2380".into(),
+            initial_cluster_state: "new".into(),
+            initial_cluster_token: "etcd-0123".into(),
             client_transport_security: security("server"),
             peer_transport_security: security("peer"),
             promote_learners: true,

@@ -1,8 +1,9 @@
-//! The only caller of Juju's hook tools.
+//! The only caller of Juju's hook tools: [`Juju`] asks, [`Writer`] changes, [`Console`] tells people.
 //!
 //! Every answer is asked for as JSON and read from stdout alone; every map is written through
 //! stdin or a private file, so that no value is trimmed and none shows up in a process list. What
-//! Juju buffers (databags, secrets, ports) counts only when the hook ends well.
+//! Juju buffers (databags, secrets, ports) counts only when the hook ends well. There is a writer only
+//! once nobody can ask any more: see [`Juju::close`] and `pending.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::bags::Bag;
 use crate::facts::{Life, Storage, Unit};
 use crate::plan::status::Word;
+use crate::text::{Folder, Line, StorageId, Version};
 
 /// The peer relation's name in `metadata.yaml`.
 pub const PEER: &str = "peer";
@@ -72,10 +74,27 @@ pub struct Addresses {
     pub ingress: Vec<IpAddr>,
 }
 
-/// A hook's view of Juju.
+/// Asks Juju. No answer ever holds what this program has changed, because the first change uses it up.
 #[derive(Debug)]
 pub struct Juju {
     unit: Unit,
+}
+
+/// Changes what Juju keeps for the application and this unit, when the program ends well.
+#[derive(Debug)]
+pub struct Writer(());
+
+/// What people read: status, log, an action's results. Juju shows it at once and the charm never asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Console;
+
+/// What Juju says of the application's secret to its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretInfo {
+    /// Its URI.
+    pub id: String,
+    /// Its latest revision.
+    pub revision: u64,
 }
 
 impl Juju {
@@ -86,6 +105,12 @@ impl Juju {
     pub fn from_environment() -> Result<Self, JujuError> {
         let unit = std::env::var("JUJU_UNIT_NAME").ok().and_then(|name| Unit::parse(&name));
         Ok(Juju { unit: unit.ok_or(JujuError::Environment("JUJU_UNIT_NAME"))? })
+    }
+
+    /// Ends the asking.
+    #[must_use]
+    pub fn close(self) -> Writer {
+        Writer(())
     }
 
     /// This unit.
@@ -172,21 +197,6 @@ impl Juju {
         bag("relation-get", &["-r", relation, "--app", "-", &self.unit.application])
     }
 
-    /// Writes keys of this unit's databag, or of the application's; an empty value deletes.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool, such as when leadership was lost.
-    pub fn set(&self, relation: &str, app: bool, values: &Bag) -> Result<(), JujuError> {
-        let mut args = vec!["-r", relation];
-        if app {
-            args.push("--app");
-        }
-        args.extend(["--file", "-"]);
-        let text = serde_json::to_string(values)
-            .map_err(|e| JujuError::Answer { tool: "relation-set", cause: e.to_string() })?;
-        run("relation-set", &args, Some(&text)).map(drop)
-    }
-
     /// Every unit of the application and whether it is wanted.
     ///
     /// # Errors
@@ -215,22 +225,6 @@ impl Juju {
         Ok(strings(&json("opened-ports", &[])?).into_iter().collect())
     }
 
-    /// Opens a TCP port.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool, such as when another unit on the machine has it.
-    pub fn open_port(&self, port: u16) -> Result<(), JujuError> {
-        run("open-port", &[&format!("{port}/tcp")], None).map(drop)
-    }
-
-    /// Closes a TCP port.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn close_port(&self, port: u16) -> Result<(), JujuError> {
-        run("close-port", &[&format!("{port}/tcp")], None).map(drop)
-    }
-
     /// The latest content of the application's secret; `None` when there is none.
     ///
     /// # Errors
@@ -243,89 +237,40 @@ impl Juju {
         }
     }
 
-    /// True in the hook that tells a reader of the application's secret of a newer revision.
-    #[must_use]
-    pub fn follows_secret(&self) -> bool {
-        is_about_secret("secret-changed")
-    }
-
-    /// The revision of the application's secret that this hook says nobody reads any more.
-    #[must_use]
-    pub fn unused_revision(&self) -> Option<u64> {
-        let revision = std::env::var("JUJU_SECRET_REVISION").ok().filter(|_| is_about_secret("secret-remove"))?;
-        revision.parse().ok()
-    }
-
-    /// Stores a new revision of the application's secret from a private file holding a map. Leader only.
+    /// Where the application's secret is and how often it was changed; `None` when there is none. Leader only.
     ///
     /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn change_secret(&self, file: &Path) -> Result<(), JujuError> {
-        let file = file.display().to_string();
-        run("secret-set", &[&self.secret_id()?, "--file", &file], None).map(drop)
-    }
-
-    /// Removes one revision of the application's secret. Leader only.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn remove_secret_revision(&self, revision: u64) -> Result<(), JujuError> {
-        run("secret-remove", &[&self.secret_id()?, "--revision", &revision.to_string()], None).map(drop)
-    }
-
-    fn secret_id(&self) -> Result<String, JujuError> {
+    /// [`JujuError`] of the tool for any other reason.
+    pub fn secret_info(&self) -> Result<Option<SecretInfo>, JujuError> {
         let tool = "secret-info-get";
-        match json(tool, &["--label", SECRET])? {
-            Value::Object(map) => map
-                .keys()
-                .next()
-                .map(|id| if id.starts_with("secret:") { id.clone() } else { format!("secret:{id}") })
-                .ok_or_else(|| JujuError::Answer { tool, cause: "no secret".to_owned() }),
-            other => Err(unreadable(tool, &other)),
-        }
+        let answer = match json(tool, &["--label", SECRET]) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            answer => answer?,
+        };
+        let Value::Object(map) = &answer else { return Err(unreadable(tool, &answer)) };
+        let Some((id, about)) = map.iter().next() else { return Ok(None) };
+        let cause = "no revision".to_owned();
+        let revision = about["revision"].as_u64().ok_or(JujuError::Answer { tool, cause })?;
+        let id = if id.starts_with("secret:") { id.clone() } else { format!("secret:{id}") };
+        Ok(Some(SecretInfo { id, revision }))
     }
 
     /// The attached storage; `None` when there is none, or it is not there yet.
-    #[must_use]
-    pub fn storage(&self) -> Option<Storage> {
-        let id = strings(&json("storage-list", &[STORAGE]).ok()?).into_iter().next()?;
-        let location = json("storage-get", &["-s", &id, "location"]).ok()?;
-        let location = location.as_str().filter(|location| location.starts_with('/'))?.to_owned();
-        Some(Storage { id, location })
-    }
-
-    /// Makes the application's secret from a private file holding a map. Leader only.
     ///
     /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn add_secret(&self, file: &Path) -> Result<(), JujuError> {
-        let description = "certificate authorities of the etcd cluster";
-        let file = file.display().to_string();
-        let args = ["--label", SECRET, "--owner", "application", "--description", description, "--file", &file];
-        run("secret-add", &args, None).map(drop)
-    }
-
-    /// Shows the unit's status.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
-        run("status-set", &[word.text(), sentence], None).map(drop)
-    }
-
-    /// Shows the version of the workload.
-    ///
-    /// # Errors
-    /// [`JujuError`] of the tool.
-    pub fn version(&self, version: &str) -> Result<(), JujuError> {
-        run("application-version-set", &[version], None).map(drop)
-    }
-
-    /// Writes a line to the model's log; a failure to log is not worth failing for.
-    pub fn log(&self, level: &str, message: &str) {
-        if let Err(error) = run("juju-log", &["-l", level, message], None) {
-            eprintln!("{level}: {message} ({error})");
-        }
+    /// [`JujuError::Answer`] for an id or a location that is none: to go on without the storage would be to
+    /// put the data elsewhere.
+    pub fn storage(&self) -> Result<Option<Storage>, JujuError> {
+        let listed = json("storage-list", &[STORAGE]).map(|answer| strings(&answer)).unwrap_or_default();
+        let Some(id) = listed.first() else { return Ok(None) };
+        let id = StorageId::parse(id)
+            .ok_or_else(|| JujuError::Answer { tool: "storage-list", cause: format!("the id {id:?}") })?;
+        let Ok(location) = json("storage-get", &["-s", &id, "location"]) else { return Ok(None) };
+        let Some(location) = location.as_str().filter(|location| !location.is_empty()) else { return Ok(None) };
+        let cause = || format!("the location {location:?}");
+        let location =
+            Folder::parse(location).ok_or_else(|| JujuError::Answer { tool: "storage-get", cause: cause() })?;
+        Ok(Some(Storage { id, location }))
     }
 
     /// An action's parameters.
@@ -339,13 +284,101 @@ impl Juju {
             other => Err(unreadable("action-get", &other)),
         }
     }
+}
 
-    /// Sets one result of an action.
+impl Writer {
+    /// Writes keys of this unit's databag, or of the application's; an empty value deletes.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when leadership was lost.
+    pub fn set(&self, relation: &str, app: bool, values: &Bag) -> Result<(), JujuError> {
+        let mut args = vec!["-r", relation];
+        if app {
+            args.push("--app");
+        }
+        args.extend(["--file", "-"]);
+        let text = serde_json::to_string(values)
+            .map_err(|e| JujuError::Answer { tool: "relation-set", cause: e.to_string() })?;
+        run("relation-set", &args, Some(&text)).map(drop)
+    }
+
+    /// Opens or closes a TCP port.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when another unit on the machine has it.
+    pub fn set_port(&self, port: u16, open: bool) -> Result<(), JujuError> {
+        run(if open { "open-port" } else { "close-port" }, &[&format!("{port}/tcp")], None).map(drop)
+    }
+
+    /// Makes the application's secret from a private file holding a map. Leader only.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn result(&self, key: &str, value: &str) -> Result<(), JujuError> {
-        run("action-set", &[&format!("{key}={value}")], None).map(drop)
+    pub fn add_secret(&self, file: &Path) -> Result<(), JujuError> {
+        let description = "certificate authorities of the etcd cluster";
+        let file = file.display().to_string();
+        let args = ["--label", SECRET, "--owner", "application", "--description", description, "--file", &file];
+        run("secret-add", &args, None).map(drop)
+    }
+
+    /// Stores a new revision of the application's secret from a private file holding a map. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn change_secret(&self, id: &str, file: &Path) -> Result<(), JujuError> {
+        let file = file.display().to_string();
+        run("secret-set", &[id, "--file", &file], None).map(drop)
+    }
+
+    /// Removes one revision of the application's secret, whoever read it last; one that is gone already is
+    /// no error. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn remove_secret_revision(&self, id: &str, revision: u64) -> Result<(), JujuError> {
+        run("secret-remove", &[id, "--revision", &revision.to_string()], None).map(drop)
+    }
+
+    /// Shows the version of the workload.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn version(&self, version: &Version) -> Result<(), JujuError> {
+        run("application-version-set", &[version], None).map(drop)
+    }
+}
+
+impl Console {
+    /// Shows the unit's status.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
+        run("status-set", &[word.text(), Line::of(sentence).text()], None).map(drop)
+    }
+
+    /// Shows the application's status. Leader only.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool, such as when leadership was lost.
+    pub fn application_status(&self, word: Word, sentence: &str) -> Result<(), JujuError> {
+        run("status-set", &["--application", word.text(), Line::of(sentence).text()], None).map(drop)
+    }
+
+    /// Writes a line to the model's log; a failure to log is not worth failing for.
+    pub fn log(&self, level: &str, message: &str) {
+        let line = Line::of(message);
+        if let Err(error) = run("juju-log", &["-l", level, line.text()], None) {
+            eprintln!("{level}: {} ({})", line.text(), Line::of(&error.to_string()).text());
+        }
+    }
+
+    /// Sets one result of an action; it may have several lines.
+    ///
+    /// # Errors
+    /// [`JujuError`] of the tool.
+    pub fn result(&self, key: &'static str, value: &str) -> Result<(), JujuError> {
+        run("action-set", &[&format!("{key}={}", Line::several(value).text())], None).map(drop)
     }
 
     /// Fails the action with a message. The program must still exit 0, or Juju replaces it.
@@ -353,14 +386,8 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn fail_action(&self, message: &str) -> Result<(), JujuError> {
-        run("action-fail", &[message], None).map(drop)
+        run("action-fail", &[Line::of(message).text()], None).map(drop)
     }
-}
-
-/// True in the hook of that name when it concerns the application's secret.
-fn is_about_secret(hook: &str) -> bool {
-    let is = |name: &str, wanted: &str| std::env::var(name).is_ok_and(|value| value == wanted);
-    is("JUJU_HOOK_NAME", hook) && is("JUJU_SECRET_LABEL", SECRET)
 }
 
 fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {

@@ -9,14 +9,17 @@ mod cluster;
 mod contract;
 mod event;
 mod facts;
+mod files;
 mod host;
 mod juju;
 mod observe;
+mod pending;
 mod plan;
 mod secret;
 mod service;
 #[cfg(test)]
 mod sim;
+mod text;
 mod trust;
 
 use std::process::ExitCode;
@@ -29,8 +32,12 @@ use juju::Juju;
 fn main() -> ExitCode {
     match answer() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(CharmError::Held(sentence)) => {
+            println!("to be run again: {sentence}");
+            service::end_as_interrupted()
+        }
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", text::Line::of(&error.to_string()).text());
             ExitCode::FAILURE
         }
     }
@@ -45,7 +52,7 @@ fn answer() -> Result<(), CharmError> {
     let juju = Juju::from_environment()?;
     let host = Host::from_environment();
     match Invocation::read(&path, juju.unit(), juju.departing().as_ref())? {
-        Invocation::Action(verb) => actions::run(verb, &juju, &host),
-        Invocation::Hook(_, event) => act::run(&juju, &host, &event),
+        Invocation::Action(verb) => actions::run(verb, juju, &host),
+        Invocation::Hook(_, event) => act::run(juju, &host, &event),
     }
 }

@@ -9,13 +9,13 @@ use etcd_charm::pki;
 
 use crate::act::CharmError;
 use crate::bags::{AppBag, UnitBag};
-use crate::cluster::Asker;
-use crate::facts::{
-    Authorities, Done, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit,
-};
+use crate::cluster::{Asker, census};
+use crate::facts::{Authorities, Facts, Host as HostFacts, Life, Member, Network, Peer, Service, Side, Store, Unit};
 use crate::host::Host;
-use crate::juju::{Addresses, Juju};
+use crate::juju::{Addresses, Console, Juju, SecretInfo};
+use crate::pending::Pending;
 use crate::secret::SecretContent;
+use crate::text::{ClientUrl, HostName};
 use crate::trust::Report;
 
 /// How often a look at a cluster that seems ill is repeated before it is believed.
@@ -28,7 +28,7 @@ const HANDSHAKES: u32 = 4;
 /// Pause between two handshakes.
 const HANDSHAKE_PAUSE: Duration = Duration::from_millis(600);
 
-/// Everything one look found: the facts, and the handles to act on them.
+/// Everything one look found: the facts, and what it takes to act on them.
 pub struct Sight {
     /// What the planner may know.
     pub facts: Facts,
@@ -36,6 +36,40 @@ pub struct Sight {
     pub relation: Option<String>,
     /// Whom to ask in the cluster.
     pub asker: Asker,
+    /// Where the secret is; looked up by the leader alone.
+    secret: Option<SecretInfo>,
+    /// The authorities with their keys; looked up by the leader alone. Never part of the facts.
+    signer: Option<SecretContent>,
+}
+
+impl Sight {
+    /// Where the secret is.
+    ///
+    /// # Errors
+    /// [`CharmError::Secret`] when this look did not find it.
+    pub fn secret(&self) -> Result<&SecretInfo, CharmError> {
+        self.secret.as_ref().ok_or_else(absent)
+    }
+
+    /// The authorities with their keys.
+    ///
+    /// # Errors
+    /// [`CharmError::Secret`] when this look did not find them.
+    pub fn signer(&self) -> Result<&SecretContent, CharmError> {
+        self.signer.as_ref().ok_or_else(absent)
+    }
+}
+
+fn absent() -> CharmError {
+    CharmError::Secret("it does not exist yet; wait until the unit is active".to_owned())
+}
+
+/// Reads the authorities, with their keys, on whatever unit.
+///
+/// # Errors
+/// [`CharmError::Secret`] when there are none or they do not fit together.
+pub fn read_secret(juju: &Juju) -> Result<SecretContent, CharmError> {
+    SecretContent::read(&juju.secret()?.ok_or_else(absent)?).map_err(CharmError::Secret)
 }
 
 /// Seconds since 1970.
@@ -46,37 +80,39 @@ pub fn now() -> i64 {
 }
 
 /// Looks at Juju, at the machine and at the cluster, in this order: a leader that reads its
-/// databag after the answer to `is-leader` reads everything an earlier leader ever published.
+/// databag after the answer to `is-leader` reads everything an earlier leader ever published. What this
+/// program wants Juju to keep is laid over Juju's answers; `started` tells whether it has started the daemon.
 ///
 /// # Errors
 /// [`CharmError`] when a hook tool or the machine cannot be read; a silent cluster is a fact.
-pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError> {
+pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Result<Sight, CharmError> {
     let leader = juju.is_leader()?;
     let relation = juju.peer_relation()?;
-    let peer = relation.as_deref().map(|relation| read_peer(juju, relation)).transpose()?;
-    let goal = juju.goal().inspect_err(|error| juju.log("WARNING", &error.to_string())).ok();
+    let goal = juju.goal().inspect_err(|error| Console.log("WARNING", &error.to_string())).ok();
+    let peer = relation.as_deref().map(|relation| read_peer(juju, relation, goal.as_ref(), pending)).transpose()?;
     let network = network(juju)?;
-    let storage = juju.storage();
+    let storage = juju.storage()?;
     let machine = host.look(storage.as_ref())?;
-    let met = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
-    let unmet = unmet(juju, relation.as_deref(), peer.as_ref(), goal.as_ref());
-    let asker = asker(host, &machine, [met, unmet].concat())?;
+    let bags = peer.as_ref().map(|peer| peer.units.values().cloned().collect()).unwrap_or_default();
+    let asker = asker(host, &machine, bags)?;
+    let known = if leader { authorities(juju, pending) } else { Known::default() };
     let mut facts = Facts {
         unit: juju.unit().clone(),
         now: now(),
         leader,
         options: juju.config()?,
         network,
-        authorities: if leader { authorities(juju)? } else { Authorities::Unasked },
-        ports: juju.opened_ports()?,
+        authorities: known.authorities,
+        ports: pending.over_ports(juju.opened_ports()?),
         presented: presented(host, &machine, &asker),
-        unused_revision: juju.unused_revision().filter(|_| leader),
+        secret_revision: known.secret.as_ref().map(|secret| secret.revision),
         storage,
         host: machine,
         store: Store::Unreachable,
+        census: None,
         peer,
         goal,
-        done,
+        done: pending.done(started),
     };
     for look in 1..=LOOKS {
         facts.store = asker.look();
@@ -86,10 +122,14 @@ pub fn observe(juju: &Juju, host: &Host, done: Done) -> Result<Sight, CharmError
         }
         std::thread::sleep(LOOK_PAUSE);
     }
-    if let Some(why) = facts.impossible() {
-        juju.log("WARNING", &format!("these facts do not fit together: {why}"));
+    let registered = facts.peer.as_ref().is_some_and(|peer| peer.own.member.is_some());
+    if leader && registered && facts.store == Store::Unreachable {
+        facts.census = asker.members().ok().map(|members| census(&asker.check_all(&members)));
     }
-    Ok(Sight { facts, relation, asker })
+    if let Some(why) = facts.impossible() {
+        Console.log("WARNING", &format!("these facts do not fit together: {why}"));
+    }
+    Ok(Sight { facts, relation, asker, secret: known.secret, signer: known.signer })
 }
 
 /// True when every wanted member answers and is well: no reason to look again.
@@ -97,21 +137,33 @@ fn all_well(facts: &Facts) -> bool {
     let Store::Reachable(cluster) = &facts.store else { return false };
     let wanted: BTreeSet<String> = facts.planned().iter().map(Unit::member_name).collect();
     let well = |member: &Member| member.reachable && member.healthy;
-    cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&member.name))
+    cluster.own_healthy && cluster.members.iter().all(|member| well(member) || !wanted.contains(&*member.name))
 }
 
-fn read_peer(juju: &Juju, relation: &str) -> Result<Peer, CharmError> {
+/// Who exists is what goal-state says, not whom the relation lists: it goes on listing units that have gone
+/// (seen with Juju 4.0 until this unit's agent was restarted), and no longer lists those from whom a leaving
+/// unit has parted, which must still find the cluster and lead it. The bag of a unit that has not come so
+/// far as to write one cannot be read.
+fn read_peer(
+    juju: &Juju,
+    relation: &str,
+    goal: Option<&BTreeMap<Unit, Life>>,
+    pending: &Pending,
+) -> Result<Peer, CharmError> {
     let unit = juju.unit();
+    let listed = juju.relation_units(relation)?;
+    let existing = goal.map_or_else(|| listed.clone(), |goal| goal.keys().cloned().collect());
     let mut units = BTreeMap::new();
-    for other in juju.relation_units(relation)? {
-        if other != *unit {
-            let bag = juju.unit_bag(relation, &other)?;
-            units.insert(other, UnitBag::read(&bag));
+    for other in existing.into_iter().filter(|other| other != unit) {
+        match juju.unit_bag(relation, &other) {
+            Ok(bag) => units.extend([(other, UnitBag::read(&bag))]),
+            Err(error) if listed.contains(&other) => return Err(error.into()),
+            Err(_) => {}
         }
     }
     Ok(Peer {
-        own: UnitBag::read(&juju.unit_bag(relation, unit)?),
-        app: AppBag::read(&juju.app_bag(relation)?, &unit.application),
+        own: UnitBag::read(&pending.over_unit(juju.unit_bag(relation, unit)?)),
+        app: AppBag::read(&pending.over_app(juju.app_bag(relation)?), &unit.application),
         units,
     })
 }
@@ -139,39 +191,22 @@ fn host_names() -> Vec<String> {
     names_of(name.trim(), &hosts)
 }
 
-fn names_of(host: &str, hosts: &str) -> Vec<String> {
-    let is_name =
-        |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
-    let mut names: Vec<String> = Some(host).filter(is_name).into_iter().map(str::to_owned).collect();
+/// Its own and those on its line.
+#[must_use]
+pub fn names_of(host: &str, hosts: &str) -> Vec<String> {
+    let mut names: Vec<String> = HostName::parse(host).into_iter().map(String::from).collect();
     for line in hosts.lines() {
         let listed: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().skip(1).collect();
         if listed.contains(&host) {
-            names.extend(listed.into_iter().filter(is_name).map(str::to_owned));
+            names.extend(listed.into_iter().filter_map(HostName::parse).map(String::from));
         }
     }
     names
 }
 
-/// The bags of units that exist but are not (or no longer) joined here. A leaving unit has parted
-/// from all others before its last hook, and must still find the cluster. A bag that cannot be read
-/// is left out: it only says whom else to ask.
-fn unmet(
-    juju: &Juju,
-    relation: Option<&str>,
-    peer: Option<&Peer>,
-    goal: Option<&BTreeMap<Unit, Life>>,
-) -> Vec<UnitBag> {
-    let (Some(relation), Some(peer), Some(goal)) = (relation, peer, goal) else { return Vec::new() };
-    goal.keys()
-        .filter(|unit| *unit != juju.unit() && !peer.units.contains_key(unit))
-        .filter_map(|unit| juju.unit_bag(relation, unit).ok())
-        .map(|bag| UnitBag::read(&bag))
-        .collect()
-}
-
 fn asker(host: &Host, machine: &HostFacts, bags: Vec<UnitBag>) -> Result<Asker, CharmError> {
     let own = match (&machine.service, &machine.config) {
-        (Service::Running(_), Some(config)) => config.listen_client_urls.split(',').next().map(str::to_owned),
+        (Service::Running(_), Some(config)) => config.listen_client_urls.first(),
         _ => None,
     };
     let mut bags = bags;
@@ -191,10 +226,10 @@ fn presented(host: &Host, machine: &HostFacts, asker: &Asker) -> BTreeMap<Side, 
             Side::Server => &config.listen_client_urls,
             Side::Peer => &config.listen_peer_urls,
         };
-        let (Some(url), Some(tls)) = (urls.split(',').next(), host.credentials(side)) else { continue };
+        let (Some(url), Some(tls)) = (urls.first(), host.credentials(side)) else { continue };
         let on_disk = machine.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();
         for handshake in 1..=HANDSHAKES {
-            let Some(shown) = asker.presented(url, &tls) else { break };
+            let Some(shown) = asker.presented(&url, &tls) else { break };
             let report = report(&shown, &tls.ca);
             let current = report == on_disk;
             seen.insert(side, report);
@@ -214,24 +249,48 @@ fn report(shown: &Presented, bundle: &str) -> Report {
     Report { trusts: trusts.collect(), issuer: pki::issuer_in(&shown.certificate, bundle).ok().flatten() }
 }
 
-fn authorities(juju: &Juju) -> Result<Authorities, CharmError> {
-    Ok(match juju.secret() {
-        Ok(None) => Authorities::Absent,
-        Ok(Some(content)) => match SecretContent::read(&content) {
-            Ok(secret) => secret.trust().map_or_else(Authorities::Unusable, Authorities::Held),
-            Err(why) => Authorities::Unusable(why),
-        },
-        Err(error) => Authorities::Unusable(error.to_string()),
-    })
+/// What the leader knows of the secret.
+struct Known {
+    authorities: Authorities,
+    secret: Option<SecretInfo>,
+    signer: Option<SecretContent>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known { authorities: Authorities::Unasked, secret: None, signer: None }
+    }
+}
+
+fn authorities(juju: &Juju, pending: &Pending) -> Known {
+    let unusable = |why: String| Known { authorities: Authorities::Unusable(why), ..Known::default() };
+    let held = |signer: SecretContent, secret| match signer.trust() {
+        Ok(trust) => Known { authorities: Authorities::Held(trust), secret, signer: Some(signer) },
+        Err(why) => unusable(why),
+    };
+    if let Some(content) = pending.secret_content() {
+        return held(content.clone(), None);
+    }
+    let secret = match juju.secret_info() {
+        Err(error) => return unusable(error.to_string()),
+        Ok(None) => return Known { authorities: Authorities::Absent, ..Known::default() },
+        Ok(Some(secret)) => secret,
+    };
+    match juju.secret() {
+        Err(error) => unusable(error.to_string()),
+        // A secret that is listed and cannot be read is not an absent one, for which another would be made.
+        Ok(None) => unusable("Juju lists it but does not show its content".to_owned()),
+        Ok(Some(content)) => SecretContent::read(&content).map_or_else(unusable, |signer| held(signer, Some(secret))),
+    }
 }
 
 /// The client URLs of all wanted units that have a member, sorted: the answer when the cluster
 /// itself does not give its list.
 #[must_use]
-pub fn published_endpoints(facts: &Facts) -> Vec<String> {
+pub fn published_endpoints(facts: &Facts) -> Vec<ClientUrl> {
     let Some(peer) = &facts.peer else { return Vec::new() };
     let wanted = |unit| facts.goal.as_ref().is_none_or(|goal| goal.get(unit) == Some(&Life::Alive));
-    let mut urls: Vec<String> = peer
+    let mut urls: Vec<ClientUrl> = peer
         .units
         .iter()
         .chain([(&facts.unit, &peer.own)])

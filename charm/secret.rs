@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::bags::Bag;
 use crate::facts::Side;
 use crate::plan::rotation::Step;
+use crate::text::Word;
 use crate::trust::{Anchor, Anchors, Successor, Trust};
 
 /// The authorities of one side, with keys.
@@ -31,7 +32,7 @@ pub struct SecretContent {
     /// Signs for port 2380.
     pub peer: Keyring,
     /// The cluster's token.
-    token: String,
+    token: Word,
 }
 
 impl SecretContent {
@@ -79,14 +80,17 @@ impl SecretContent {
         };
         let (server, peer) = (keyring(Side::Server)?, keyring(Side::Peer)?);
         let first = || first_token(&server.issuing.certificate, &peer.issuing.certificate);
-        let token = content.get("cluster-token").cloned().unwrap_or_else(first);
+        let token = match content.get("cluster-token") {
+            Some(text) => Word::parse(text).ok_or("its cluster-token is none")?,
+            None => first(),
+        };
         Ok(SecretContent { server, peer, token })
     }
 
     /// The content to store.
     #[must_use]
     pub fn write(&self) -> Bag {
-        let mut content = Bag::from([("cluster-token".to_owned(), self.token.clone())]);
+        let mut content = Bag::from([("cluster-token".to_owned(), self.token.to_string())]);
         for side in Side::BOTH {
             let (word, keyring) = (side.authority_word(), self.of(side));
             let mut put = |what: &str, text: &str| drop(content.insert(format!("{word}-{what}"), text.to_owned()));
@@ -167,10 +171,9 @@ fn name(application: &str, side: Side, at: i64) -> String {
 }
 
 /// The token of a cluster, made from its first authorities, so that it is as unique as they are.
-fn first_token(server: &str, peer: &str) -> String {
+fn first_token(server: &str, peer: &str) -> Word {
     let hash = Sha256::digest(format!("{server}{peer}").as_bytes());
-    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("etcd-{hex}")
+    Word::hex("etcd-", &hash[..8])
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::HostError;
+use crate::text::Line;
 
 /// How long a stopping daemon may take before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,7 +79,7 @@ pub fn start(manager: &Manager, restart: bool) -> Result<(), HostError> {
             // A unit that hit its start limit stays down until somebody says that it was repaired.
             let _ = run("systemctl", &["reset-failed", NAME]);
             if let Err(error) = run("systemctl", &[if restart { "restart" } else { "start" }, NAME]) {
-                eprintln!("{error}; see `journalctl -u etcd`");
+                eprintln!("{}; see `journalctl -u etcd`", Line::of(&error.to_string()).text());
             }
             Ok(())
         }
@@ -157,6 +158,14 @@ fn started_at(pid: u32) -> Option<String> {
     }
     // Field 22 of proc(5); the state, just taken, is field 3.
     fields.nth(18).map(str::to_owned)
+}
+
+/// Ends this program as if it had been terminated. Juju runs such a hook again, without the error state that
+/// an exit code would bring, which would hide the unit's status and invite an operator to skip the hook. A
+/// Juju that knew no difference would try the failed hook again.
+pub fn end_as_interrupted() -> ExitCode {
+    let _ = nix::sys::signal::raise(Signal::SIGTERM);
+    ExitCode::FAILURE
 }
 
 /// Runs a system program to its end.

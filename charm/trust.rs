@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use etcd_charm::pki::{self, Validity};
 
 use crate::facts::Side;
+use crate::text::{Word, plain_certificate};
 
 /// The public half of one authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +26,14 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Reads a certificate; `None` when it is none.
+    /// Reads a certificate, and prints it anew: what else may stand around it in the text is trusted by
+    /// nobody. `None` when it is none.
     #[must_use]
     pub fn read(pem: &str) -> Option<Self> {
-        let says = pki::describe_certificate(pem).ok()?;
-        let validity = pki::certificate_validity(pem).ok()?;
-        Some(Anchor { pem: pem.to_owned(), id: says.public_key, name: says.subject, validity })
+        let pem = plain_certificate(pem)?;
+        let says = pki::describe_certificate(&pem).ok()?;
+        let validity = pki::certificate_validity(&pem).ok()?;
+        Some(Anchor { pem, id: says.public_key, name: says.subject, validity })
     }
 }
 
@@ -127,7 +130,7 @@ pub struct Trust {
     /// For members among each other.
     pub peer: Anchors,
     /// The cluster's token, which outlives every authority.
-    pub token: String,
+    pub token: Word,
 }
 
 impl Trust {

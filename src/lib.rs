@@ -18,6 +18,7 @@ pub mod pki;
 pub mod proto;
 pub mod settings;
 
+mod admission;
 mod api;
 mod bbolt;
 mod clock;
@@ -34,3 +35,4 @@ mod timers;
 mod tls;
 mod treefile;
 mod watch;
+mod work;

@@ -35,8 +35,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/proto/", &["proto"]),
     ("src/bbolt/", &["bbolt"]),
     ("src/store/", &["store", "model", "bbolt", "proto", "raft::types", "raft::codec"]),
-    ("src/watch/", &["watch", "store", "model", "proto"]),
-    ("src/raft/", &["raft", "store", "model", "proto", "tls", "settings", "histogram"]),
+    ("src/work/", &["work"]),
+    ("src/watch/", &["watch", "store", "model", "proto", "work"]),
+    ("src/admission/", &["admission"]),
+    ("src/raft/", &["raft", "store", "model", "proto", "tls", "settings", "histogram", "admission", "work"]),
     ("src/histogram", &["histogram"]),
     ("src/corruption/", &["corruption", "raft", "store", "model", "proto", "settings"]),
     ("src/pki", &["pki"]),
@@ -148,6 +150,35 @@ fn foreign_crates_are_named_only_in_their_own_room() {
                 if named && !homes.iter().any(|home| source.path.starts_with(home)) {
                     breaches.push(format!("{}:{n}: {foreign} belongs to {homes:?}", source.path));
                 }
+            }
+        }
+    }
+    complain(breaches);
+}
+
+/// Who may take a thread of the blocking pool, each with the reason why it cannot be more than a few at once.
+const BLOCKING: &[(&str, &str)] = &[
+    ("src/work/lane.rs", "the lanes: everything that clients ask"),
+    ("src/api/v2/export.rs", "has a turn of its lane"),
+    ("src/api/key_count.rs", "one task"),
+    ("src/corruption/mod.rs", "one task"),
+    ("src/raft/hashes.rs", "one permit"),
+    ("src/raft/network/snapshot.rs", "one snapshot in, one out for each member"),
+    ("src/store/log/storage.rs", "one reader for each member"),
+    ("src/store/machine.rs", "openraft makes one snapshot at a time"),
+    ("src/store/reader.rs", "a merge: its caller has a turn"),
+    ("src/timers/lessor.rs", "one task"),
+];
+
+#[test]
+fn threads_are_taken_only_where_their_number_is_bounded() {
+    let mut breaches = Vec::new();
+    for source in shipped().iter().filter(|source| source.path.starts_with("src/")) {
+        let known = BLOCKING.iter().any(|(path, _)| *path == source.path);
+        for (n, line) in statements(&source.code) {
+            if (line.contains("spawn_blocking") || line.contains("block_in_place")) && !known {
+                breaches
+                    .push(format!("{}:{n}: takes a thread of the pool; give it a lane (src/work/mod.rs)", source.path));
             }
         }
     }

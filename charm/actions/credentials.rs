@@ -11,23 +11,26 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-use crate::act::{CharmError, secret};
-use crate::facts::Done;
-use crate::host::Host;
+use super::Answer;
+use crate::act::CharmError;
+use crate::cluster::client_urls;
+use crate::host::{Host, HostError};
 use crate::juju::Juju;
-use crate::observe::{now, observe, published_endpoints};
+use crate::observe::{now, observe, published_endpoints, read_secret};
+use crate::pending::Pending;
 use crate::plan::rotation::{moment, signs_clients_with_successor};
+use crate::text::{ClientUrl, CommonName, quoted};
 
 /// The archive's name in the user's home.
 const ARCHIVE: &str = "etcd_client_credentials.tar.gz";
+/// Shortest life of a client certificate, in days.
+pub const MIN_DAYS: i64 = 1;
 /// Longest life of a client certificate, in days.
-const MAX_DAYS: i64 = 3_650;
+pub const MAX_DAYS: i64 = 3_650;
 /// Life of a client certificate when none is asked for, in days.
-const DEFAULT_DAYS: i64 = 365;
+pub const DEFAULT_DAYS: i64 = 365;
 /// Name in the certificate when none is asked for.
-const DEFAULT_NAME: &str = "etcd-client";
-/// Longest common name; X.509 allows 64 characters.
-const MAX_NAME: usize = 64;
+pub const DEFAULT_NAME: &str = "etcd-client";
 
 const README: &str = "\
 Credentials of one etcd client.
@@ -35,33 +38,51 @@ Credentials of one etcd client.
   ca.pem          the authority that signed the cluster's certificates; two, while one replaces the other
   clientcert.pem  this client's certificate
   clientkey.pem   this client's private key: keep it to yourself
-  env        the variables etcdctl reads, for API 2 and API 3
+  env-v3          the variables etcdctl reads, for API 3
+  env-v2          the same for API 2
+  env             both; etcdctl then warns of each variable of API 2 while it speaks API 3
 
 In the folder where these files lie:
 
-  . ./env
-  ETCDCTL_API=3 etcdctl endpoint health
-  ETCDCTL_API=2 etcdctl cluster-health
+  . ./env-v3
+  etcdctl endpoint health
+
+or
+
+  . ./env-v2
+  etcdctl cluster-health
 ";
 
 /// What the operator asked for, checked.
 #[derive(Debug, PartialEq, Eq)]
-struct Wish {
-    name: String,
-    days: i64,
+pub struct Wish {
+    /// Common name.
+    pub name: CommonName,
+    /// Life in days.
+    pub days: i64,
+}
+
+/// The two APIs of etcdctl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// 2.
+    V2,
+    /// 3.
+    V3,
 }
 
 /// Signs, packs and leaves the archive.
 ///
 /// # Errors
 /// [`CharmError`]; nothing was changed then.
-pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
+pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     let parameters = juju.parameters()?;
     let wish = check(parameters.get("cn"), parameters.get("days")).map_err(CharmError::Parameter)?;
-    let secret = secret(juju)?;
-    let sight = observe(juju, host, Done::default())?;
-    let mut endpoints: Vec<String> = match sight.asker.members() {
-        Ok(members) => members.into_iter().flat_map(|member| member.client_urls).collect(),
+    let place = host.place_for_user(ARCHIVE)?;
+    let secret = read_secret(juju)?;
+    let sight = observe(juju, host, &Pending::default(), false)?;
+    let mut endpoints: Vec<ClientUrl> = match sight.asker.members() {
+        Ok(members) => members.iter().flat_map(client_urls).collect(),
         Err(_) => published_endpoints(&sight.facts),
     };
     endpoints.sort();
@@ -81,72 +102,100 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
     let bundle = secret.trust().map_err(CharmError::Secret)?.server.bundle();
     let certificate = pki::sign_request(authority, &request, &[], Usage::ClientOnly, life)?;
     let until = pki::certificate_validity(&certificate)?.until;
-    let environment = environment(&endpoints.join(","));
+    let endpoints = list(&endpoints);
+    let [both, old, new] = [&[Api::V2, Api::V3][..], &[Api::V2], &[Api::V3]].map(|apis| environment(apis, &endpoints));
     let archive = pack(
         now,
         &[
             ("ca.pem", 0o644, &bundle),
             ("clientcert.pem", 0o644, &certificate),
             ("clientkey.pem", 0o600, &key),
-            ("env", 0o644, &environment),
+            ("env", 0o644, &both),
+            ("env-v2", 0o644, &old),
+            ("env-v3", 0o644, &new),
             ("README", 0o644, README),
         ],
     )
     .map_err(|error| CharmError::Parameter(format!("the archive could not be made: {error}")))?;
-    let (path, owned) = host.leave_for_user(ARCHIVE, &archive)?;
-    juju.result("path", &path.display().to_string())?;
-    juju.result("cn", &wish.name)?;
-    juju.result("expires", &moment(until))?;
-    juju.result("endpoints", &endpoints.join(","))?;
+    place.leave(&archive).map_err(HostError::from)?;
+    let (path, owned) = (&place.path, place.owner.is_some());
     let unit = &sight.facts.unit;
     let note = if owned { "" } else { " (this machine has no user ubuntu: only root can read it)" };
-    juju.result("message", &format!("copy it with: juju scp {unit}:{} .{note}", path.display()))?;
-    Ok(())
+    let mut answer = Answer::default();
+    answer.result("path", path.display());
+    answer.result("cn", &wish.name);
+    answer.result("expires", moment(until));
+    answer.result("endpoints", endpoints);
+    answer.result("message", format!("copy it with: juju scp {unit}:{} .{note}", path.display()));
+    Ok(answer)
 }
 
-/// Checks both parameters. Nothing of them ever reaches a shell or a path; the limits keep the name
-/// printable and the certificate usable.
-fn check(name: Option<&Value>, days: Option<&Value>) -> Result<Wish, String> {
+/// Checks both parameters. Nothing of them ever reaches a shell or a path.
+///
+/// # Errors
+/// What is wrong, in one line.
+pub fn check(name: Option<&Value>, days: Option<&Value>) -> Result<Wish, String> {
     let name = match name {
-        None | Some(Value::Null) => DEFAULT_NAME.to_owned(),
-        Some(Value::String(name)) => name.clone(),
-        Some(other) => return Err(format!("cn is {other}: give a name such as {DEFAULT_NAME}")),
+        None | Some(Value::Null) => DEFAULT_NAME,
+        Some(Value::String(name)) => name,
+        Some(other) => {
+            let shown = quoted(&other.to_string());
+            return Err(format!("cn is {shown}: give a name; Juju reads numbers and yes as none: cn='\"123\"'"));
+        }
     };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
-    let good = name.chars().all(allowed)
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.len() <= MAX_NAME
-        && !name.contains("..");
-    if !good {
-        let shown: String = name.escape_debug().take(MAX_NAME).collect();
+    let Some(name) = CommonName::parse(name) else {
         return Err(format!(
-            "cn is \"{shown}\": give at most {MAX_NAME} letters, digits and . _ @ -, beginning with a letter or a \
-             digit, without two dots in a row"
+            "cn is \"{}\": give at most 64 letters, digits and . _ @ : -, beginning with a letter or a digit, without \
+             two dots in a row",
+            quoted(name)
         ));
-    }
+    };
     let days = match days {
         None | Some(Value::Null) => DEFAULT_DAYS,
         Some(value) => match value.as_i64() {
-            Some(days) if (1..=MAX_DAYS).contains(&days) => days,
-            _ => return Err(format!("days is {value}: give a whole number from 1 to {MAX_DAYS}")),
+            Some(days) if (MIN_DAYS..=MAX_DAYS).contains(&days) => days,
+            _ => {
+                let shown = quoted(&value.to_string());
+                return Err(format!("days is {shown}: give a whole number from {MIN_DAYS} to {MAX_DAYS}"));
+            }
         },
     };
     Ok(Wish { name, days })
 }
 
-/// A file for `.` in any POSIX shell, from the folder that holds it: the variables of both APIs.
-fn environment(endpoints: &str) -> String {
-    format!(
-        "# Read this from the folder that holds it:  . ./env\n\
-         export ETCDCTL_CA_FILE=\"$PWD/ca.pem\"\n\
-         export ETCDCTL_CERT_FILE=\"$PWD/clientcert.pem\"\n\
-         export ETCDCTL_KEY_FILE=\"$PWD/clientkey.pem\"\n\
-         export ETCDCTL_ENDPOINT=\"{endpoints}\"\n\
-         export ETCDCTL_CACERT=\"$PWD/ca.pem\"\n\
-         export ETCDCTL_CERT=\"$PWD/clientcert.pem\"\n\
-         export ETCDCTL_KEY=\"$PWD/clientkey.pem\"\n\
-         export ETCDCTL_ENDPOINTS=\"{endpoints}\"\n"
-    )
+/// `https://10.0.0.5:2379,https://10.0.0.6:2379`.
+#[must_use]
+pub fn list(urls: &[ClientUrl]) -> String {
+    urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A file for `.` in any POSIX shell, from the folder that holds it: the variables of these APIs. One that
+/// is for a single API chooses it too and takes the other's variables away, because etcdctl 3.4 and newer warn
+/// of each that they do not know. `endpoints` is a list of [`ClientUrl`], none of which a shell could misread.
+#[must_use]
+pub fn environment(apis: &[Api], endpoints: &str) -> String {
+    let mut text = "# Read this with a dot from the folder that holds it.\n".to_owned();
+    for api in [Api::V2, Api::V3] {
+        let [ca, certificate, key, urls] = match api {
+            Api::V2 => ["CA_FILE", "CERT_FILE", "KEY_FILE", "ENDPOINT"],
+            Api::V3 => ["CACERT", "CERT", "KEY", "ENDPOINTS"],
+        };
+        text.push_str(&match apis.contains(&api) {
+            true => format!(
+                "export ETCDCTL_{ca}=\"$PWD/ca.pem\"\n\
+                 export ETCDCTL_{certificate}=\"$PWD/clientcert.pem\"\n\
+                 export ETCDCTL_{key}=\"$PWD/clientkey.pem\"\n\
+                 export ETCDCTL_{urls}=\"{endpoints}\"\n"
+            ),
+            false => format!("unset ETCDCTL_{ca} ETCDCTL_{certificate} ETCDCTL_{key} ETCDCTL_{urls}\n"),
+        });
+    }
+    match apis {
+        [Api::V2] => text + "export ETCDCTL_API=2\n",
+        // Speaking API 3 is what every etcdctl does unasked since 3.4.
+        [Api::V3] => text + "unset ETCDCTL_API\n",
+        _ => text,
+    }
 }
 
 fn pack(now: i64, files: &[(&str, u32, &str)]) -> std::io::Result<Vec<u8>> {
@@ -174,8 +223,8 @@ mod tests {
     #[test]
     fn good_parameters_are_taken_and_absent_ones_have_defaults() {
         let wish = check(Some(&json!("root")), Some(&json!(7))).unwrap();
-        assert_eq!(wish, Wish { name: "root".to_owned(), days: 7 });
-        assert_eq!(check(None, None).unwrap(), Wish { name: DEFAULT_NAME.to_owned(), days: DEFAULT_DAYS });
+        assert_eq!(wish, Wish { name: "root".into(), days: 7 });
+        assert_eq!(check(None, None).unwrap(), Wish { name: DEFAULT_NAME.into(), days: DEFAULT_DAYS });
     }
 
     #[test]
@@ -211,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_environment_names_the_variables_of_both_apis() {
-        let text = environment("https://10.0.0.5:2379");
+        let text = environment(&[Api::V2, Api::V3], "https://10.0.0.5:2379");
         for name in ["CA_FILE", "CERT_FILE", "KEY_FILE", "ENDPOINT", "CACERT", "CERT", "KEY", "ENDPOINTS"] {
             assert!(text.contains(&format!("export ETCDCTL_{name}=\"")), "{name}");
         }

@@ -5,27 +5,27 @@
 
 use etcd_charm::client::health::{Checkup, summary};
 
+use super::Answer;
 use crate::act::CharmError;
-use crate::facts::Done;
+use crate::cluster::census;
 use crate::host::Host;
 use crate::juju::Juju;
 use crate::observe::observe;
+use crate::pending::Pending;
 
-/// Asks every member and reports; fails when one of them is not well.
+/// Asks every member and reports; the action fails when one of them is not well.
 ///
 /// # Errors
-/// [`CharmError`] when the cluster cannot be asked or is not healthy.
-pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
-    let sight = observe(juju, host, Done::default())?;
+/// [`CharmError`] when the cluster cannot be asked.
+pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
+    let sight = observe(juju, host, &Pending::default(), false)?;
     let checkups = sight.asker.check_all(&sight.asker.members()?);
     let report = Report::of(&checkups);
-    juju.result("members", &checkups.len().to_string())?;
-    juju.result("result", report.verdict)?;
-    juju.result("message", &report.message)?;
-    match report.failure {
-        Some(failure) => Err(CharmError::Parameter(failure)),
-        None => Ok(()),
-    }
+    let mut answer = Answer { failure: report.failure, ..Answer::default() };
+    answer.result("members", checkups.len());
+    answer.result("result", report.verdict);
+    answer.result("message", report.message);
+    Ok(answer)
 }
 
 /// What an operator reads.
@@ -39,12 +39,8 @@ struct Report {
 impl Report {
     fn of(checkups: &[Checkup]) -> Self {
         let verdict = summary(checkups);
-        let ill = checkups.iter().filter(|checkup| !checkup.is_healthy()).count();
         let lines: Vec<String> = checkups.iter().flat_map(Checkup::lines).chain([verdict.to_owned()]).collect();
-        let failure = format!("{verdict}: {ill} of {} members not healthy", checkups.len());
-        // A list without members is no health either.
-        let failed = ill > 0 || checkups.is_empty();
-        Report { verdict, message: lines.join("\n"), failure: failed.then_some(failure) }
+        Report { verdict, message: lines.join("\n"), failure: census(checkups).complaint() }
     }
 }
 

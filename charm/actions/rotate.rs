@@ -7,17 +7,26 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::Answer;
 use crate::act::{CharmError, rotate};
-use crate::facts::{Done, Side};
+use crate::facts::Side;
 use crate::host::Host;
 use crate::juju::Juju;
 use crate::observe::observe;
+use crate::pending::Pending;
 use crate::plan::rotation::{GRACE_DAYS, MAX_GRACE_DAYS, begin, finish};
 
 /// What the operator asked for, checked.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
-    Begin { sides: Vec<Side>, grace_days: i64 },
+pub enum Wish {
+    /// Begin to replace these sides' authorities.
+    Begin {
+        /// Which.
+        sides: Vec<Side>,
+        /// See [`GRACE_DAYS`].
+        grace_days: i64,
+    },
+    /// End the clients' time now.
     Finish,
 }
 
@@ -25,22 +34,20 @@ enum Wish {
 ///
 /// # Errors
 /// [`CharmError`]; nothing was changed then.
-pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
+pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     let wish = check(&juju.parameters()?).map_err(CharmError::Parameter)?;
-    let sight = observe(juju, host, Done::default())?;
+    let sight = observe(juju, host, &Pending::default(), false)?;
     let application = &sight.facts.unit.application;
+    let mut answer = Answer::default();
     match wish {
         Wish::Begin { sides, grace_days } => {
             let steps = begin(&sight.facts, &sides, grace_days).map_err(CharmError::Parameter)?;
-            if !rotate(juju, host, &sight, &steps)? {
-                let message = format!("leadership has just moved: run it again on {application}/leader");
-                return Err(CharmError::Parameter(message));
-            }
+            rotate(&sight, &steps, &mut answer.pending)?;
             let words: Vec<&str> = sides.iter().map(|side| side.authority_word()).collect();
-            juju.result("authority", &words.join(","))?;
+            answer.result("authority", words.join(","));
             let mut message = "every unit will trust the old and the new authority".to_owned();
             if sides.contains(&Side::Server) {
-                juju.result("grace-days", &grace_days.to_string())?;
+                answer.result("grace-days", grace_days);
                 message.push_str(&format!(
                     "; then the leader's status asks for new client credentials: fetch them for every client with \
                      generate-client-certificates, and put the new ca.pem in place with them. Old credentials work \
@@ -50,20 +57,24 @@ pub fn run(juju: &Juju, host: &Host) -> Result<(), CharmError> {
             if sides.contains(&Side::Peer) {
                 message.push_str("; the peer authority is replaced without further action");
             }
-            juju.result("message", &message)?;
+            answer.result("message", message);
         }
         Wish::Finish => {
-            let change = finish(&sight.facts).map_err(CharmError::Parameter)?;
-            juju.set(sight.relation.as_deref().unwrap_or_default(), true, &change.write())?;
-            juju.result("authority", "client")?;
-            let message = "the old client authority is being dropped: credentials it signed will be refused";
-            juju.result("message", message)?;
+            answer.pending.publish_app(&finish(&sight.facts).map_err(CharmError::Parameter)?);
+            answer.result("authority", "client");
+            answer
+                .result("message", "the old client authority is being dropped: credentials it signed will be refused");
         }
     }
-    Ok(())
+    answer.relation = sight.relation;
+    Ok(answer)
 }
 
-fn check(parameters: &BTreeMap<String, Value>) -> Result<Wish, String> {
+/// Checks the parameters.
+///
+/// # Errors
+/// What is wrong with one, without repeating it.
+pub fn check(parameters: &BTreeMap<String, Value>) -> Result<Wish, String> {
     let given = |name: &str| parameters.get(name).filter(|value| !value.is_null());
     let sides = match given("authority").map(Value::as_str) {
         None | Some(Some("both")) => Side::BOTH.to_vec(),

@@ -72,7 +72,9 @@ pub fn sign(facts: &Facts, actions: &mut Vec<Action>) {
         }
         for side in Side::BOTH {
             let Some(request) = bag.requests.get(&side) else { continue };
-            if request.says.names == bag.names && !bag.names.is_empty() && is_due(facts, unit, side) {
+            // A unit speaks for its own member only: another subject could be the name of a user.
+            let own = request.says.subject == unit.member_name() && request.says.names == bag.names;
+            if own && !bag.names.is_empty() && is_due(facts, unit, side) {
                 actions.push(Action::Issue {
                     unit: unit.clone(),
                     side,

@@ -2,31 +2,33 @@
 //!
 //! Invariants: a bad option never reaches the daemon (the last good values stay); the settings that
 //! matter only at a member's first start are never derived again once its data exists; a running
-//! member restarts for new settings only in its turn, unless it does not serve anyway.
+//! member restarts for new settings only in its turn, unless it does not serve anyway or is the only one.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Action;
-use crate::facts::{DATA_DIR, Facts, PEER_PORT, Service, Side, Storage, Store, Unit, url};
+use crate::facts::{Facts, PEER_PORT, Service, Side, Storage, Store, Unit};
+use crate::text::{ClientUrl, Folder, InitialCluster, MemberName, PeerUrl, UrlList, Word, quoted};
 
 /// The daemon's settings file, under etcd's own names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "each field is etcd's setting of that name")]
 pub struct DaemonConfig {
-    pub name: String,
-    pub data_dir: String,
-    pub listen_peer_urls: String,
-    pub listen_client_urls: String,
-    pub initial_advertise_peer_urls: String,
-    pub advertise_client_urls: String,
-    pub initial_cluster: String,
-    pub initial_cluster_state: String,
-    pub initial_cluster_token: String,
+    pub name: MemberName,
+    pub data_dir: Folder,
+    pub listen_peer_urls: UrlList,
+    pub listen_client_urls: UrlList,
+    pub initial_advertise_peer_urls: PeerUrl,
+    pub advertise_client_urls: ClientUrl,
+    pub initial_cluster: InitialCluster,
+    pub initial_cluster_state: Word,
+    pub initial_cluster_token: Word,
     pub client_transport_security: Security,
     pub peer_transport_security: Security,
     /// Ours, not etcd's: whoever leads gives learners their vote. Without it a new unit would have
@@ -105,7 +107,7 @@ impl DaemonConfig {
     /// The client port, from the URL the member advertises.
     #[must_use]
     pub fn port(&self) -> u16 {
-        url::Url::parse(&self.advertise_client_urls).ok().and_then(|url| url.port()).unwrap_or_else(default_port)
+        self.advertise_client_urls.port().unwrap_or_else(default_port)
     }
 }
 
@@ -187,7 +189,7 @@ fn short(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    text.chars().filter(|c| !c.is_control()).take(40).collect()
+    quoted(&text)
 }
 
 /// The options in force: the operator's, or while one of them is bad, those of the settings on
@@ -226,36 +228,37 @@ pub enum Standing {
 
 /// The initial cluster and its state, which count at the first start only.
 struct Initial {
-    cluster: String,
+    cluster: InitialCluster,
     state: &'static str,
 }
 
 /// Plans settings, start and restart.
 pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
-    let (Some(peer), Some(trust)) = (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.trust.as_ref())) else {
+    let (Some(peer), Some(token)) = (&facts.peer, facts.peer.as_ref().and_then(|peer| peer.app.token())) else {
         return Standing::Preparing;
     };
     let initial = if facts.host.data {
         match &facts.host.config {
             Some(old)
                 if old.name == facts.unit.member_name()
-                    && old.initial_cluster_token == trust.token
+                    && old.initial_cluster_token == token
                     && old.data_dir == facts.host.data_dir =>
             {
                 Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
             }
             _ => return Standing::ForeignData,
         }
+    } else if storage_missing(facts, &token) {
+        return Standing::StorageMissing;
     } else if peer.own.member.is_some() {
-        let moved = facts.host.config.as_ref().is_some_and(|old| old.data_dir != default_data_dir(facts));
-        return if moved && facts.storage.is_none() { Standing::StorageMissing } else { Standing::DataLost };
+        return Standing::DataLost;
     } else {
         match first_start(facts) {
             Ok(initial) => initial,
             Err(standing) => return standing,
         }
     };
-    let Some(config) = render(facts, &trust.token, initial) else { return Standing::Preparing };
+    let Some(config) = render(facts, &token, initial) else { return Standing::Preparing };
     if !Side::BOTH.iter().all(|side| certified(facts, *side)) {
         return Standing::Preparing;
     }
@@ -268,8 +271,8 @@ fn state_word(old: &DaemonConfig) -> &'static str {
 
 /// Where the data lies when no storage was attached before the first start.
 #[must_use]
-pub fn default_data_dir(facts: &Facts) -> String {
-    format!("{}{DATA_DIR}", facts.host.root.trim_end_matches('/'))
+pub fn default_data_dir(facts: &Facts) -> Folder {
+    facts.host.root.below(&Folder::data())
 }
 
 /// The attached storage, when it came too late to hold the member's data.
@@ -277,6 +280,13 @@ pub fn default_data_dir(facts: &Facts) -> String {
 pub fn unused_storage(facts: &Facts) -> Option<&Storage> {
     let config = facts.host.config.as_ref().filter(|_| facts.host.data)?;
     facts.storage.as_ref().filter(|storage| config.data_dir != storage.data_dir(&facts.host.root))
+}
+
+/// True when this cluster's settings were written for a storage that is not there: a member may have
+/// started in it although its hook ended too early to say so.
+fn storage_missing(facts: &Facts, token: &str) -> bool {
+    let old = facts.host.config.as_ref().filter(|old| old.initial_cluster_token == token);
+    facts.storage.is_none() && old.is_some_and(|old| old.data_dir != default_data_dir(facts))
 }
 
 /// How a member without data starts: alone as the chosen unit, or as the leader laid down.
@@ -295,7 +305,8 @@ fn first_start(facts: &Facts) -> Result<Initial, Standing> {
         return Err(Standing::Outside { bootstrap: bootstrap.clone() });
     }
     let url = facts.peer_url().ok_or(Standing::Preparing)?;
-    Ok(Initial { cluster: format!("{}={url}", facts.unit.member_name()), state: "new" })
+    let alone = vec![(MemberName::read(&facts.unit.member_name()), url)];
+    Ok(Initial { cluster: InitialCluster::of(alone).ok_or(Standing::Preparing)?, state: "new" })
 }
 
 /// True when certificate and authorities of a side are on disk, belong to its key and are the
@@ -305,18 +316,13 @@ fn certified(facts: &Facts, side: Side) -> bool {
     pair.request.is_some() && pair.certificate.is_some() && pair.trust.is_some()
 }
 
-fn render(facts: &Facts, token: &str, initial: Initial) -> Option<DaemonConfig> {
+fn render(facts: &Facts, token: &Word, initial: Initial) -> Option<DaemonConfig> {
     let network = facts.network.as_ref()?;
     let options = in_force(facts)?;
     let root = facts.host.root.trim_end_matches('/');
-    let listen = |port: u16| {
-        let mut urls: Vec<String> = network.bind.iter().map(|ip| url(*ip, port)).collect();
-        urls.dedup();
-        urls
-    };
-    let mut clients = listen(options.port);
-    if !network.bind.iter().any(std::net::IpAddr::is_loopback) {
-        clients.push(format!("https://127.0.0.1:{}", options.port));
+    let mut served = network.bind.clone();
+    if !served.iter().any(IpAddr::is_loopback) {
+        served.push(Ipv4Addr::LOCALHOST.into());
     }
     let security = |side: Side| Security {
         cert_file: format!("{root}/etc/etcd/tls/{}.crt", side.word()),
@@ -325,15 +331,15 @@ fn render(facts: &Facts, token: &str, initial: Initial) -> Option<DaemonConfig> 
         client_cert_auth: true,
     };
     Some(DaemonConfig {
-        name: facts.unit.member_name(),
+        name: MemberName::read(&facts.unit.member_name()),
         data_dir: facts.host.data_dir.clone(),
-        listen_peer_urls: listen(PEER_PORT).join(","),
-        listen_client_urls: clients.join(","),
-        initial_advertise_peer_urls: url(network.ingress, PEER_PORT),
-        advertise_client_urls: url(network.ingress, options.port),
+        listen_peer_urls: UrlList::at(&network.bind, PEER_PORT),
+        listen_client_urls: UrlList::at(&served, options.port),
+        initial_advertise_peer_urls: PeerUrl::at(network.ingress, PEER_PORT),
+        advertise_client_urls: ClientUrl::at(network.ingress, options.port),
         initial_cluster: initial.cluster,
-        initial_cluster_state: initial.state.to_owned(),
-        initial_cluster_token: token.to_owned(),
+        initial_cluster_state: Word::parse(initial.state)?,
+        initial_cluster_token: token.clone(),
         client_transport_security: security(Side::Server),
         peer_transport_security: security(Side::Peer),
         promote_learners: true,
@@ -343,11 +349,11 @@ fn render(facts: &Facts, token: &str, initial: Initial) -> Option<DaemonConfig> 
 
 /// Fingerprint of what a daemon runs with: its program and its settings.
 #[must_use]
-pub fn generation(config: &DaemonConfig, stamp: &str) -> String {
+pub fn generation(config: &DaemonConfig, stamp: &str) -> Word {
     let mut hash = Sha256::new();
     hash.update(stamp.as_bytes());
     hash.update(format!("{config:?}").as_bytes());
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    Word::hex("", &hash.finalize()[..8])
 }
 
 fn run(facts: &Facts, config: DaemonConfig, actions: &mut Vec<Action>) -> Standing {
@@ -366,7 +372,7 @@ fn run(facts: &Facts, config: DaemonConfig, actions: &mut Vec<Action>) -> Standi
         }
         Service::Running(Some(running)) if *running == wanted => Standing::Running,
         Service::Running(None) if written => Standing::Running,
-        Service::Running(_) if !serving(facts) || its_turn(facts, &wanted) => {
+        Service::Running(_) if !serving(facts) || alone(facts) || its_turn(facts, &wanted) => {
             if let Some(to) = super::membership::successor(facts) {
                 actions.push(Action::MoveLeader { to });
             }
@@ -382,7 +388,7 @@ fn run(facts: &Facts, config: DaemonConfig, actions: &mut Vec<Action>) -> Standi
 
 /// The generation this unit should run but does not, when it has to wait for its turn.
 #[must_use]
-pub fn wanted_restart(facts: &Facts) -> Option<String> {
+pub fn wanted_restart(facts: &Facts) -> Option<Word> {
     let mut actions = Vec::new();
     if serve(facts, &mut actions) != Standing::AwaitingTurn {
         return None;
@@ -390,7 +396,7 @@ pub fn wanted_restart(facts: &Facts) -> Option<String> {
     let peer = facts.peer.as_ref()?;
     let old = facts.host.config.as_ref()?;
     let initial = Initial { cluster: old.initial_cluster.clone(), state: state_word(old) };
-    let config = render(facts, &peer.app.trust.as_ref()?.token, initial)?;
+    let config = render(facts, &peer.app.token()?, initial)?;
     Some(generation(&config, &facts.host.stamp))
 }
 
@@ -399,7 +405,14 @@ fn serving(facts: &Facts) -> bool {
     matches!(facts.store, Store::Reachable(_)) && facts.own_member().is_some_and(|member| member.reachable)
 }
 
-fn its_turn(facts: &Facts, generation: &str) -> bool {
+/// The only member, with no other on its way: there is nobody whose turn it could be instead, and nobody to
+/// say so but an `update-status` minutes later.
+fn alone(facts: &Facts) -> bool {
+    let Store::Reachable(cluster) = &facts.store else { return false };
+    cluster.members.len() == 1 && facts.own_member().is_some()
+}
+
+fn its_turn(facts: &Facts, generation: &Word) -> bool {
     let turn = facts.peer.as_ref().and_then(|peer| peer.app.turn.as_ref());
     !facts.done.app_written && turn.is_some_and(|(unit, granted)| *unit == facts.unit && granted == generation)
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::{Action, certificates};
 use crate::bags::AppChange;
 use crate::facts::{Cluster, Facts, Life, Member, Store, Unit};
+use crate::text::{InitialCluster, MemberName, PeerUrl};
 
 /// Plans everything the leader owes the member list.
 pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
@@ -26,26 +27,30 @@ pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     hand_on_turn(facts, cluster, actions);
 }
 
-/// The unit a member belongs to, among all units known: by its name once it has started, before
-/// that by its URL, as published by the unit or as laid down for it.
+/// The unit a member belongs to, among all units that exist: by its name once it has started. Before that
+/// the URL is all there is, and an address may have had other owners: it counts only for a unit that has
+/// started no other member, for one that is wanted before one that is going, and for the one it was laid
+/// down for before one that has merely published it.
 #[must_use]
 pub fn unit_of(facts: &Facts, member: &Member) -> Option<Unit> {
     let peer = facts.peer.as_ref()?;
-    let mut known: BTreeSet<Unit> = peer.units.keys().cloned().collect();
+    let mut known: BTreeSet<Unit> = peer.units.keys().chain(peer.app.joins.keys()).cloned().collect();
     known.extend(facts.goal.iter().flat_map(|goal| goal.keys().cloned()));
-    known.extend(peer.app.joins.keys().cloned());
     known.insert(facts.unit.clone());
-    known.into_iter().find(|unit| {
-        let name = unit.member_name();
-        if !member.name.is_empty() {
-            return member.name == name;
-        }
-        let bag = if *unit == facts.unit { Some(&peer.own) } else { peer.units.get(unit) };
-        let published = bag.and_then(|bag| bag.peer_url.as_ref()) == Some(&member.peer_url);
-        let pair = format!("{name}={}", member.peer_url);
-        let laid_down = peer.app.joins.get(unit).is_some_and(|line| line.split(',').any(|part| part == pair));
-        published || laid_down
-    })
+    known.retain(|unit| !facts.gone(unit));
+    if !member.name.is_empty() {
+        return known.into_iter().find(|unit| member.name == unit.member_name());
+    }
+    let planned = facts.planned();
+    let claims = known.into_iter().filter_map(|unit| {
+        let bag = if unit == facts.unit { Some(&peer.own) } else { peer.units.get(&unit) };
+        let pair = format!("{}={}", unit.member_name(), member.peer_url);
+        let laid_down = peer.app.joins.get(&unit).is_some_and(|line| line.split(',').any(|part| part == pair));
+        let published = bag.is_some_and(|bag| bag.may_become(member));
+        let other = bag.is_some_and(|bag| bag.member.is_some_and(|id| id != member.id));
+        (published || laid_down && !other).then_some((!planned.contains(&unit), !laid_down, unit))
+    });
+    claims.min().map(|(_, _, unit)| unit)
 }
 
 /// The member to remove now, if any.
@@ -75,7 +80,8 @@ pub fn remains_a_quorum(cluster: &Cluster, leaving: &Member) -> bool {
 /// Publishes the static `initial-cluster` of each member that has not started yet.
 fn lay_down(facts: &Facts, cluster: &Cluster, actions: &mut Vec<Action>) {
     let Some(peer) = &facts.peer else { return };
-    for member in cluster.members.iter().filter(|member| member.name.is_empty()) {
+    // A voter without a name may have started and voted: nobody else may begin in its place.
+    for member in cluster.members.iter().filter(|member| member.name.is_empty() && member.learner) {
         let Some(unit) = unit_of(facts, member) else { continue };
         let Some(line) = initial_cluster(cluster, member, &unit) else { continue };
         if peer.app.joins.get(&unit) != Some(&line) {
@@ -84,22 +90,18 @@ fn lay_down(facts: &Facts, cluster: &Cluster, actions: &mut Vec<Action>) {
     }
 }
 
-/// `name=url` of every member, sorted; `None` while another one has no name yet.
-fn initial_cluster(cluster: &Cluster, joining: &Member, unit: &Unit) -> Option<String> {
-    let mut parts = Vec::new();
-    for member in &cluster.members {
-        let name = if member.id == joining.id { unit.member_name() } else { member.name.clone() };
-        if name.is_empty() {
-            return None;
-        }
-        parts.push(format!("{name}={}", member.peer_url));
-    }
-    parts.sort();
-    Some(parts.join(","))
+/// Every member; `None` while another one has no name yet, or one that cannot be listed.
+fn initial_cluster(cluster: &Cluster, joining: &Member, unit: &Unit) -> Option<InitialCluster> {
+    let listed = cluster.members.iter().map(|member| {
+        let own = member.id == joining.id;
+        let name = if own { MemberName::read(&unit.member_name()) } else { member.name.clone() };
+        (name, member.peer_url.clone())
+    });
+    InitialCluster::of(listed.collect())
 }
 
 /// The unit to add now, if any: the lowest-numbered one that is wanted, published and certified.
-fn to_admit(facts: &Facts, cluster: &Cluster) -> Option<(Unit, String)> {
+fn to_admit(facts: &Facts, cluster: &Cluster) -> Option<(Unit, PeerUrl)> {
     let peer = facts.peer.as_ref()?;
     if !has_room(cluster) {
         return None;
@@ -163,6 +165,6 @@ pub fn successor(facts: &Facts) -> Option<u64> {
         .members
         .iter()
         .filter(|member| member.id != own.id && !member.learner && member.reachable)
-        .max_by_key(|member| wanted.contains(&member.name))
+        .max_by_key(|member| wanted.contains(&*member.name))
         .map(|member| member.id)
 }

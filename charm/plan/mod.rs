@@ -5,6 +5,7 @@
 //! and cluster first, relation data last, since Juju publishes those only when the hook ends well.
 //! Planning again after acting continues where the last plan ended (see [`Action::shows`]).
 
+pub mod application;
 pub mod bootstrap;
 pub mod certificates;
 pub mod config;
@@ -14,11 +15,12 @@ pub mod rotation;
 pub mod status;
 pub mod teardown;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use crate::bags::{AppChange, UnitBag};
 use crate::event::Event;
 use crate::facts::{Facts, Program, Side, Unit};
+use crate::text::{MemberName, PeerUrl, Version, Word};
 use config::DaemonConfig;
 use status::Status;
 
@@ -29,9 +31,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// The unit's status.
     pub status: Status,
-    /// The hook must fail, so that Juju runs it again: set when a leaving unit still holds data
-    /// that nobody else has.
-    pub insist: bool,
+    /// The hook must not end yet: set when a leaving unit still holds data that nobody else has, or a
+    /// storage with data is to be taken away.
+    pub hold: bool,
 }
 
 impl Plan {
@@ -71,15 +73,17 @@ pub enum Action {
     /// Starts the daemon under this generation and waits, for a while, until its member serves.
     StartService {
         /// Fingerprint of program and settings.
-        generation: String,
+        generation: Word,
     },
     /// The same for a running daemon.
     RestartService {
         /// Fingerprint of program and settings.
-        generation: String,
+        generation: Word,
     },
     /// Stops the daemon and keeps it from starting at boot.
     StopService,
+    /// Sets the data aside under a name of its own.
+    SetDataAside,
     /// Removes program, settings and keys; the data too unless it is to be kept aside.
     CleanHost {
         /// Set the data aside instead of deleting it.
@@ -90,14 +94,14 @@ pub enum Action {
         /// For the log.
         unit: Unit,
         /// Its peer URL.
-        peer_url: String,
+        peer_url: PeerUrl,
     },
     /// Removes a member.
     RemoveMember {
         /// Member id.
         id: u64,
         /// For the log.
-        name: String,
+        name: MemberName,
     },
     /// Moves raft leadership away from this unit's member; a refusal is no failure.
     MoveLeader {
@@ -109,15 +113,15 @@ pub enum Action {
         /// Member id.
         id: u64,
         /// Its new peer URL.
-        peer_url: String,
+        peer_url: PeerUrl,
     },
     /// Makes both authorities, keeps them in the application's secret and publishes their public
     /// half.
     CreateAuthorities,
     /// Takes these steps of replacing an authority, in the secret and in what is published.
     Rotate(Vec<(Side, rotation::Step)>),
-    /// Removes a revision of the secret that nobody reads any more, and with it the keys in it.
-    PruneSecret(u64),
+    /// Removes these revisions of the secret, and with them the keys in them, and publishes that they are gone.
+    PruneSecret(std::ops::Range<u64>),
     /// Signs a request and publishes the certificate.
     Issue {
         /// Whose it is.
@@ -138,7 +142,7 @@ pub enum Action {
     /// Closes a TCP port.
     ClosePort(u16),
     /// Tells Juju the version of the workload.
-    SetVersion(String),
+    SetVersion(Version),
 }
 
 impl Action {
@@ -161,20 +165,29 @@ impl Action {
     /// True when the action writes the application's databag.
     #[must_use]
     pub fn writes_app(&self) -> bool {
-        matches!(self, Action::CreateAuthorities | Action::Rotate(_) | Action::Issue { .. } | Action::PublishApp(_))
+        matches!(
+            self,
+            Action::CreateAuthorities
+                | Action::Rotate(_)
+                | Action::PruneSecret(_)
+                | Action::Issue { .. }
+                | Action::PublishApp(_)
+        )
     }
 }
 
 /// Decides. The same facts and event always give the same plan.
 #[must_use]
 pub fn plan(facts: &Facts, event: &Event) -> Plan {
+    let facts = &facts.clone().of_the_living();
     match event {
         Event::Leaving => teardown::leave(facts, teardown::Urgency::MayWait),
-        Event::Stop => teardown::leave(facts, teardown::Urgency::LastCall),
+        Event::Stop => teardown::leave(facts, teardown::Urgency::MayPublish),
         Event::Detaching if facts.dying() => teardown::leave(facts, teardown::Urgency::LastCall),
         Event::Detaching => teardown::detach(facts),
         Event::Remove => teardown::clean(facts),
-        Event::Reconcile if facts.dying() => teardown::idle(),
+        // Juju runs none of these hooks any more, but an operator may, to have something published.
+        Event::Reconcile if facts.dying() => teardown::leave(facts, teardown::Urgency::MayWait),
         Event::Reconcile => reconcile(facts),
     }
 }
@@ -201,5 +214,5 @@ pub fn reconcile(facts: &Facts) -> Plan {
         relations::prune(facts, &mut actions);
         rotation::lead(facts, &mut actions);
     }
-    Plan { actions, status: status::of(facts, &standing), insist: false }
+    Plan { actions, status: status::of(facts, &standing), hold: false }
 }

@@ -2,7 +2,8 @@
 
 use super::{Action, config, rotation};
 use crate::bags::{AppChange, UnitBag};
-use crate::facts::{Facts, PEER_PORT, Side, Store, url};
+use crate::facts::{Authorities, Facts, PEER_PORT, Side, Store};
+use crate::text::ClientUrl;
 
 /// Plans this unit's databag.
 pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
@@ -16,7 +17,7 @@ pub fn publish(facts: &Facts, actions: &mut Vec<Action>) {
                 None => config::in_force(facts).unwrap_or_default().port,
             };
             bag.peer_url = facts.peer_url();
-            bag.client_url = Some(url(network.ingress, port));
+            bag.client_url = Some(ClientUrl::at(network.ingress, port));
             bag.names = network.names.clone();
         }
         // Juju has forgotten our address for a moment; what was published stays.
@@ -78,13 +79,19 @@ pub fn ports(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
-/// Plans the end of a revision of the secret that nobody reads any more: it may hold keys of
-/// authorities that were replaced.
+/// Revisions of the secret that are removed in one hook at most: each costs a call, and there may be many after
+/// an upgrade from a release that left them.
+const MAX_PRUNED: u64 = 32;
+
+/// Plans the end of all revisions of the secret but the latest: they may hold keys of authorities that were
+/// replaced, and everybody reads the latest. What is there decides, not a hook that tells of it once. While the
+/// latest is not what is published, older ones stay: an operator may need them.
 pub fn prune(facts: &Facts, actions: &mut Vec<Action>) {
-    if let Some(revision) = facts.unused_revision
-        && !facts.done.pruned
-    {
-        actions.push(Action::PruneSecret(revision));
+    let (Some(peer), Some(latest)) = (&facts.peer, facts.secret_revision) else { return };
+    let (Authorities::Held(held), Some(published)) = (&facts.authorities, &peer.app.trust) else { return };
+    let from = peer.app.kept_from.unwrap_or(1);
+    if held == published && from < latest && !facts.done.secret_changed {
+        actions.push(Action::PruneSecret(from..latest.min(from.saturating_add(MAX_PRUNED))));
     }
 }
 

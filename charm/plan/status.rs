@@ -3,9 +3,11 @@
 //! The healthy and the failing sentence are the product's documented ones, word for word. A sentence
 //! that needs a person says what to do.
 
+use super::bootstrap;
 use super::config::{self, BadOption, Standing};
 use super::rotation::{self, Wait};
 use crate::facts::{Authorities, Facts, Life, Program, Service, Side, Store, Unit};
+use crate::text::{Folder, PeerUrl, StorageId};
 
 /// What a unit tells its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,29 +35,37 @@ pub enum Status {
     /// All is well while an authority is replaced.
     Rotating(Wait),
     /// Another unit has the same address, so only one of them can be a member.
-    AddressTaken(Unit, String),
+    AddressTaken(Unit, PeerUrl),
     /// The storage came after the data: unit, storage, folder with the data.
-    StorageUnused(Unit, String, String),
+    StorageUnused(Unit, StorageId, Folder),
     /// The storage that holds the data is to be detached.
-    StorageInUse(String, Unit),
+    StorageInUse(StorageId, Unit),
     /// The storage that holds the data is not there.
-    StorageMissing(String),
+    StorageMissing(Folder),
     /// A registered member fails its check.
     Unhealthy,
     /// An option cannot be used.
     BadOption(BadOption),
     /// The data on disk is not ours.
-    ForeignData(String),
+    ForeignData(Folder),
     /// Our data has vanished.
     DataLost(Unit),
+    /// The cluster was begun, and no unit that exists has its data: the application.
+    ClusterGone(String),
+    /// The units of the members that this one was to join exist no more: the application.
+    MembersGone(String),
     /// The authorities' secret is gone.
     AuthoritiesGone,
     /// The authorities' secret cannot be used.
     AuthoritiesUnusable(String),
     /// The unit is going.
     Leaving,
-    /// The unit may not go yet: no other member has the data.
-    HoldsLastCopy,
+    /// The unit goes as soon as another one is there to take over the data.
+    AwaitingSuccessor,
+    /// The unit goes as soon as another member, which is on its way, has the data.
+    HandingOver,
+    /// The unit may not go yet: no other member has the data, and none can be told to take it over.
+    HoldsLastCopy(Unit),
     /// The unit may not go yet: the rest would have no quorum.
     NeededForQuorum,
     /// Nothing runs any more.
@@ -100,6 +110,8 @@ impl Status {
             | Status::AwaitingCertificates
             | Status::AwaitingChoice
             | Status::AwaitingJoin(_)
+            | Status::AwaitingSuccessor
+            | Status::HandingOver
             | Status::AwaitingTurn => Word::Waiting,
             Status::Healthy | Status::Rotating(_) => Word::Active,
             Status::Unhealthy
@@ -108,7 +120,9 @@ impl Status {
             | Status::DataLost(_)
             | Status::AuthoritiesGone
             | Status::AuthoritiesUnusable(_)
-            | Status::HoldsLastCopy
+            | Status::HoldsLastCopy(_)
+            | Status::ClusterGone(_)
+            | Status::MembersGone(_)
             | Status::AddressTaken(..)
             | Status::StorageUnused(..)
             | Status::StorageInUse(..)
@@ -138,7 +152,7 @@ impl Status {
                 format!("{unit} has the same address {url}: every unit needs a machine of its own")
             }
             Status::StorageUnused(unit, storage, folder) => {
-                format!("{storage} is not used, the data is in {folder}: remove {unit} and add a unit with storage")
+                format!("{storage} is not used, the data is in {folder}: add a unit with storage, then remove {unit}")
             }
             Status::StorageInUse(storage, unit) => {
                 format!("{storage} holds the data of {unit} and cannot be detached: remove the unit instead")
@@ -163,8 +177,18 @@ impl Status {
                 format!("secret 'pki' with the authorities cannot be used: {why}")
             }
             Status::Leaving => "leaving the cluster".to_owned(),
-            Status::HoldsLastCopy => {
-                "cannot leave: no other member has the data yet; wait, or remove with --force".to_owned()
+            Status::AwaitingSuccessor => "leaves once another unit has the data: waiting for one to join".to_owned(),
+            Status::HandingOver => "leaves once another unit has the data: it is being copied".to_owned(),
+            Status::HoldsLastCopy(unit) => {
+                format!(
+                    "{unit} has the only copy of the data: juju ssh {unit} sudo juju-exec {unit} hooks/update-status"
+                )
+            }
+            Status::ClusterGone(app) => {
+                format!("no unit has the data any more; begin empty: juju run {app}/leader new-cluster confirm={app}")
+            }
+            Status::MembersGone(app) => {
+                format!("the units to join are gone; begin empty: juju run {app}/leader new-cluster confirm={app}")
             }
             Status::NeededForQuorum => {
                 "cannot leave: the rest would have no quorum; repair them, or remove with --force".to_owned()
@@ -205,9 +229,11 @@ pub fn of(facts: &Facts, standing: &Standing) -> Status {
     }
     match standing {
         Standing::ForeignData => Status::ForeignData(facts.host.data_dir.clone()),
+        _ if bootstrap::is_gone(facts) => Status::ClusterGone(facts.unit.application.clone()),
         Standing::DataLost => Status::DataLost(facts.unit.clone()),
         Standing::StorageMissing => {
-            Status::StorageMissing(facts.host.config.as_ref().map(|old| old.data_dir.clone()).unwrap_or_default())
+            let noted = facts.host.config.as_ref().map(|old| old.data_dir.clone());
+            Status::StorageMissing(noted.unwrap_or_else(|| facts.host.data_dir.clone()))
         }
         Standing::Outside { bootstrap } => {
             certified_or(facts, twin(facts).unwrap_or(Status::AwaitingJoin(bootstrap.clone())))
@@ -253,11 +279,16 @@ fn healthy(facts: &Facts) -> Status {
     if let Some(storage) = config::unused_storage(facts) {
         return Status::StorageUnused(facts.unit.clone(), storage.id.clone(), facts.host.data_dir.clone());
     }
-    let wait = || Side::BOTH.into_iter().find_map(|side| rotation::waits_for(facts, side));
-    match facts.leader.then(wait).flatten() {
+    match rotating(facts).filter(|_| facts.leader) {
         Some(wait) => Status::Rotating(wait),
         None => Status::Healthy,
     }
+}
+
+/// What the replacement of an authority waits for, if one is under way.
+#[must_use]
+pub fn rotating(facts: &Facts) -> Option<Wait> {
+    Side::BOTH.into_iter().find_map(|side| rotation::waits_for(facts, side))
 }
 
 fn running(facts: &Facts) -> Status {
@@ -265,6 +296,8 @@ fn running(facts: &Facts) -> Status {
         || facts.own_member().is_some_and(|member| !member.name.is_empty());
     if is_healthy(facts) {
         healthy(facts)
+    } else if bootstrap::is_stranded(facts) {
+        Status::MembersGone(facts.unit.application.clone())
     } else if !registered || catching_up(facts) {
         Status::Starting
     } else {
@@ -296,5 +329,5 @@ fn is_healthy(facts: &Facts) -> bool {
             .members
             .iter()
             .filter(|member| !member.learner)
-            .all(|member| member.healthy || leaving.contains(&member.name) || gone(&member.name))
+            .all(|member| member.healthy || leaving.iter().any(|name| member.name == *name) || gone(&member.name))
 }

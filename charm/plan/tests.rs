@@ -1,7 +1,9 @@
 //! Tables of facts and what must be planned for them: one row, one sentence about behaviour.
 
+mod application;
 mod authorities;
 mod membership;
+mod replacing;
 mod settings;
 mod storage;
 
@@ -19,6 +21,7 @@ use crate::facts::{
     Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
     Side, Storage, Store, Unit,
 };
+use crate::text::{ClientUrl, MemberName, PeerUrl};
 use crate::trust::{Anchor, Anchors, Report, Successor, Trust};
 
 fn unit(number: u32) -> Unit {
@@ -57,8 +60,8 @@ fn names(number: u32) -> Vec<String> {
     vec![format!("10.0.0.{number}"), format!("etcd{number}")]
 }
 
-fn peer_url(number: u32) -> String {
-    format!("https://10.0.0.{number}:2380")
+fn peer_url(number: u32) -> PeerUrl {
+    PeerUrl::at(format!("10.0.0.{number}").parse().unwrap(), 2380)
 }
 
 fn request(number: u32, side: Side) -> Request {
@@ -79,11 +82,12 @@ fn certificate(number: u32, side: Side) -> Certificate {
 fn bag(number: u32, member: bool) -> UnitBag {
     UnitBag {
         peer_url: Some(peer_url(number)),
-        client_url: Some(format!("https://10.0.0.{number}:2379")),
+        client_url: Some(ClientUrl::at(format!("10.0.0.{number}").parse().unwrap(), 2379)),
         names: names(number),
         requests: Side::BOTH.map(|side| (side, request(number, side))).into(),
         member: member.then_some(u64::from(number)),
         votes: member,
+        left: false,
         restart: None,
         reports: if member { Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into() } else { BTreeMap::new() },
     }
@@ -92,7 +96,7 @@ fn bag(number: u32, member: bool) -> UnitBag {
 fn member(number: u32) -> Member {
     Member {
         id: u64::from(number),
-        name: format!("etcd{number}"),
+        name: MemberName::read(&format!("etcd{number}")),
         peer_url: peer_url(number),
         learner: false,
         reachable: true,
@@ -101,7 +105,7 @@ fn member(number: u32) -> Member {
 }
 
 /// The leader etcd/1 of a healthy cluster with these units.
-fn healthy(units: &[u32]) -> Facts {
+pub fn healthy(units: &[u32]) -> Facts {
     let mut certificates = BTreeMap::new();
     for number in units {
         for side in Side::BOTH {
@@ -141,8 +145,9 @@ fn healthy(units: &[u32]) -> Facts {
         },
         storage: None,
         presented: Side::BOTH.map(|side| (side, report(&trust(), side, 1))).into(),
-        unused_revision: None,
+        secret_revision: Some(1),
         store: Store::Unreachable,
+        census: None,
         done: Done::default(),
     };
     // The settings and the generation are those the planner itself would have written.
@@ -253,41 +258,6 @@ fn authorities_are_never_made_again() {
     let step = reconcile(&facts);
     assert!(!step.actions.contains(&Action::CreateAuthorities));
     assert!(step.actions.contains(&Action::PublishApp(AppChange::Trust(trust()))), "a kept secret is published");
-}
-
-#[test]
-fn another_unit_starts_the_cluster_only_when_the_chosen_one_is_gone_and_added_nobody() {
-    let rows: [(&str, fn(&mut Facts), bool); 4] = [
-        ("the chosen unit exists", |_| {}, false),
-        (
-            "it is gone",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-            },
-            true,
-        ),
-        (
-            "it is gone but somebody who is leaving was added",
-            |f| {
-                f.goal.as_mut().unwrap().remove(&unit(2));
-                f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
-                peer(f).app.joins.insert(unit(3), "line".into());
-            },
-            false,
-        ),
-        ("Juju does not say who exists", |f| f.goal = None, false),
-    ];
-    for (what, change, wanted) in rows {
-        let mut facts = healthy(&[1, 2]);
-        facts.store = Store::Unreachable;
-        facts.host.data = false;
-        facts.host.service = Service::Stopped;
-        peer(&mut facts).own = bag(1, false);
-        peer(&mut facts).app.bootstrap = Some(unit(2));
-        change(&mut facts);
-        let chosen = AppChange::Bootstrap(unit(1));
-        assert_eq!(reconcile(&facts).actions.contains(&Action::PublishApp(chosen)), wanted, "{what}");
-    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl World {
                 let pem = format!("certificate {serial} for {request}");
                 let validity = Validity { from: self.now, until: self.now + LEAF_DAYS * DAY };
                 let issuer = self.secret.as_ref().or(self.app.trust.as_ref());
-                let made = self.nodes[name].run.as_ref().and_then(|run| run.secret.as_ref());
+                let made = self.nodes[name].run.as_ref().and_then(Run::content);
                 let issuer = made.or(issuer).map(|trust| trust.of(*side).issuing.id.clone());
                 self.certificates.insert(pem.clone(), Certificate { pem: pem.clone(), says, validity, issuer });
                 let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
@@ -62,15 +62,15 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn add_learner(&mut self, by: &Unit, peer_url: &str, id: u64) -> Result<(), ()> {
+    pub(super) fn add_learner(&mut self, by: &Unit, peer_url: &PeerUrl, id: u64) -> Result<(), ()> {
         let Some(cluster) = self.reach(by) else { return Err(()) };
-        if self.clusters[cluster].iter().any(|m| m.url == peer_url) {
+        if self.clusters[cluster].iter().any(|m| m.url == *peer_url) {
             return Ok(());
         }
         if self.clusters[cluster].iter().any(|m| m.learner) {
             return Err(());
         }
-        let learner = Voter { id, unit: None, name: String::new(), url: peer_url.to_owned(), learner: true };
+        let learner = Voter { id, unit: None, name: "".into(), url: peer_url.clone(), learner: true };
         self.clusters[cluster].push(learner);
         Ok(())
     }
@@ -97,12 +97,16 @@ impl World {
             }
             Action::WriteConfig(config) => node.settings = Some(*config),
             Action::StopService => node.service = None,
-            Action::CleanHost { .. } => node.data = None,
+            Action::CleanHost { .. } | Action::SetDataAside => node.data = None,
             Action::CreateAuthorities => {
                 let [server, peer] = made.map(Anchors::only);
-                let trust = Trust { server, peer, token: format!("token {serial}") };
+                let trust = Trust { server, peer, token: format!("token-{serial}").as_str().into() };
                 run.app.push(AppChange::Trust(trust.clone()));
-                run.secret = Some(trust);
+                run.change(SecretChange::Make(trust));
+            }
+            Action::PruneSecret(revisions) => {
+                run.app.push(AppChange::KeptFrom(revisions.end));
+                run.change(SecretChange::Prune(revisions));
             }
             Action::PublishUnit(bag) => run.bag = Some(*bag),
             Action::PublishApp(change) => run.app.push(change),

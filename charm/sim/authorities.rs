@@ -34,6 +34,8 @@ impl World {
 
     pub(super) fn rotate(&mut self, name: &Unit, steps: &[(Side, Step)]) {
         if self.leader.as_ref() != Some(name) {
+            // Made from a secret that another leader may have changed since, it is left out at the end.
+            self.nodes.get_mut(name).unwrap().run.as_mut().unwrap().done.app_written = true;
             return;
         }
         let held = self.secret.clone().expect("a step is planned for authorities that exist");
@@ -41,11 +43,45 @@ impl World {
         let run = self.nodes.get_mut(name).unwrap().run.as_mut().unwrap();
         run.done.app_written = true;
         run.app.push(AppChange::Trust(next.clone()));
-        run.rotated = Some(next);
+        run.change(SecretChange::Revise(next));
+    }
+
+    /// The latest revision of the secret; 0 without one.
+    pub(super) fn latest(&self) -> u64 {
+        self.revisions.last().copied().unwrap_or(0)
+    }
+
+    /// A unit reads the secret with `--refresh`.
+    pub(super) fn read_secret(&mut self, name: &Unit) {
+        let latest = self.latest();
+        if latest > 0 {
+            let node = self.nodes.get_mut(name).unwrap();
+            (node.tracked, node.told) = (latest, latest);
+        }
+    }
+
+    pub(super) fn prune_secret(&mut self, revisions: &std::ops::Range<u64>) {
+        assert!(!revisions.contains(&self.latest()), "the revision in use is removed: {revisions:?}");
+        self.revisions.retain(|revision| !revisions.contains(revision));
+    }
+
+    /// The secret hook that is due for a unit: each revision is told once to each unit that follows the secret
+    /// or leads, and nothing that came before its agent started anew.
+    pub(super) fn secret_hook(&self, name: &Unit) -> Option<Kind> {
+        let node = &self.nodes[name];
+        let latest = self.latest();
+        if node.tracked > 0 && latest > node.tracked.max(node.told) {
+            return Some(Kind::SecretChanged);
+        }
+        let pinned = |revision: &u64| self.nodes.values().any(|node| node.tracked == *revision);
+        let due = |revision: &&u64| **revision < latest && !pinned(revision) && !node.remove_told.contains(revision);
+        let unused = self.revisions.iter().filter(|_| self.leader.as_ref() == Some(name)).find(due);
+        unused.map(|revision| Kind::SecretRemove(*revision))
     }
 
     /// The secret is stored: from here on, clients of an authority that signs no more have had their time.
     pub(super) fn store_secret(&mut self, next: Trust) {
+        self.revisions.insert(self.latest() + 1);
         let earlier = self.secret.replace(next.clone());
         let Some(earlier) = earlier else { return };
         assert!(next.follows(&earlier), "the secret skips a phase: {earlier:?} {next:?}");
@@ -84,6 +120,7 @@ impl World {
             return;
         }
         self.begin(&leader, Kind::UpdateStatus);
+        self.read_secret(&leader);
         let facts = self.observe(&leader);
         self.nodes.get_mut(&leader).unwrap().run = None;
         let sides = [vec![Side::Server], vec![Side::Peer], Side::BOTH.to_vec()][self.below(3) as usize].clone();

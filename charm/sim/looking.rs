@@ -33,21 +33,21 @@ impl World {
             peer: node.created.then(|| Peer {
                 own: run.bag.clone().unwrap_or_else(|| node.bag.clone()),
                 app,
-                units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).collect(),
+                units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).chain(run.unmet.clone()).collect(),
             }),
             goal: Some(self.nodes.iter().map(|(other, n)| (other.clone(), n.life)).collect()),
-            authorities: match (leader, &self.secret) {
+            authorities: match (leader, run.content().or(self.secret.as_ref())) {
                 (false, _) => Authorities::Unasked,
                 (true, None) => Authorities::Absent,
                 (true, Some(trust)) => Authorities::Held(trust.clone()),
             },
             ports: node.ports.clone(),
             host: Host {
-                root: "/".to_owned(),
+                root: "/".into(),
                 program: if node.program { Program::Current } else { Program::Outdated },
                 stamp: "1".to_owned(),
                 config: node.settings.clone(),
-                data_dir: "/var/lib/etcd".to_owned(),
+                data_dir: "/var/lib/etcd".into(),
                 data: node.data.is_some(),
                 pairs: node.pairs.clone(),
                 service: match &node.service {
@@ -57,8 +57,9 @@ impl World {
             },
             storage: None,
             presented: node.service.iter().flat_map(|_| node.loaded.clone()).collect(),
-            unused_revision: None,
+            secret_revision: self.secret.as_ref().filter(|_| leader && run.change.is_none()).map(|_| self.latest()),
             store: self.look(name),
+            census: None,
             done: run.done,
         }
     }
@@ -79,12 +80,17 @@ impl World {
         let leader = members.iter().find(|m| !m.learner && m.reachable).map_or(0, |m| m.id);
         let own = self.clusters[cluster].iter().find(|m| m.unit.as_ref() == Some(name));
         let own_healthy = own.is_some_and(|m| !m.learner && self.is_up(m, cluster));
-        Store::Reachable(Cluster { members, leader, own_healthy, version: Some("3.6.0".to_owned()) })
+        Store::Reachable(Cluster { members, leader, own_healthy, version: Some("3.6.0".into()) })
     }
 
     pub(super) fn apply_change(&self, app: &mut AppBag, change: &AppChange) {
         match change {
             AppChange::Bootstrap(unit) => app.bootstrap = Some(unit.clone()),
+            AppChange::Unchoose => app.bootstrap = None,
+            AppChange::GivenUp(count) => app.given_up = *count,
+            AppChange::JoinEnds(unit) => {
+                app.joins.remove(unit);
+            }
             AppChange::Trust(trust) => {
                 app.trust = Some(trust.clone());
                 app.deadlines.retain(|side, _| trust.of(*side).next.is_some());
@@ -99,6 +105,7 @@ impl World {
                 app.joins.insert(unit.clone(), line.clone());
             }
             AppChange::Turn(turn) => app.turn = turn.clone(),
+            AppChange::KeptFrom(revision) => app.kept_from = Some(*revision),
             AppChange::Forget(unit) => {
                 app.joins.remove(unit);
                 app.certificates.retain(|(owner, _), _| owner != unit);

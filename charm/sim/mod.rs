@@ -3,10 +3,18 @@
 //! Every unit runs its hooks one at a time but all units interleave action by action. The model
 //! keeps to Juju's rules: hook order per unit, databag writes and secrets published only when a hook
 //! ends well, remote unit bags as stale as the last hook for that unit, application data fresh,
-//! leadership that moves and is checked at the flush, hooks that crash anywhere and are run again.
+//! leadership that moves and is checked at the flush, hooks that crash anywhere and are run again, at once
+//! and without an error when a signal ended them. The secret keeps its revisions until they are removed; a
+//! reader follows the one it read last; `secret-changed` and `secret-remove` are told once to each unit, and a
+//! `secret-changed` that was due when an agent started anew never comes. A leader
+//! that is being removed stays leader until it is dead. Worlds are of Juju 3.6, where the others learn of a
+//! removal at once, or of 4.0, where they learn of it after the death, or never while their agents run.
+//! A new machine may have the address of one that is gone. Operators remove units with `--force`, skip
+//! failed hooks with `resolved --no-retry`, and do what a blocked status asks for.
 //! The store adds, promotes and removes members as ours does. Checked in every world: what
 //! [`Facts::impossible`] says, one change of the member list per plan, a quorum after each removal,
-//! the last voter kept, one cluster; and in the end: all active, the member list equal to the units.
+//! the last voter kept, one cluster, unless an operator gave it up, and that only when nobody had its data;
+//! and in the end: all active, the member list equal to the units.
 //!
 //! Authorities are replaced meanwhile, by operators and by age. A daemon takes up new files some time
 //! after they were written. After every action, what any running member shows must be trusted by every
@@ -33,10 +41,12 @@ use crate::facts::{
     Authorities, Certificate, Cluster, Done, Facts, Host, Life, Member, Network, Pair, Peer, Program, Request, Service,
     Side, Store, Unit,
 };
+use crate::plan::bootstrap;
 use crate::plan::config::DaemonConfig;
 use crate::plan::rotation::{self, Step};
 use crate::plan::status::Status;
 use crate::plan::{Action, plan};
+use crate::text::{MemberName, PeerUrl, Word};
 use crate::trust::{Anchor, Anchors, Phase, Report, Successor, Trust};
 
 /// Hooks of one unit, as the model queues them.
@@ -50,11 +60,16 @@ enum Kind {
     Joined(Unit),
     Changed(Unit),
     AppChanged,
+    SecretChanged,
+    SecretRemove(u64),
+    Upgrade,
     Departed(Unit),
     LeavingPeer(Unit),
     Stop,
     Remove,
     UpdateStatus,
+    /// `juju-exec` on the machine: the same as a hook, also while another is queued.
+    Exec,
 }
 
 /// A hook under way.
@@ -64,12 +79,38 @@ struct Run {
     queue: VecDeque<Action>,
     rounds: u32,
     again: bool,
-    insist: bool,
+    hold: bool,
     done: Done,
     bag: Option<UnitBag>,
     app: Vec<AppChange>,
-    secret: Option<Trust>,
-    rotated: Option<Trust>,
+    change: Option<SecretChange>,
+    /// The bags of units that have not joined here, as they were when the hook began.
+    unmet: BTreeMap<Unit, UnitBag>,
+}
+
+/// What a hook wants of the secret.
+#[derive(Clone, Debug)]
+enum SecretChange {
+    Make(Trust),
+    Revise(Trust),
+    Prune(std::ops::Range<u64>),
+}
+
+impl Run {
+    /// Juju keeps only the later of a new revision and a removal, so a hook must not do both.
+    fn change(&mut self, change: SecretChange) {
+        assert!(self.change.is_none(), "two changes of the secret in one hook: {:?} {change:?}", self.change);
+        self.change = Some(change);
+        self.done.secret_changed = true;
+    }
+
+    /// What the secret will hold.
+    fn content(&self) -> Option<&Trust> {
+        match &self.change {
+            Some(SecretChange::Make(trust) | SecretChange::Revise(trust)) => Some(trust),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -90,7 +131,23 @@ struct Node {
     joined: BTreeMap<Unit, (u64, UnitBag)>,
     changed_next: Option<Unit>,
     departs: BTreeSet<Unit>,
+    /// Units that are gone, of which the agent learns when it starts again.
+    withheld: BTreeSet<Unit>,
+    /// The hook has failed, it was not merely interrupted: an operator may skip it.
+    error: bool,
+    exec: bool,
+    /// What is queued was held by the charm.
+    held: bool,
     app_seen: u64,
+    /// The revision of the secret it follows; 0 before it has read it.
+    tracked: u64,
+    /// The latest revision its agent knows of.
+    told: u64,
+    /// Revisions of which `secret-remove` has told it.
+    remove_told: BTreeSet<u64>,
+    upgrade: bool,
+    /// Runs next, without an error.
+    queued: Option<Kind>,
     failed: Option<Kind>,
     failures: u32,
     run: Option<Run>,
@@ -100,7 +157,7 @@ struct Node {
     pairs: BTreeMap<Side, Pair>,
     /// What the running daemon has taken up; the disk may be newer.
     loaded: BTreeMap<Side, Report>,
-    service: Option<String>,
+    service: Option<Word>,
     ports: BTreeSet<String>,
     status: Status,
 }
@@ -109,8 +166,8 @@ struct Node {
 struct Voter {
     id: u64,
     unit: Option<Unit>,
-    name: String,
-    url: String,
+    name: MemberName,
+    url: PeerUrl,
     learner: bool,
 }
 
@@ -131,8 +188,14 @@ struct World {
     app: AppBag,
     app_version: u64,
     secret: Option<Trust>,
+    /// Those of its revisions that were not removed.
+    revisions: BTreeSet<u64>,
     leader: Option<Unit>,
     clusters: Vec<Vec<Voter>>,
+    /// The tokens of the clusters that were begun.
+    begun: BTreeSet<String>,
+    juju4: bool,
+    addresses: Vec<u8>,
     certificates: BTreeMap<String, Certificate>,
     serial: u64,
     port: i64,
@@ -158,8 +221,12 @@ impl World {
             app: AppBag::default(),
             app_version: 0,
             secret: None,
+            revisions: BTreeSet::new(),
             leader: None,
             clusters: Vec::new(),
+            begun: BTreeSet::new(),
+            juju4: seed % 2 == 0,
+            addresses: Vec::new(),
             certificates: BTreeMap::new(),
             serial: 0,
             port: 2379,
@@ -192,7 +259,10 @@ impl World {
     fn add_unit(&mut self) {
         let name = unit(self.next);
         self.next += 1;
-        self.note(|| format!("add {name}"));
+        let old = if self.below(2) == 0 { self.pick(&self.addresses.clone()) } else { None };
+        self.addresses.retain(|address| Some(*address) != old);
+        let address = old.unwrap_or(self.next as u8);
+        self.note(|| format!("add {name} at {address}"));
         let node = Node {
             life: Life::Alive,
             powered: true,
@@ -203,13 +273,22 @@ impl World {
             elected: false,
             config: true,
             tick: false,
-            address: self.next as u8,
+            address,
             bag: UnitBag::default(),
             version: 0,
             joined: BTreeMap::new(),
             changed_next: None,
             departs: BTreeSet::new(),
+            withheld: BTreeSet::new(),
+            error: false,
+            exec: false,
+            held: false,
             app_seen: 0,
+            tracked: 0,
+            told: 0,
+            remove_told: BTreeSet::new(),
+            upgrade: false,
+            queued: None,
             failed: None,
             failures: 0,
             run: None,
@@ -232,18 +311,43 @@ impl World {
     fn begin_removal(&mut self, going: &Unit) {
         self.note(|| format!("remove {going}"));
         self.nodes.get_mut(going).unwrap().life = Life::Dying;
-        self.announce(going);
+        if !self.juju4 {
+            self.announce(going);
+        }
     }
 
+    /// Tells the others' agents that a unit is going, or gone.
     fn announce(&mut self, going: &Unit) {
-        if self.leader.as_ref() == Some(going) {
-            self.leader = None;
-        }
+        let withheld = self.juju4 && self.below(2) == 0;
         for (name, node) in &mut self.nodes {
-            if name != going && node.joined.contains_key(going) {
-                node.departs.insert(going.clone());
+            if name != going && node.life == Life::Alive && node.joined.contains_key(going) {
+                let told = if withheld { &mut node.withheld } else { &mut node.departs };
+                told.insert(going.clone());
             }
         }
+    }
+
+    /// A unit is dead: with it go its lease, its machine and what lies on its disk.
+    fn bury(&mut self, dead: &Unit) {
+        self.note(|| format!("{dead} is gone"));
+        if let Some(node) = self.nodes.remove(dead) {
+            self.addresses.push(node.address);
+        }
+        if self.leader.as_ref() == Some(dead) {
+            self.leader = None;
+        }
+        let known = |node: &Node| node.departs.contains(dead) || node.withheld.contains(dead);
+        if !self.nodes.values().any(known) {
+            self.announce(dead);
+        }
+    }
+
+    fn restart_agent(&mut self, name: &Unit) {
+        self.note(|| format!("the agent of {name} starts anew"));
+        let latest = self.latest();
+        let node = self.nodes.get_mut(name).unwrap();
+        node.told = latest;
+        node.departs.append(&mut node.withheld);
     }
 
     /// Cuts the power; `remove-unit --force` follows at once or later.
@@ -260,13 +364,27 @@ impl World {
 
     fn force_remove(&mut self, victim: &Unit) {
         self.note(|| format!("force-remove {victim}"));
-        self.announce(victim);
-        self.nodes.remove(victim);
+        self.bury(victim);
+    }
+
+    /// True when the cluster survives the loss of this unit, or has nobody else: any software without a
+    /// quorum is beyond what hooks can mend.
+    fn can_lose(&self, victim: &Unit) -> bool {
+        let Some(cluster) = self.clusters.len().checked_sub(1) else { return true };
+        let voters: Vec<&Voter> = self.clusters[cluster].iter().filter(|m| !m.learner).collect();
+        let rest: Vec<&&Voter> = voters.iter().filter(|m| m.unit.as_ref() != Some(victim)).collect();
+        let up = rest.iter().filter(|m| self.is_up(m, cluster)).count();
+        rest.is_empty() || up > voters.len() / 2
     }
 
     fn elect(&mut self) {
+        // A unit that is being removed keeps its lease until it is dead.
+        if self.leader.as_ref().and_then(|leader| self.nodes.get(leader)).is_some_and(|n| n.life == Life::Dying) {
+            return;
+        }
         // Juju promises leadership for 30 seconds; a hook that has taken a step of a replacement ends sooner.
-        let promised = |node: &Node| node.run.as_ref().is_some_and(|run| run.rotated.is_some());
+        let promised =
+            |node: &Node| node.run.as_ref().is_some_and(|run| matches!(run.change, Some(SecretChange::Revise(_))));
         if self.leader.as_ref().and_then(|leader| self.nodes.get(leader)).is_some_and(promised) {
             return;
         }

@@ -6,7 +6,7 @@ impl World {
     /// Something an operator, Juju or fate does.
     pub(super) fn happen(&mut self) {
         let alive = self.alive();
-        match self.below(18) {
+        match self.below(23) {
             0..=2 if alive.len() < 6 => self.add_unit(),
             3 | 4 => {
                 let able: Vec<Unit> = alive.into_iter().filter(|unit| self.nodes[unit].powered).collect();
@@ -42,12 +42,94 @@ impl World {
                 self.aged = true;
                 self.now += 2_100 * DAY;
             }
+            17 => {
+                let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+                let Some(name) = self.pick(&names) else { return };
+                self.restart_agent(&name);
+            }
+            18 => {
+                let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+                let name = self.pick(&names).filter(|name| self.nodes[name].started);
+                name.iter().for_each(|name| self.nodes.get_mut(name).unwrap().upgrade = true);
+            }
             16 => {
                 let names: Vec<Unit> = self.nodes.keys().cloned().collect();
                 self.pick(&names).iter().for_each(|name| self.nodes.get_mut(name).unwrap().tick = true);
             }
+            19 => {
+                let stays = |(_, node): &(&Unit, &Node)| node.life == Life::Alive && node.powered;
+                let others = |name: &Unit| self.nodes.iter().filter(stays).any(|(other, _)| other != name);
+                let able = |name: &&Unit| self.can_lose(name) && others(name);
+                let names: Vec<Unit> = self.nodes.keys().filter(able).cloned().collect();
+                let names = if self.below(3) == 0 { names } else { Vec::new() };
+                if let Some(victim) = self.pick(&names) {
+                    self.force_remove(&victim);
+                }
+            }
+            20 | 21 => {
+                let failed = |(name, node): &(&Unit, &Node)| node.error && node.run.is_none() && self.can_lose(name);
+                let names: Vec<Unit> = self.nodes.iter().filter(failed).map(|(name, _)| name.clone()).collect();
+                self.pick(&names).iter().for_each(|name| self.skip(name));
+            }
             _ => self.promote(),
         }
+    }
+
+    /// Does what the units' statuses ask an operator to do.
+    pub(super) fn obey(&mut self) {
+        let mut anew = false;
+        let names: Vec<Unit> = self.nodes.keys().cloned().collect();
+        for name in names {
+            let Some(node) = self.nodes.get(&name).filter(|node| node.run.is_none()) else { continue };
+            match node.status {
+                Status::HoldsLastCopy(_) => self.nodes.get_mut(&name).unwrap().exec = true,
+                Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => anew = true,
+                Status::ClusterGone(_) => anew = true,
+                Status::MembersGone(_) | Status::ForeignData(_) => self.force_remove(&name),
+                Status::NeededForQuorum if self.is_hopeless(&name) => self.force_remove(&name),
+                _ => {}
+            }
+        }
+        if let Some(leader) = self.leader.clone().filter(|leader| anew && self.nodes[leader].run.is_none()) {
+            self.begin_anew(&leader);
+        }
+    }
+
+    /// True when no unit that exists has a voter of this unit's cluster.
+    fn is_hopeless(&self, name: &Unit) -> bool {
+        let Some((cluster, _)) = self.nodes[name].data else { return false };
+        let voters = self.clusters[cluster].iter().filter(|member| !member.learner);
+        let holders = voters.filter_map(|voter| Some((voter.id, self.nodes.get(voter.unit.as_ref()?)?)));
+        holders.into_iter().all(|(id, node)| node.data != Some((cluster, id)))
+    }
+
+    /// `new-cluster` on the leader.
+    fn begin_anew(&mut self, name: &Unit) {
+        self.begin(name, Kind::Exec);
+        let facts = self.observe(name).of_the_living();
+        self.nodes.get_mut(name).unwrap().run = None;
+        let Ok(actions) = bootstrap::begin_anew(&facts, "etcd") else { return };
+        self.note(|| format!("{name} gives the cluster up"));
+        for (cluster, members) in self.clusters.iter().enumerate() {
+            let voter = members.iter().find(|member| !member.learner && self.is_up(member, cluster));
+            assert_eq!(voter.map(|voter| &voter.unit), None, "a cluster is given up that {name} could not see");
+        }
+        let mut app = self.app.clone();
+        for action in actions {
+            let node = self.nodes.get_mut(name).unwrap();
+            match action {
+                Action::StopService => node.service = None,
+                Action::SetDataAside => node.data = None,
+                Action::PublishUnit(bag) => {
+                    node.bag = *bag;
+                    node.version += 1;
+                }
+                Action::PublishApp(change) => self.apply_change(&mut app, &change),
+                other => panic!("no part of giving a cluster up: {other:?}"),
+            }
+        }
+        self.app = app;
+        self.app_version += 1;
     }
 
     /// Cuts the power of one unit, when what remains can bear it: any software loses its data when
@@ -103,7 +185,7 @@ impl World {
         }
         let units: BTreeSet<String> = self.nodes.keys().map(Unit::member_name).collect();
         let cluster = self.clusters.last().map(Vec::as_slice).unwrap_or_default();
-        let members: BTreeSet<String> = cluster.iter().filter(|m| !m.learner).map(|m| m.name.clone()).collect();
+        let members: BTreeSet<String> = cluster.iter().filter(|m| !m.learner).map(|m| m.name.to_string()).collect();
         if units != members || members.len() != cluster.len() {
             return Some(format!("units {units:?}, members {cluster:?}"));
         }
@@ -114,6 +196,13 @@ impl World {
         let (secret, published) = (self.secret.as_ref()?, self.app.trust.as_ref()?);
         if secret != published {
             return Some("the secret is not published".to_owned());
+        }
+        if self.revisions != BTreeSet::from([self.latest()]) {
+            return Some(format!("revisions of the secret are left: {:?}", self.revisions));
+        }
+        let pins = self.nodes.iter().find(|(_, node)| ![0, self.latest()].contains(&node.tracked));
+        if let Some((name, node)) = pins {
+            return Some(format!("{name} still follows revision {}", node.tracked));
         }
         for side in Side::BOTH {
             let anchors = secret.of(side);
@@ -157,6 +246,7 @@ impl World {
             self.nodes.values_mut().for_each(|node| node.tick |= node.failed.is_some());
             self.rest();
             self.promote();
+            self.obey();
             let Some(why) = self.unsettled() else { break };
             self.now += 20 * DAY;
             assert!(sweep < 50, "not converged: {why}");

@@ -51,13 +51,8 @@ impl World {
         self.serial += 1;
         let (id, own) = (self.serial, settings.initial_advertise_peer_urls.clone());
         if settings.initial_cluster_state == "new" {
-            for (at, cluster) in self.clusters.iter().enumerate() {
-                for member in cluster {
-                    let holder = member.unit.as_ref().and_then(|u| self.nodes.get(u));
-                    let holds = holder.is_some_and(|n| n.data == Some((at, member.id)));
-                    assert!(!holds, "{name} starts a second cluster beside the data of {:?}", member.unit);
-                }
-            }
+            let first = self.begun.insert(settings.initial_cluster_token.to_string());
+            assert!(first, "{name} starts a second cluster: {:?}", self.clusters);
             let member = Voter { id, unit: Some(name.clone()), name: settings.name, url: own, learner: false };
             self.clusters.push(vec![member]);
             self.nodes.get_mut(name).unwrap().data = Some((self.clusters.len() - 1, id));
@@ -74,7 +69,7 @@ impl World {
             lines.sort();
             let at = self.clusters[cluster].iter().position(|m| m.url == own && m.name.is_empty());
             if let Some(at) = at
-                && lines.join(",") == settings.initial_cluster
+                && settings.initial_cluster == lines.join(",")
                 && self.has_quorum(cluster)
             {
                 let member = &mut self.clusters[cluster][at];

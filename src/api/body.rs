@@ -14,20 +14,46 @@ use tonic::{Code, Status};
 
 use super::gather::Gather;
 use super::metrics::{CallCount, Metrics};
+use super::paid::PaidBody;
+use crate::work::{Grant, STALLED};
 
 /// The body of an answer.
 pub struct ClientBody(Kind);
 
 enum Kind {
     Grpc { body: tonic::body::Body, count: CallCount },
+    PaidGrpc { body: PaidBody<tonic::body::Body>, count: CallCount },
     Whole(Full<Bytes>),
+    Paid(PaidBody<Full<Bytes>>),
     Streamed(Boxed),
 }
 
 impl ClientBody {
-    /// A gRPC answer. The call counts as handled when its trailers have passed.
-    pub(super) fn grpc(body: tonic::body::Body, count: CallCount) -> Self {
-        Self(Kind::Grpc { body, count })
+    /// A gRPC answer, with what pays for a large one. The call counts as handled when its trailers have passed.
+    pub(super) fn grpc(body: tonic::body::Body, count: CallCount, grant: Option<Grant>) -> Self {
+        match grant {
+            None => Self(Kind::Grpc { body, count }),
+            Some(grant) => {
+                let body = PaidBody::new(Some(body), Bytes::new(), grant, STALLED);
+                Self(Kind::PaidGrpc { body, count })
+            }
+        }
+    }
+
+    /// A body known whole, with what pays for a large one.
+    pub(super) fn paid(bytes: impl Into<Bytes>, grant: Option<Grant>) -> Self {
+        match grant {
+            None => Self::whole(bytes),
+            Some(grant) => Self(Kind::Paid(PaidBody::new(None, bytes.into(), grant, STALLED))),
+        }
+    }
+
+    /// What pays for it, for an answer that is made of this one.
+    pub(super) fn take_grant(&self) -> Option<Grant> {
+        match &self.0 {
+            Kind::PaidGrpc { body, .. } => body.take_grant(),
+            _ => None,
+        }
     }
 
     /// A body known whole.
@@ -99,15 +125,15 @@ impl Body for ClientBody {
         match &mut self.0 {
             Kind::Grpc { body, count } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    if let Some(data) = frame.data_ref() {
-                        count.sent(data.len());
-                    } else if let Some(trailers) = frame.trailers_ref() {
-                        count.finish(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
-                    }
-                }
+                counted(count, frame.as_ref().and_then(|frame| frame.as_ref().ok()));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
+            Kind::PaidGrpc { body, count } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                counted(count, frame.as_ref().and_then(|frame| frame.as_ref().ok()));
+                Poll::Ready(frame)
+            }
+            Kind::Paid(body) => Pin::new(body).poll_frame(cx),
             Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Kind::Streamed(body) => body.as_mut().poll_frame(cx),
         }
@@ -116,6 +142,8 @@ impl Body for ClientBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Grpc { body, .. } => body.size_hint(),
+            Kind::PaidGrpc { body, .. } => body.size_hint(),
+            Kind::Paid(body) => body.size_hint(),
             Kind::Whole(body) => body.size_hint(),
             Kind::Streamed(body) => body.size_hint(),
         }
@@ -124,12 +152,22 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Grpc { body, .. } => body.is_end_stream(),
+            Kind::PaidGrpc { body, .. } => body.is_end_stream(),
+            Kind::Paid(body) => body.is_end_stream(),
             Kind::Whole(body) => body.is_end_stream(),
             Kind::Streamed(body) => body.is_end_stream(),
         }
     }
 }
 
+fn counted(count: &mut CallCount, frame: Option<&Frame<Bytes>>) {
+    let Some(frame) = frame else { return };
+    if let Some(data) = frame.data_ref() {
+        count.sent(data.len());
+    } else if let Some(trailers) = frame.trailers_ref() {
+        count.finish(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
+    }
+}
 /// Flag and length before a gRPC message, bytes.
 const MESSAGE_HEAD: usize = 5;
 

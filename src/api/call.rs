@@ -20,6 +20,7 @@ use crate::model::auth::Identity;
 use crate::model::command::{self, Command};
 use crate::model::effects::{Applied, Response};
 use crate::raft::ReadError;
+use crate::work::{Lane, Source, Turn, Undone};
 
 /// Which members may serve a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Call {
     /// The client wants an error rather than a member that is cut off (`hasleader: true`).
     pub require_leader: bool,
     asker: Asker,
+    /// Which connection it came on, for taking turns.
+    source: Source,
 }
 
 impl Call {
@@ -56,7 +59,11 @@ impl Call {
     /// # Errors
     /// Those of [`Call::admit`].
     pub fn of<T>(state: &State, request: &tonic::Request<T>, audience: Audience) -> Result<Self, ApiError> {
-        Self::admit_from(state, request.metadata().as_ref(), || request.extensions().get(), audience)
+        let (metadata, extensions) = (request.metadata().as_ref(), request.extensions());
+        let mut call = Self::admit_from(state, metadata, || extensions.get(), audience)?;
+        // A call from the gateway brings the source alone, without the caller's certificate.
+        call.source = extensions.get().copied().or_else(|| extensions.get().map(Caller::source)).unwrap_or_default();
+        Ok(call)
     }
 
     /// Admits a request with these headers, in etcd's order: learner, then leader. Who asks is told by a token among
@@ -104,7 +111,7 @@ impl Call {
     /// A call this member makes for itself, such as a health check.
     pub fn internal(state: &State) -> Self {
         let deadline = Instant::now() + state.limits.request_timeout();
-        Self { deadline, client: None, require_leader: false, asker: Asker::Member }
+        Self { deadline, client: None, require_leader: false, asker: Asker::Member, source: Source::MEMBER }
     }
 
     /// One request of many on a stream that was opened with `credentials`. It has its own deadline, since the stream
@@ -115,7 +122,7 @@ impl Call {
 
     /// The same asker again, with a deadline of its own: for what goes on after the call, such as cleaning up.
     pub fn again(&self, state: &State) -> Self {
-        Self { asker: self.asker.clone(), ..Self::internal(state) }
+        Self { asker: self.asker.clone(), source: self.source, ..Self::internal(state) }
     }
 
     /// The same call for something that this member does on the way and for itself.
@@ -126,6 +133,28 @@ impl Call {
     /// Whether this member asks for itself.
     pub fn is_member(&self) -> bool {
         matches!(self.asker, Asker::Member)
+    }
+
+    /// Which connection it came on.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// A turn in `lane`, before the deadline.
+    ///
+    /// # Errors
+    /// [`Call::undone`].
+    pub async fn turn(&self, lane: &Lane) -> Result<Turn, ApiError> {
+        lane.turn(self.source, Some(self.deadline)).await.map_err(|undone| self.undone(undone))
+    }
+
+    /// What a client hears when there was no turn for it.
+    pub fn undone(&self, undone: Undone) -> ApiError {
+        match undone {
+            Undone::Late => self.timed_out(),
+            Undone::TooMany => ApiError::TooManyRequests,
+            Undone::Stopped => ApiError::Stopped,
+        }
     }
 
     /// Who asks; nobody for the member itself, while authentication is off, and where nothing is presented.

@@ -193,11 +193,7 @@ fn store(page: &mut Page, state: &State) {
         "When history was last compacted, seconds since the epoch.",
         state.metrics.compaction_last.load(Relaxed),
     );
-    page.gauge(
-        "etcd_mvcc_db_open_read_transactions",
-        "Reads on the blocking pool.",
-        super::state::MAX_BIG_READS - state.big_reads.available_permits(),
-    );
+    page.gauge("etcd_mvcc_db_open_read_transactions", "Reads on the blocking pool.", state.work.reads.running());
     let alarms = state.store.view().alarms();
     if !alarms.is_empty() {
         page.head("etcd_debugging_server_alarms", "gauge", "Alarms that are raised.");

@@ -62,7 +62,6 @@ impl KeyCount {
 
     /// Counts now and after every reset, until `stop`.
     pub async fn follow(self: Arc<Self>, store: Store, stop: CancellationToken) {
-        self.tally.lock().revision = store.revision();
         let counting = async {
             loop {
                 while !self.count(&store).await {

@@ -14,7 +14,7 @@ use super::methods::Rpc;
 use super::v2::HubStats;
 use crate::histogram::{Bounds, DISK, Histogram, doubling};
 use crate::model::effects::LeaseChange;
-use crate::store::{Batch, EventSink, Work};
+use crate::store::{Batch, EventSink, Moment, Work};
 
 /// gRPC has seventeen codes, numbered from 0.
 pub const CODES: usize = 17;
@@ -198,20 +198,23 @@ impl Metrics {
 
 /// Counts what was applied. Subscribe it to the store.
 impl EventSink for Metrics {
-    fn publish(&self, batch: Arc<Batch>) {
+    fn subscribed(&self, revision: i64, _compacted: i64) {
+        self.keys.reset(revision);
+    }
+
+    fn publish(&self, batch: &Arc<Batch>) {
         let puts = batch.changes.iter().filter(|(_, change)| change.after.is_some()).count();
         let txns = batch.changes.chunk_by(|(a, _), (b, _)| a == b).filter(|changes| changes.len() > 1).count();
         self.puts.fetch_add(puts as u64, Relaxed);
         self.deletes.fetch_add((batch.changes.len() - puts) as u64, Relaxed);
         self.txns.fetch_add(txns as u64, Relaxed);
         if !batch.changes.is_empty() {
-            self.keys.applied(&batch);
+            self.keys.applied(batch);
         }
         for change in &batch.leases {
             match change {
-                // Another put is a checkpoint of the remaining time.
-                LeaseChange::Put(lease) if lease.remaining == 0 => self.leases_granted.fetch_add(1, Relaxed),
-                LeaseChange::Put(_) => continue,
+                LeaseChange::Granted(_) => self.leases_granted.fetch_add(1, Relaxed),
+                LeaseChange::Recorded(_) => continue,
                 LeaseChange::Remove(_) => self.leases_revoked.fetch_add(1, Relaxed),
             };
         }
@@ -234,7 +237,8 @@ impl EventSink for Metrics {
         }
     }
 
-    fn reset(&self, revision: i64, _compacted: i64) {
+    fn reset(&self, revision: i64, _compacted: i64, moment: Moment<'_>) {
+        moment.pass();
         self.keys.reset(revision);
     }
 }

@@ -9,7 +9,6 @@
 //! read only after [`call::Call::read_barrier`]; no method waits longer than its call's deadline.
 
 pub mod access;
-mod aside;
 mod body;
 pub mod call;
 mod debug;
@@ -23,8 +22,10 @@ pub mod http;
 pub mod identity;
 mod key_count;
 pub mod leader;
+mod limited;
 pub mod methods;
 pub mod metrics;
+mod paid;
 mod process;
 mod quota;
 pub mod rights;

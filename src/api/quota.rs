@@ -23,7 +23,7 @@ pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), 
     let cost = quota::cost(command);
     if disk_is_low {
         // The alarm is raised by whoever watches the disk (`node::space`), and lowered when there is space again.
-        return if cost == 0 && deletions_fit(state, command).await? { Ok(()) } else { Err(ApiError::NoSpace) };
+        return if cost == 0 && deletions_fit(state, call, command).await? { Ok(()) } else { Err(ApiError::NoSpace) };
     }
     if cost == 0 {
         return Ok(());
@@ -45,13 +45,15 @@ pub async fn admit(state: &State, call: &Call, command: &Command) -> Result<(), 
 
 /// Whether what `command` deletes can be written down on a disk that is nearly full. One that cannot would be committed and
 /// then wait, and everything behind it too, so it is refused: fewer keys at a time, with compactions in between, fit.
-async fn deletions_fit(state: &State, command: &Command) -> Result<bool, ApiError> {
+async fn deletions_fit(state: &State, call: &Call, command: &Command) -> Result<bool, ApiError> {
     let ranges = quota::deletions(command);
     if ranges.is_empty() {
         return Ok(true);
     }
     // Half: others delete at the same time, and the flush adds indexes.
     let (store, most) = (state.store.clone(), state.store.space().writable() / 2);
-    let counted = tokio::task::spawn_blocking(move || store.bytes_to_delete(&ranges, most)).await;
-    Ok(counted.map_err(|_stopped| ApiError::Stopped)?? < most)
+    let turn = call.turn(&state.work.reads).await?;
+    let counted = turn.run(move |_| store.bytes_to_delete(&ranges, most)).await;
+    let (bytes, _turn) = counted.map_err(|undone| call.undone(undone))?;
+    Ok(bytes? < most)
 }

@@ -20,6 +20,7 @@ use super::host;
 use super::http::{self, HttpOptions, Web};
 use super::methods::{self, Lookup, Rpc};
 use super::metrics::CallCount;
+use super::paid::Carried;
 use super::state::State;
 use super::v2::V2;
 use super::v3;
@@ -27,6 +28,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
+use crate::work::Lanes;
 
 type GrpcFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 type HttpFuture = Pin<Box<dyn Future<Output = Response<ClientBody>> + Send>>;
@@ -95,6 +97,11 @@ impl ClientService {
     /// Largest gRPC message a client may send, bytes.
     pub(super) fn max_message_bytes(&self) -> usize {
         self.0.state.limits.max_message_bytes()
+    }
+
+    /// Turns at what blocks, and bytes of answers.
+    pub(super) fn work(&self) -> &Lanes {
+        &self.0.state.work
     }
 
     /// A gRPC call from inside this process, counted and checked like one from outside.
@@ -258,7 +265,8 @@ impl Future for ClientFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Kind::Grpc { call, count } => {
-                let Ok(response) = ready!(call.as_mut().poll(cx));
+                let Ok(mut response) = ready!(call.as_mut().poll(cx));
+                let grant = response.extensions_mut().remove::<Carried>().and_then(|carried| carried.take());
                 let mut count = count.take().expect("a future is not polled after it was ready");
                 let response = match refusal_of(&response) {
                     Some(status) => {
@@ -267,7 +275,7 @@ impl Future for ClientFuture {
                     }
                     None => response,
                 };
-                Poll::Ready(Ok(response.map(|body| ClientBody::grpc(body, count))))
+                Poll::Ready(Ok(response.map(|body| ClientBody::grpc(body, count, grant))))
             }
             Kind::Http(answer) => answer.as_mut().poll(cx).map(Ok),
             Kind::Refused(response) => {

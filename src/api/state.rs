@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identities;
@@ -13,16 +13,12 @@ use crate::proto::etcdserverpb::ResponseHeader;
 use crate::raft::Consensus;
 use crate::store::{EventSink, Store};
 use crate::watch::Hub;
+use crate::work::Lanes;
 
 /// Bytes a gRPC message may have beyond `--max-request-bytes`, as etcd allows for framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Request timeout before the election timeout is counted in.
 const BASE_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reads on the blocking pool at once. More wait, so a flood of scans cannot take every disk queue and all memory.
-pub(super) const MAX_BIG_READS: usize = 8;
-/// Snapshot files for clients at once: a client that reads slowly leaves room for one that does not.
-const MAX_EXPORTS: usize = 2;
-
 /// Configured bounds of the client API, read once at the start.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -78,10 +74,8 @@ pub struct State {
     pub stopping: CancellationToken,
     /// Whether the health service says that this member serves.
     pub serving: watch::Sender<bool>,
-    /// Permits for reads on the blocking pool.
-    pub big_reads: Arc<Semaphore>,
-    /// Permits for snapshot files, which take as much disk as the state.
-    pub exports: Arc<Semaphore>,
+    /// Turns at what blocks, and bytes of answers.
+    pub work: Lanes,
 }
 
 impl State {
@@ -102,8 +96,6 @@ impl State {
         let sink: Arc<dyn EventSink> = identities.clone();
         store.subscribe(sink);
         tokio::spawn(Arc::clone(&metrics.keys).follow(store.clone(), stopping.clone()));
-        let big_reads = Arc::new(Semaphore::new(MAX_BIG_READS));
-        let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
         Arc::new(Self {
             consensus,
             store,
@@ -114,8 +106,7 @@ impl State {
             leader_loss,
             stopping,
             serving: watch::Sender::new(true),
-            big_reads,
-            exports,
+            work: Lanes::default(),
         })
     }
 

@@ -74,9 +74,15 @@ impl Checkup {
 /// The last line of `etcdctl cluster-health`.
 #[must_use]
 pub fn summary(checkups: &[Checkup]) -> &'static str {
-    match checkups.iter().filter(|checkup| checkup.is_healthy()).count() {
+    verdict(checkups.iter().filter(|checkup| checkup.is_healthy()).count(), checkups.len())
+}
+
+/// The same, of `well` healthy members among all.
+#[must_use]
+pub fn verdict(well: usize, all: usize) -> &'static str {
+    match well {
         0 => "cluster is unavailable",
-        well if well == checkups.len() => "cluster is healthy",
+        well if well == all => "cluster is healthy",
         _ => "cluster is degraded",
     }
 }

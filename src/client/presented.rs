@@ -113,14 +113,20 @@ mod tests {
             trusted_ca_file: write("ca", &both),
             ..TlsSettings::default()
         };
-        let server =
-            ServerTls::load("test", &settings, &Settings::default().tls_policy, Arc::new(SystemClock::new())).unwrap();
+        let server = ServerTls::load(
+            "test",
+            crate::tls::CLIENT_PORT,
+            &settings,
+            &Settings::default().tls_policy,
+            Arc::new(SystemClock::new()),
+        )
+        .unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("https://{}", listener.local_addr().unwrap());
         let serve = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let _ = server.acceptor().accept(stream).await;
+                let _ = server.accept(stream, async {}).await;
             }
         });
         let (own, own_key) = pair(&new, now);

@@ -18,12 +18,13 @@ use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::PREFACE;
+use super::account::Account;
 
 const FRAME_HEAD: usize = 9;
 /// Largest frame payload before the peer is told otherwise; also the size of what is written here.
 const MAX_PAYLOAD: usize = 16_384;
-/// Largest frame of a client that is looked at. The stack behind refuses larger ones by itself.
-const MAX_FRAME: usize = 1 << 20;
+/// Largest frame with a piece of a header block. The stack behind would refuse larger ones by itself.
+const MAX_FRAME: usize = 64 << 10;
 /// Largest header block, compressed.
 const MAX_BLOCK: usize = 64 << 10;
 /// Bytes read at once while frames are looked at.
@@ -44,6 +45,7 @@ pub(super) struct Relaxed<S> {
     unread: BytesMut,
     /// Looked at and not yet taken.
     ready: BytesMut,
+    account: Option<Account>,
 }
 
 enum State {
@@ -58,8 +60,21 @@ enum State {
 }
 
 impl<S> Relaxed<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, state: State::New, unread: BytesMut::new(), ready: BytesMut::new() }
+    /// `account` is told how many bytes are collected.
+    pub(super) fn new(inner: S, account: Option<Account>) -> Self {
+        Self { inner, state: State::New, unread: BytesMut::new(), ready: BytesMut::new(), account }
+    }
+
+    fn tell(&self) {
+        if let Some(account) = &self.account {
+            let block = match &self.state {
+                State::Looking(rewriter) | State::Rewriting(rewriter) => {
+                    rewriter.block.bytes.len() + rewriter.block.raw.len()
+                }
+                State::New | State::Passing => 0,
+            };
+            account.collected(self.unread.len() + block);
+        }
     }
 
     /// Moves what can be judged from `unread` to `ready`. `ended`: nothing more will come.
@@ -108,6 +123,8 @@ enum Verdict {
 struct Rewriter {
     decoder: Decoder<'static>,
     block: Block,
+    /// Bytes still to come of a frame that is no piece of a header block: they pass as they come.
+    passing: usize,
 }
 
 /// A header block that is being collected.
@@ -121,7 +138,7 @@ struct Block {
 
 impl Default for Rewriter {
     fn default() -> Self {
-        Self { decoder: Decoder::new(), block: Block::default() }
+        Self { decoder: Decoder::new(), block: Block::default(), passing: 0 }
     }
 }
 
@@ -130,8 +147,8 @@ type Headers = Vec<(Vec<u8>, Vec<u8>)>;
 impl Rewriter {
     /// Passes frames on until the first request is whole, then judges it and passes it on, as it came or written again.
     fn first_request(&mut self, unread: &mut BytesMut, ready: &mut BytesMut) -> io::Result<Verdict> {
-        while let Some(frame) = next_frame(unread)? {
-            let Some((stream, headers)) = self.take(frame, ready)? else { continue };
+        while let Some(frame) = self.next_piece(unread, ready)? {
+            let Some((stream, headers)) = self.take(frame)? else { continue };
             let authority = headers.iter().find(|(name, _)| name == b":authority").map(|(_, value)| value.as_slice());
             if authority.is_none_or(|value| Authority::try_from(value).is_ok()) {
                 ready.unsplit(std::mem::take(&mut self.block.raw));
@@ -144,21 +161,31 @@ impl Rewriter {
     }
 
     fn rewrite(&mut self, unread: &mut BytesMut, ready: &mut BytesMut) -> io::Result<()> {
-        while let Some(frame) = next_frame(unread)? {
-            if let Some((stream, headers)) = self.take(frame, ready)? {
+        while let Some(frame) = self.next_piece(unread, ready)? {
+            if let Some((stream, headers)) = self.take(frame)? {
                 self.write(stream, headers, ready);
             }
         }
         Ok(())
     }
 
-    /// Collects header frames; others go to `ready`. A whole block comes back decoded with its stream.
-    fn take(&mut self, frame: BytesMut, ready: &mut BytesMut) -> io::Result<Option<(u32, Headers)>> {
-        let (kind, flags) = (frame[3], frame[4]);
-        if kind != HEADERS && kind != CONTINUATION {
-            ready.unsplit(frame);
-            return Ok(None);
+    /// The next whole frame with a piece of a header block; all others pass to `ready` without waiting for their end.
+    fn next_piece(&mut self, unread: &mut BytesMut, ready: &mut BytesMut) -> io::Result<Option<BytesMut>> {
+        loop {
+            let passed = self.passing.min(unread.len());
+            ready.unsplit(unread.split_to(passed));
+            self.passing -= passed;
+            let Some(kind) = unread.get(..FRAME_HEAD).map(|head| head[3]) else { return Ok(None) };
+            if kind == HEADERS || kind == CONTINUATION {
+                return next_frame(unread);
+            }
+            self.passing = FRAME_HEAD + payload_length(unread);
         }
+    }
+
+    /// Collects header frames. A whole block comes back decoded with its stream.
+    fn take(&mut self, frame: BytesMut) -> io::Result<Option<(u32, Headers)>> {
+        let (kind, flags) = (frame[3], frame[4]);
         let stream = u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]]);
         if kind == HEADERS {
             self.block = Block { end_stream: flags & END_STREAM, ..Block::default() };
@@ -206,12 +233,19 @@ impl Rewriter {
 
 /// The next whole frame, head included.
 fn next_frame(unread: &mut BytesMut) -> io::Result<Option<BytesMut>> {
-    let Some(head) = unread.get(..FRAME_HEAD) else { return Ok(None) };
-    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    if unread.len() < FRAME_HEAD {
+        return Ok(None);
+    }
+    let length = payload_length(unread);
     if length > MAX_FRAME {
-        return Err(broken("a frame is larger than 1 MiB"));
+        return Err(broken("a frame of a header block is larger than 64 KiB"));
     }
     Ok((unread.len() >= FRAME_HEAD + length).then(|| unread.split_to(FRAME_HEAD + length)))
+}
+
+/// What the head of a frame, which must be there, says of the payload.
+fn payload_length(frame: &[u8]) -> usize {
+    usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2])
 }
 
 /// The part of a frame that belongs to the header block: without padding and priority.
@@ -272,6 +306,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Relaxed<S> {
             let ended = chunk.filled().is_empty();
             this.unread.extend_from_slice(chunk.filled());
             this.look(ended)?;
+            this.tell();
             if ended && this.ready.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -335,7 +370,7 @@ mod tests {
             tokio::io::AsyncWriteExt::write_all(&mut client, &bytes).await.expect("the pipe takes it");
         });
         let mut out = Vec::new();
-        Relaxed::new(server).read_to_end(&mut out).await.expect("readable");
+        Relaxed::new(server, None).read_to_end(&mut out).await.expect("readable");
         sending.await.expect("sent");
         out
     }
@@ -405,17 +440,32 @@ mod tests {
     async fn empty_continuations_without_end_are_not_collected() {
         let flood = frame(CONTINUATION, 0, 1, &[]).repeat(100_000);
         let bytes = [PREFACE.to_vec(), frame(HEADERS, 0, 1, &block("127.0.0.1:2379")), flood].concat();
-        let mut relaxed = Relaxed::new(&bytes[..]);
+        let mut relaxed = Relaxed::new(&bytes[..], None);
         let error = relaxed.read_to_end(&mut Vec::new()).await.expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(bytes.len() - relaxed.inner.len() < 4 * MAX_BLOCK, "refused before all of it was read");
     }
 
     #[tokio::test]
+    async fn nothing_is_collected_of_frames_that_are_no_header_blocks() {
+        // A frame of 15 MiB before the first request, which the stack behind is to refuse from its head alone.
+        let head = [&[0xf0, 0, 0][..], &[0, 0, 0, 0, 0, 1]].concat();
+        for improper in [false, true] {
+            let before = if improper { frame(HEADERS, END_HEADERS, 1, &block("http://a")) } else { Vec::new() };
+            let bytes = [PREFACE, &before, &head, &[7; 200_000]].concat();
+            let mut relaxed = Relaxed::new(&bytes[..], None);
+            let mut chunk = vec![0; 4096];
+            while relaxed.read(&mut chunk).await.expect("readable") > 0 {
+                assert!(relaxed.unread.len() + relaxed.ready.len() <= CHUNK, "collected");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_block_that_does_not_decode_ends_the_connection() {
         let bytes = [PREFACE.to_vec(), frame(HEADERS, END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0xff])].concat();
         let mut out = Vec::new();
-        let error = Relaxed::new(&bytes[..]).read_to_end(&mut out).await.expect_err("refused");
+        let error = Relaxed::new(&bytes[..], None).read_to_end(&mut out).await.expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

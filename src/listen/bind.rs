@@ -1,11 +1,11 @@
 //! Sockets from URLs.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
 
 use crate::settings::Url;
 
@@ -86,7 +86,7 @@ impl Drop for Bound {
 }
 
 /// Opens a listener for every address among the URLs; an address listed with both schemes becomes
-/// one listener that serves both. Needs a tokio runtime.
+/// one listener that serves both.
 pub fn bind(urls: &[Url], reuse_port: bool) -> Result<Vec<Bound>, ListenError> {
     let mut bound: Vec<(String, Bound)> = Vec::new();
     for url in urls {
@@ -128,7 +128,7 @@ fn tcp(ip: IpAddr, port: u16, reuse_port: bool) -> Result<Socketed, ListenError>
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
     open().map(Socketed::Tcp).map_err(|source| ListenError::Tcp { address, source })
 }
@@ -139,7 +139,12 @@ fn unix(path: PathBuf) -> Result<Socketed, ListenError> {
     if std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
         drop(std::fs::remove_file(&path));
     }
-    match UnixListener::bind(&path) {
+    let open = || -> io::Result<UnixListener> {
+        let listener = UnixListener::bind(&path)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    match open() {
         Ok(listener) => Ok(Socketed::Unix(listener, path)),
         Err(source) => Err(ListenError::Unix { path, source }),
     }

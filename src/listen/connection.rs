@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -12,16 +14,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::accept::Incomer;
+use super::account::{self, Account};
 use super::authority::Relaxed;
 use super::pings::Policed;
 use super::together::Together;
-use super::wire::{TimedWire, Wire};
+use super::wire::{MAX_HEAD, Stream, Wire};
 use super::{Caller, CallerInfo, HEADER_READ_TIMEOUT, Options, Shutdown};
+use crate::admission::{Answering, Place, Socket, Source, Waiting};
 use crate::tls::{self, PeerIdentity};
 
 /// Any error a service or body may have.
@@ -43,30 +49,52 @@ const MAX_FRAME: u32 = 64 << 10;
 /// Answer bytes buffered per HTTP/2 stream.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Largest request head, HTTP/1 or HTTP/2.
-const MAX_HEAD: u32 = 64 << 10;
+/// How long a connection that must make room may take to finish what it is at.
+const EVICTED_GRACE: Duration = Duration::from_millis(50);
 
-/// Serves one connection; every error ends here.
-pub async fn handle<S, B>(incomer: Incomer, plain: bool, tls: bool, options: Options, service: S, shutdown: Shutdown)
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+pub struct Gate<S> {
+    pub plain: bool,
+    pub tls: bool,
+    pub options: Options,
+    pub service: S,
+    pub shutdown: Shutdown,
+    pub connections: TaskTracker,
+    /// The runtime that serves.
+    pub serving: Handle,
+}
+
+/// Waits with one connection until it may be let in, and hands it over; every error ends here.
+pub async fn admit<S, B>(incomer: Incomer, place: Place, gate: Gate<S>)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
-    B: http_body::Body + Send + 'static,
+    B: http_body::Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let address = match &incomer {
-        Incomer::Tcp(stream) => stream.peer_addr().ok(),
-        Incomer::Unix(_) => None,
-    };
+    let (address, evicted) = (incomer.address(), place.evicted());
+    let waiting = Waiting::new(place);
     let opened = tokio::select! {
-        opened = open(incomer, plain, tls, address, &options) => opened,
-        () = shutdown.drain.cancelled() => return,
+        opened = open(incomer, (gate.plain, gate.tls), address, &waiting, &gate.options) => opened,
+        () = evicted.cancelled() => Err(Refusal::Gone("its place was needed for a newcomer".to_owned())),
+        () = gate.shutdown.drain.cancelled() => return,
     };
-    match opened {
-        Ok((wire, caller)) => exchange(wire, caller, &options, service, &shutdown).await,
-        Err(refusal) => log_refusal(&refusal, address, options.purpose),
+    let seated = opened.and_then(|opened| {
+        let seat = gate.options.port.seats.enter(Source::of(address.map(|address| address.ip())));
+        let full = || Refusal::Rejected("too many connections, and every one is in use; raise LimitNOFILE".to_owned());
+        seat.map(|seat| (opened, seat)).ok_or_else(full)
+    });
+    match seated {
+        Ok(((wire, caller), seat)) => {
+            waiting.admit();
+            let serving = gate.serving.clone();
+            let exchanging = exchange(wire, caller, seat, gate.options, gate.service, gate.shutdown);
+            gate.connections.spawn_on(exchanging, &serving);
+        }
+        Err(refusal) => log_refusal(&refusal, address, gate.options.purpose),
     }
 }
 
@@ -96,36 +124,40 @@ fn log_refusal(refusal: &Refusal, address: Option<SocketAddr>, purpose: &str) {
     }
 }
 
-/// Sniffs, shakes hands, and finds out who calls.
+/// Sniffs, shakes hands, finds out who calls, and waits for the first request.
 async fn open(
     incomer: Incomer,
-    plain: bool,
-    tls: bool,
+    (plain, tls): (bool, bool),
     address: Option<SocketAddr>,
+    waiting: &Arc<Waiting>,
     options: &Options,
 ) -> Result<(Wire, Caller), Refusal> {
     let caller = |tls, identity| Caller(Arc::new(CallerInfo { address, tls, identity }));
-    match incomer {
-        Incomer::Tcp(stream) => {
-            if !tls {
-                return Ok((Wire::Tcp(stream), caller(false, None)));
-            }
+    let (stream, caller) = match incomer {
+        Incomer::Tcp(stream) if tls => {
             let patience = if plain { options.first_bytes_timeout } else { options.handshake_timeout };
-            // Waiting for the first byte costs nothing; only then a place among the handshakes is
-            // taken, so silent callers cannot fill them.
             let speaks_tls = starts_tls(&stream, patience).await?;
+            let socket = Socket::new(stream, waiting.clone());
             if plain && !speaks_tls {
-                return Ok((Wire::Tcp(stream), caller(false, None)));
+                (Stream::Tcp(socket), caller(false, None))
+            } else {
+                let (stream, identity) = shake_hands(socket, address, waiting, options).await?;
+                check_source(identity.as_ref(), address, options).await?;
+                (Stream::TcpTls(Box::new(stream)), caller(true, identity))
             }
-            let (stream, identity) = shake_hands(stream, options).await?;
-            check_source(identity.as_ref(), address, options).await?;
-            Ok((Wire::TcpTls(Box::new(stream)), caller(true, identity)))
         }
+        Incomer::Tcp(stream) => (Stream::Tcp(Socket::new(stream, waiting.clone())), caller(false, None)),
         Incomer::Unix(stream) if tls => {
-            let (stream, identity) = shake_hands(stream, options).await?;
-            Ok((Wire::UnixTls(Box::new(stream)), caller(true, identity)))
+            let socket = Socket::new(stream, waiting.clone());
+            let (stream, identity) = shake_hands(socket, address, waiting, options).await?;
+            (Stream::UnixTls(Box::new(stream)), caller(true, identity))
         }
-        Incomer::Unix(stream) => Ok((Wire::Unix(stream), caller(false, None))),
+        Incomer::Unix(stream) => (Stream::Unix(Socket::new(stream, waiting.clone())), caller(false, None)),
+    };
+    match timeout(options.first_bytes_timeout, Wire::begin(stream)).await {
+        Err(_) => Err(Refusal::Gone("no request within the time for the first".to_owned())),
+        Ok(Err(error)) => Err(Refusal::of(&error)),
+        Ok(Ok(wire)) => Ok((wire, caller)),
     }
 }
 
@@ -140,18 +172,24 @@ async fn starts_tls(stream: &TcpStream, patience: Duration) -> Result<bool, Refu
     }
 }
 
-async fn shake_hands<I>(stream: I, options: &Options) -> Result<(TlsStream<I>, Option<PeerIdentity>), Refusal>
+async fn shake_hands<I>(
+    socket: I,
+    address: Option<SocketAddr>,
+    waiting: &Waiting,
+    options: &Options,
+) -> Result<(TlsStream<I>, Option<PeerIdentity>), Refusal>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let Some(tls) = &options.tls else {
         return Err(Refusal::Rejected("no certificate is loaded for this listener".to_owned()));
     };
-    let handshake = async {
-        let _place = options.handshakes.acquire().await;
-        tls.acceptor().accept(stream).await
+    let source = Source::of(address.map(|address| address.ip()));
+    let turn = async {
+        waiting.has_session();
+        options.admission.handshakes.turn(source).await
     };
-    match timeout(options.handshake_timeout, handshake).await {
+    match timeout(options.handshake_timeout, tls.accept(socket, turn)).await {
         Err(_) => Err(Refusal::Gone("TLS handshake timeout".to_owned())),
         Ok(Err(error)) => Err(Refusal::of(&error)),
         Ok(Ok(stream)) => {
@@ -171,23 +209,56 @@ async fn check_source(
     identity.comes_from(address.ip()).await.map_err(Refusal::Rejected)
 }
 
-/// Requests and answers until the caller leaves or we do.
-async fn exchange<S, B>(wire: Wire, caller: Caller, options: &Options, service: S, shutdown: &Shutdown)
+/// An answer's body, which keeps its connection's seat while it is sent.
+struct Seated<B> {
+    body: B,
+    _answering: Answering,
+    _open: account::Request,
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for Seated<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// Requests and answers until the caller leaves or we do, or the seat is needed and the connection idle.
+async fn exchange<S, B>(wire: Wire, caller: Caller, seat: Place, options: Options, service: S, shutdown: Shutdown)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
-    B: http_body::Body + Send + 'static,
+    B: http_body::Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let builder = builder(options);
+    let builder = builder(&options);
     let address = caller.address();
+    let (evicted, seat) = (seat.evicted(), Arc::new(seat));
+    let account = Account::new(seat.clone());
+    let wire = Relaxed::new(wire.counted(account.clone()), Some(account.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        service.clone().oneshot(request)
+        let (answer, seat, open) = (service.clone().oneshot(request), seat.clone(), account.request());
+        async move {
+            let answer = answer.await?;
+            Ok::<_, S::Error>(answer.map(|body| Seated { body, _answering: seat.answering(), _open: open }))
+        }
     });
-    let wire = Relaxed::new(TimedWire::new(wire, options.first_bytes_timeout));
     let io = TokioIo::new(Together::new(Policed::new(wire, options.ping_min_time)));
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let ended = tokio::select! {
@@ -198,6 +269,11 @@ where
                 ended = connection.as_mut() => ended,
                 () = shutdown.cut.cancelled() => Ok(()),
             }
+        }
+        () = evicted.cancelled() => {
+            tracing::debug!(remote_addr = ?address, "an idle connection made room for another");
+            connection.as_mut().graceful_shutdown();
+            timeout(EVICTED_GRACE, connection.as_mut()).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -211,7 +287,7 @@ fn builder(options: &Options) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_buf_size(MAX_HEAD as usize)
+        .max_buf_size(MAX_HEAD)
         .half_close(false)
         .keep_alive(true);
     builder
@@ -223,7 +299,7 @@ fn builder(options: &Options) -> auto::Builder<TokioExecutor> {
         .adaptive_window(false)
         .max_frame_size(MAX_FRAME)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(MAX_HEAD as u32)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
     builder

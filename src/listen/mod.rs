@@ -2,12 +2,13 @@
 //!
 //! [`bind`] opens sockets, [`serve`] accepts on one of them until told to stop. What holds true: no
 //! error of one connection, and no lack of descriptors, ends the accept loop; a caller who says
-//! nothing is cut off (TLS handshake after [`HANDSHAKE_TIMEOUT`], first request bytes after
-//! [`FIRST_BYTES_TIMEOUT`]); connections are limited by the process's open-file limit, of which
-//! [`RESERVED_FILES`] stay free for the store and the peers. gRPC and plain HTTP share the port; the
-//! service tells them apart by content type.
+//! nothing is cut off (TLS handshake after [`HANDSHAKE_TIMEOUT`], first request after
+//! [`FIRST_BYTES_TIMEOUT`]); nobody's bytes reach the runtime that serves before they are the whole beginning of a request
+//! (`connection`). How many may wait and how many are served at once is the business of [`crate::admission`]. gRPC and
+//! plain HTTP share the port; the service tells them apart by content type.
 
 mod accept;
+mod account;
 mod authority;
 mod bind;
 mod connection;
@@ -19,11 +20,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Admission, Port};
 use crate::settings::Settings;
 use crate::tls::{PeerIdentity, ServerTls};
+use crate::work::Source;
 
 pub use accept::serve;
 pub use bind::{Bound, ListenError, bind};
@@ -31,28 +33,19 @@ pub use bind::{Bound, ListenError, bind};
 /// A TLS handshake that takes longer is cut off.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that has not sent the start of a request by then is cut off.
+/// A connection that has not sent the head of a request, or HTTP/2's preface and settings, by then is cut off.
 pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// HTTP/1: longest wait for a request's head, the idle time between two requests included.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Open files kept back from connections.
-pub const RESERVED_FILES: u64 = 150;
-
 /// How every HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// TLS handshakes worked on at the same time; further ones wait within their ten seconds.
-const MAX_HANDSHAKES: usize = 256;
-
-/// Connections allowed when the open-file limit is hardly above the reserve.
-const LEAST_CONNECTIONS: u64 = 32;
 
 /// What is common to the connections of one or several listeners. Cheap to clone.
 #[derive(Clone)]
 pub struct Options {
-    /// `client`, `peer` or `metrics`: the word in the log.
+    /// `client` or `metrics`: the word in the log.
     pub purpose: &'static str,
     /// TLS of those URLs that ask for it.
     pub tls: Option<ServerTls>,
@@ -68,13 +61,28 @@ pub struct Options {
     pub verify_source: bool,
     handshake_timeout: Duration,
     first_bytes_timeout: Duration,
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    admission: Arc<Admission>,
+    port: Port,
 }
 
 impl Options {
-    /// Options of the client or metrics listeners. Clones share one limit of connections.
-    pub fn for_clients(purpose: &'static str, settings: &Settings, tls: Option<ServerTls>) -> Options {
+    /// Options of the client listeners.
+    pub fn for_clients(settings: &Settings, tls: Option<ServerTls>, admission: &Arc<Admission>) -> Options {
+        Self::new("client", settings, tls, admission, admission.shares.clients.clone())
+    }
+
+    /// Options of the metrics listeners.
+    pub fn for_metrics(settings: &Settings, tls: Option<ServerTls>, admission: &Arc<Admission>) -> Options {
+        Self::new("metrics", settings, tls, admission, admission.shares.metrics.clone())
+    }
+
+    fn new(
+        purpose: &'static str,
+        settings: &Settings,
+        tls: Option<ServerTls>,
+        admission: &Arc<Admission>,
+        port: Port,
+    ) -> Options {
         /// Stands for "wait without end" where a ping's answer has no deadline.
         const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
         Options {
@@ -87,25 +95,10 @@ impl Options {
             verify_source: false,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             first_bytes_timeout: FIRST_BYTES_TIMEOUT,
-            connections: Arc::new(Semaphore::new(max_connections())),
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            admission: admission.clone(),
+            port,
         }
     }
-}
-
-/// Raises the soft limit of open files to the hard one and says how many connections that leaves.
-fn max_connections() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, hard)| {
-        let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-        if raised { hard } else { soft }
-    });
-    connections_for(limit)
-}
-
-fn connections_for(open_files: u64) -> usize {
-    let left = open_files.saturating_sub(RESERVED_FILES).max(LEAST_CONNECTIONS);
-    usize::try_from(left).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 /// Who is on the other end; an extension of every request.
@@ -134,6 +127,11 @@ impl Caller {
             not_after: Duration::MAX,
         };
         Caller(Arc::new(CallerInfo { address: None, tls: true, identity: Some(identity) }))
+    }
+
+    /// Its connection, for taking turns. A later connection may get the number of one that is gone.
+    pub fn source(&self) -> Source {
+        Source(Arc::as_ptr(&self.0).addr())
     }
 
     /// Its address; `None` on a unix socket.

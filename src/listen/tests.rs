@@ -4,27 +4,30 @@ use std::path::Path;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::admission::{Limits, Pool};
 use crate::clock::SystemClock;
 use crate::settings::{TlsSettings, Url};
 use crate::tls::ClientTls;
 use crate::tls::fixtures::{Authority, Leaf};
 
 /// Holds up requests for `/slow`.
-struct Gate {
+struct Barrier {
     arrived: Semaphore,
     open: Semaphore,
 }
 
-fn gate() -> Arc<Gate> {
-    Arc::new(Gate { arrived: Semaphore::new(0), open: Semaphore::new(0) })
+fn gate() -> Arc<Barrier> {
+    Arc::new(Barrier { arrived: Semaphore::new(0), open: Semaphore::new(0) })
 }
 
 struct Running {
@@ -34,7 +37,13 @@ struct Running {
 }
 
 fn options(tls: Option<ServerTls>) -> Options {
-    Options::for_clients("client", &Settings::default(), tls)
+    Options::for_clients(&Settings::default(), tls, &Admission::start().expect("a thread"))
+}
+
+/// With pools of these sizes.
+fn narrow(tls: Option<ServerTls>, waiting: usize, seats: usize) -> Options {
+    let pool = |connections| Pool::new(Limits { connections, bytes: usize::MAX, each: 1 });
+    Options { port: Port { waiting: pool(waiting), seats: pool(seats) }, ..options(tls) }
 }
 
 /// With little patience for callers who do not begin.
@@ -42,19 +51,30 @@ fn hasty(tls: Option<ServerTls>) -> Options {
     Options { handshake_timeout: Duration::from_secs(1), first_bytes_timeout: Duration::from_secs(1), ..options(tls) }
 }
 
-/// Answers who called and how: `HTTP/2.0 tls=true cn=alice`; `/slow` waits for the gate.
-async fn answer(request: Request<Incoming>, gate: Arc<Gate>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Answers who called and how: `HTTP/2.0 tls=true cn=alice`. `/slow` waits for the gate, `/stream` in the midst of its body.
+async fn answer(request: Request<Incoming>, gate: Arc<Barrier>) -> Result<Response<Body>, std::io::Error> {
     let caller = request.extensions().get::<Caller>().expect("every request has a caller").clone();
     assert!(caller.ip().is_none_or(|ip| ip.is_loopback()));
-    if request.uri().path() == "/slow" {
+    let path = request.uri().path();
+    if path == "/slow" {
         gate.arrived.add_permits(1);
         let _permit = gate.open.acquire().await;
     }
+    if path == "/stream" {
+        let end = futures::stream::once(async move {
+            let _permit = gate.open.acquire().await;
+            Ok(http_body::Frame::data(Bytes::from_static(b"end")))
+        });
+        return Ok(Response::new(StreamBody::new(end).boxed_unsync()));
+    }
     let cn = caller.common_name().unwrap_or("-");
-    Ok(Response::new(Full::new(Bytes::from(format!("{:?} tls={} cn={cn}", request.version(), caller.is_tls())))))
+    let body = Full::new(Bytes::from(format!("{:?} tls={} cn={cn}", request.version(), caller.is_tls())));
+    Ok(Response::new(body.map_err(|never| match never {}).boxed_unsync()))
 }
 
-fn start(bound: Bound, options: Options, gate: &Arc<Gate>) -> Running {
+fn start(bound: Bound, options: Options, gate: &Arc<Barrier>) -> Running {
     let address = bound.local_addr().unwrap_or(([127, 0, 0, 1], 0).into());
     let shutdown = Shutdown::new();
     let gate = gate.clone();
@@ -124,7 +144,7 @@ fn house() -> House {
 
 fn server_tls(tls: &TlsSettings) -> ServerTls {
     let policy = Settings::default().tls_policy;
-    ServerTls::load("client", tls, &policy, Arc::new(SystemClock::new())).expect("server TLS")
+    ServerTls::load("client", crate::tls::CLIENT_PORT, tls, &policy, Arc::new(SystemClock::new())).expect("server TLS")
 }
 
 fn client_tls(house: &House, leaf: Option<&Leaf<'_>>) -> ClientTls {
@@ -153,7 +173,6 @@ async fn a_tls_caller_is_known_by_its_certificate() {
     let running = start(one(&["https://127.0.0.1:0"]), options(Some(server_tls(&house.server))), &gate());
     let alice = client_tls(&house, Some(&Leaf { cn: "alice", ..Leaf::default() }));
     let stream = over_tls(&running, &alice).await.expect("handshake");
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     assert_eq!(get2(stream, "/").await, Ok("HTTP/2.0 tls=true cn=alice".to_owned()));
     let stream = over_tls(&running, &alice).await.expect("resumed handshake");
     assert_eq!(get2(stream, "/").await, Ok("HTTP/2.0 tls=true cn=alice".to_owned()));
@@ -187,11 +206,9 @@ async fn a_port_listed_with_both_schemes_speaks_both() {
     assert_eq!(get2(stream, "/").await, Ok("HTTP/2.0 tls=true cn=-".to_owned()));
 }
 
-/// Bytes until the other side closes.
-async fn rest(mut stream: TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    drop(tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.expect("closed in time"));
-    bytes
+/// Reads until the other side closes.
+async fn rest_of(stream: &mut TcpStream) {
+    drop(tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await.expect("closed"));
 }
 
 #[tokio::test]
@@ -206,8 +223,8 @@ async fn silent_slow_and_senseless_callers_are_cut_off_while_others_are_served()
         let mut garbage = connect(running).await;
         garbage.write_all(&[0xff; 64]).await.expect("write");
         drop(connect(running).await);
-        for stream in [silent, one_byte, garbage] {
-            rest(stream).await;
+        for mut stream in [silent, one_byte, garbage] {
+            rest_of(&mut stream).await;
         }
     }
     assert!(get1(connect(&plain).await, "/").await.is_ok());
@@ -215,36 +232,61 @@ async fn silent_slow_and_senseless_callers_are_cut_off_while_others_are_served()
     assert!(get2(over_tls(&tls, &alice).await.expect("handshake"), "/").await.is_ok());
 }
 
-#[tokio::test]
-async fn more_silent_callers_than_handshake_places_do_not_keep_others_out() {
-    let house = house();
-    let options = Options {
-        handshakes: Arc::new(Semaphore::new(1)),
-        handshake_timeout: Duration::from_secs(5),
-        ..options(Some(server_tls(&house.server)))
-    };
-    let running = start(one(&["https://127.0.0.1:0"]), options, &gate());
-    let mut silent = Vec::new();
-    for _ in 0..8 {
-        silent.push(connect(&running).await);
-    }
-    let alice = client_tls(&house, Some(&Leaf::default()));
-    assert!(get2(over_tls(&running, &alice).await.expect("handshake"), "/").await.is_ok());
-    assert_eq!(silent.len(), 8);
+/// Whether this side has closed the connection, without waiting for it.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    tokio::time::timeout(Duration::from_millis(20), stream.read_u8()).await.is_ok_and(|read| read.is_err())
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let options = Options {
-        connections: Arc::new(Semaphore::new(1)),
-        first_bytes_timeout: Duration::from_secs(60),
-        ..options(None)
-    };
-    let running = start(one(&["http://127.0.0.1:0"]), options, &gate());
-    let first = connect(&running).await;
-    let second = tokio::spawn(get1(connect(&running).await, "/"));
-    drop(first);
-    assert!(second.await.expect("task").is_ok(), "the place of the first became free");
+async fn more_callers_than_may_wait_push_out_the_oldest_and_never_the_newcomer() {
+    let house = house();
+    let alice = client_tls(&house, Some(&Leaf::default()));
+    for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x01\x00"] {
+        let running = start(one(&["https://127.0.0.1:0"]), narrow(Some(server_tls(&house.server)), 4, 100), &gate());
+        let mut silent = Vec::new();
+        for _ in 0..40 {
+            let mut stream = connect(&running).await;
+            stream.write_all(begun).await.expect("sent");
+            silent.push(stream);
+        }
+        assert!(get2(over_tls(&running, &alice).await.expect("handshake"), "/").await.is_ok());
+        for stream in &mut silent[..36] {
+            rest_of(stream).await;
+        }
+        assert!(!is_closed(&mut silent[39]).await, "the newest of them waits still");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_push_out_idle_ones_and_never_those_that_are_answered() {
+    let barrier = gate();
+    let running = start(one(&["http://127.0.0.1:0"]), narrow(None, 100, 2), &barrier);
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut idle = connect(&running).await;
+    idle.write_all(request).await.expect("sent");
+    idle.read_u8().await.expect("answered");
+    let answered = start_answer(&running).await;
+    assert_eq!(get1(connect(&running).await, "/").await, Ok("HTTP/1.1 tls=false cn=-".to_owned()));
+    assert_eq!(get1(connect(&running).await, "/").await, Ok("HTTP/1.1 tls=false cn=-".to_owned()));
+    rest_of(&mut idle).await;
+    assert!(!answered.is_finished(), "an answer that is being sent keeps its connection");
+    barrier.open.add_permits(1);
+    assert_eq!(answered.await.expect("task"), Ok("end".to_owned()));
+}
+
+/// A request whose answer has begun and ends when the gate is opened.
+async fn start_answer(running: &Running) -> JoinHandle<Result<String, String>> {
+    let mut stream = connect(running).await;
+    stream.write_all(b"GET /stream HTTP/1.0\r\n\r\n").await.expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("the head of an answer"));
+    }
+    tokio::spawn(async move {
+        let mut body = String::new();
+        stream.read_to_string(&mut body).await.map_err(|error| error.to_string())?;
+        Ok(body)
+    })
 }
 
 #[tokio::test]
@@ -328,12 +370,4 @@ async fn a_peer_from_an_address_outside_its_certificate_is_refused() {
         assert_eq!(served, passes, "{names:?}");
     }
     drop(house.dir);
-}
-
-#[test]
-fn descriptors_are_kept_back_from_connections() {
-    for (open_files, connections) in [(1024, 874), (65536, 65386), (160, 32), (0, 32)] {
-        assert_eq!(connections_for(open_files), connections);
-    }
-    assert_eq!(connections_for(u64::MAX), Semaphore::MAX_PERMITS);
 }

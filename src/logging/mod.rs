@@ -23,6 +23,7 @@ use line::Line;
 use queue::Queue;
 use sink::Sink;
 
+pub use queue::MAX_QUEUED_BYTES;
 pub use sink::LogError;
 
 /// Longest wait at exit for the outputs to take what is still buffered.

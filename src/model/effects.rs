@@ -35,8 +35,10 @@ pub struct Change {
 /// A change of the lease table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseChange {
-    /// Granted, or its checkpoint changed: the record to store.
-    Put(Lease),
+    /// Granted: the record to store.
+    Granted(Lease),
+    /// Its checkpoint changed: the record to store.
+    Recorded(Lease),
     /// Revoked; its keys are among the effects' changes.
     Remove(i64),
 }
@@ -97,7 +99,7 @@ pub enum Refusal {
     /// The CORRUPT alarm is raised.
     #[error("corrupt cluster")]
     Corrupt,
-    /// An expiry seen by a leader of an earlier term.
+    /// An expiry or a checkpoint by a leader of an earlier term.
     #[error("not a primary lessor")]
     NotPrimaryLessor,
     /// Who asked may not, or users and roles forbid it.

@@ -100,7 +100,7 @@ fn one(world: &mut World, kind: u8, message: Bytes) {
             Command::LeaseGrant(LeaseGrant { id, ttl: grant.ttl.max(1) })
         }),
         5 => decoded::<pb::LeaseRevokeRequest>(message)
-            .map(|revoke| Command::LeaseRevoke(LeaseRevoke { ids: vec![revoke.id], expired_by_term: 0 })),
+            .map(|revoke| Command::LeaseRevoke(LeaseRevoke { ids: vec![revoke.id], ..Default::default() })),
         6 => decoded(message).map(Command::Alarm),
         7 => {
             let request: Option<pb::RangeRequest> = decoded(message);

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_refusal_with_a_trace_is_caught() {
-        let unknown = Command::LeaseRevoke(LeaseRevoke { ids: vec![404], expired_by_term: 0 });
+        let unknown = Command::LeaseRevoke(LeaseRevoke { ids: vec![404], ..LeaseRevoke::default() });
         let found = spoilt(&unknown, |effects| effects.leases.push(LeaseChange::Remove(404)));
         assert_eq!(found, ["a refusal changes nothing"]);
         let found = spoilt(&Command::Put(put("b", "")), |effects| effects.outcome = Err(Refusal::NoSpace));
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_key_that_outlives_its_lease_is_caught() {
-        let revoke = Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: 0 });
+        let revoke = Command::LeaseRevoke(LeaseRevoke { ids: vec![1], ..LeaseRevoke::default() });
         let found = spoilt(&revoke, |effects| {
             effects.changes.clear();
             effects.revision = 3;

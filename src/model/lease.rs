@@ -14,23 +14,24 @@ use super::view::{Lease, View};
 ///
 /// # Errors
 /// [`Refusal::LeaseExists`]; [`Refusal::LeaseNotFound`] for id 0, which means "no lease" everywhere else.
-pub fn grant(view: &impl View, grant: &LeaseGrant) -> Result<Effects, Failure> {
+pub fn grant(view: &impl View, grant: &LeaseGrant, at: Position) -> Result<Effects, Failure> {
     if grant.id == 0 {
         return Err(Refusal::LeaseNotFound.into());
     }
     if view.lease(grant.id)?.is_some() {
         return Err(Refusal::LeaseExists.into());
     }
-    let lease = Lease { id: grant.id, ttl: grant.ttl, remaining: 0 };
+    let lease = Lease { id: grant.id, ttl: grant.ttl, remaining: 0, granted: at.index };
     let mut effects = Effects::nothing(view.revision(), Ok(Response::LeaseGrant(lease)));
-    effects.leases.push(LeaseChange::Put(lease));
+    effects.leases.push(LeaseChange::Granted(lease));
     Ok(effects)
 }
 
 /// Ends leases and deletes every key attached to them, in key order, in one revision. No key attached, no new revision.
 ///
 /// An expiry counts only in the term of the leader that saw it: a later leader gave every lease its full time again and
-/// may have renewed it since. To get etcd's revision numbers the proposer names one lease per command; a command with
+/// may have renewed it since. And it counts only for the grant that was seen to expire, because the id may have been
+/// granted again before this entry: by then an earlier revoke of the same expiry, or of a client, was applied. To get etcd's revision numbers the proposer names one lease per command; a command with
 /// several still has one revision.
 ///
 /// # Errors
@@ -42,8 +43,10 @@ pub fn revoke(view: &impl View, revoke: &LeaseRevoke, at: Position) -> Result<Ef
         return Err(Refusal::NotPrimaryLessor.into());
     }
     let mut ended = BTreeSet::new();
-    for id in revoke.ids.iter().copied() {
-        if view.lease(id)?.is_some() {
+    for (place, id) in revoke.ids.iter().copied().enumerate() {
+        let granted = revoke.granted.get(place).copied();
+        let found = view.lease(id)?.filter(|lease| granted.is_none_or(|granted| granted == lease.granted));
+        if found.is_some() {
             ended.insert(id);
         } else if !by_expiry {
             return Err(Refusal::LeaseNotFound.into());
@@ -75,16 +78,24 @@ fn deletions(view: &impl View, leases: &BTreeSet<i64>) -> Result<Vec<Change>, Fa
 }
 
 /// Records how much time leases have left, so that a new leader need not start them afresh. Unknown leases are skipped:
-/// they were revoked after the leader looked. A remaining time of 0 (or less) clears the record.
+/// they were revoked after the leader looked, and perhaps granted again. A remaining time of 0 (or less) clears the
+/// record.
 ///
 /// # Errors
-/// None but the view's.
-pub fn checkpoint(view: &impl View, checkpoints: &LeaseCheckpoints) -> Result<Effects, Failure> {
+/// [`Refusal::NotPrimaryLessor`] for the clock of another term's leader: the leases may have been renewed since.
+pub fn checkpoint(view: &impl View, checkpoints: &LeaseCheckpoints, at: Position) -> Result<Effects, Failure> {
+    let of_old = checkpoints.term == 0;
+    if !of_old && checkpoints.term != at.term {
+        return Err(Refusal::NotPrimaryLessor.into());
+    }
     let mut effects = Effects::nothing(view.revision(), Ok(Response::LeaseCheckpoint));
     for seen in &checkpoints.leases {
         let Some(lease) = view.lease(seen.id)? else { continue };
+        if !of_old && seen.granted != lease.granted {
+            continue;
+        }
         let remaining = seen.remaining_ttl.clamp(0, lease.ttl.max(0));
-        effects.leases.push(LeaseChange::Put(Lease { remaining, ..lease }));
+        effects.leases.push(LeaseChange::Recorded(Lease { remaining, ..lease }));
     }
     Ok(effects)
 }
@@ -97,16 +108,23 @@ mod tests {
     use crate::proto::etcdserverpb::PutRequest;
 
     fn revoke_by(ids: &[i64], expired_by_term: u64) -> Command {
-        Command::LeaseRevoke(LeaseRevoke { ids: ids.to_vec(), expired_by_term })
+        Command::LeaseRevoke(LeaseRevoke { ids: ids.to_vec(), expired_by_term, granted: Vec::new() })
     }
+
+    /// Where the first two grants of a world stand in its log, when nothing came before them.
+    const GRANTED: [u64; 2] = [1, 2];
 
     fn remaining(world: &World, id: i64) -> i64 {
         world.view.lease(id).unwrap().unwrap().remaining
     }
 
     fn checkpoint_of(leases: &[(i64, i64)]) -> Command {
-        let leases = leases.iter().map(|(id, remaining_ttl)| LeaseRemaining { id: *id, remaining_ttl: *remaining_ttl });
-        Command::LeaseCheckpoint(LeaseCheckpoints { leases: leases.collect() })
+        let leases = leases.iter().map(|(id, remaining_ttl)| LeaseRemaining {
+            id: *id,
+            remaining_ttl: *remaining_ttl,
+            granted: GRANTED[(*id - 1).clamp(0, 1) as usize],
+        });
+        Command::LeaseCheckpoint(LeaseCheckpoints { leases: leases.collect(), term: TERM })
     }
 
     #[test]
@@ -115,7 +133,7 @@ mod tests {
         world.grant(-3);
         assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: -3, ttl: 5 })), Refusal::LeaseExists);
         assert_eq!(world.refused(&Command::LeaseGrant(LeaseGrant { id: 0, ttl: 5 })), Refusal::LeaseNotFound);
-        assert_eq!(world.view.lease(-3).unwrap(), Some(Lease { id: -3, ttl: 60, remaining: 0 }));
+        assert_eq!(world.view.lease(-3).unwrap(), Some(Lease { id: -3, ttl: 60, remaining: 0, granted: 1 }));
     }
 
     #[test]
@@ -171,6 +189,38 @@ mod tests {
         assert_eq!(world.refused(&revoke_by(&[1], TERM + 1)), Refusal::NotPrimaryLessor);
         world.done(&revoke_by(&[1], TERM));
         assert!(world.kv("a").is_none());
+    }
+
+    /// The revoke of an expired lease was proposed twice, because nobody knew what became of the first.
+    #[test]
+    fn an_expiry_does_not_end_a_lease_that_was_granted_under_the_id_since() {
+        let mut world = World::default();
+        let expiry =
+            |granted| Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: TERM, granted: vec![granted] });
+        world.grant(1);
+        world.done(&expiry(1));
+        world.grant(1);
+        assert_eq!(world.refused(&expiry(1)), Refusal::LeaseNotFound);
+        world.done(&expiry(3));
+        assert_eq!(world.view.lease(1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_checkpoint_counts_in_its_term_and_for_its_grant_only() {
+        let mut world = World::default();
+        world.grant(1);
+        let seen = |term, granted| {
+            let leases = vec![LeaseRemaining { id: 1, remaining_ttl: 20, granted }];
+            Command::LeaseCheckpoint(LeaseCheckpoints { leases, term })
+        };
+        assert_eq!(world.refused(&seen(TERM - 1, 1)), Refusal::NotPrimaryLessor);
+        world.done(&seen(TERM, 7));
+        assert_eq!(remaining(&world, 1), 0, "the checkpoint of a lease that had the id before");
+        world.done(&seen(TERM, 1));
+        assert_eq!(remaining(&world, 1), 20);
+        let old = LeaseCheckpoints { leases: vec![LeaseRemaining { id: 1, remaining_ttl: 9, granted: 0 }], term: 0 };
+        world.done(&Command::LeaseCheckpoint(old));
+        assert_eq!(remaining(&world, 1), 9, "an entry of an older version, in the log of an upgraded member");
     }
 
     #[test]

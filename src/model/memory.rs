@@ -61,7 +61,7 @@ impl MemoryView {
         self.compacted = effects.compacted.unwrap_or(self.compacted);
         for change in &effects.leases {
             match change {
-                LeaseChange::Put(lease) => self.leases.insert(lease.id, *lease),
+                LeaseChange::Granted(lease) | LeaseChange::Recorded(lease) => self.leases.insert(lease.id, *lease),
                 LeaseChange::Remove(id) => self.leases.remove(id),
             };
         }

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn what_frees_or_only_reads_is_free() {
         assert_eq!(cost(&Command::DeleteRange(delete("a", "z"))), 0);
-        assert_eq!(cost(&Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: 0 })), 0);
+        assert_eq!(cost(&Command::LeaseRevoke(LeaseRevoke { ids: vec![1], ..LeaseRevoke::default() })), 0);
         assert_eq!(cost(&Command::Txn(always(vec![delete_op(delete("a", "")), range_op(range("a", ""))]))), 0);
         assert_eq!(cost(&Command::V2(bytes::Bytes::from_static(b"x"))), 0);
     }

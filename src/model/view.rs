@@ -75,6 +75,9 @@ pub struct Lease {
     pub ttl: i64,
     /// Last checkpointed remaining seconds; 0 = none recorded, the full `ttl` counts.
     pub remaining: i64,
+    /// Index of the log entry that granted it; 0 when it came out of a snapshot file of etcd's format. With the id it
+    /// names one lease for ever, while an id alone can be granted again.
+    pub granted: u64,
 }
 
 /// One raised alarm: (member id, alarm type number of `etcdserverpb.AlarmType`).

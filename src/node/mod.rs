@@ -6,6 +6,7 @@
 //! consensus, state and log closed.
 
 mod birth;
+mod bounds;
 mod identity;
 mod parts;
 mod ready;
@@ -22,6 +23,7 @@ use crate::settings::{CheckError, Restore, Settings, SnapshotStatus};
 use crate::store::StoreError;
 use crate::store::log::LogError;
 use crate::tls::TlsError;
+use crate::work::POOL_THREADS;
 use birth::BirthError;
 use identity::IdentityError;
 use parts::Member;
@@ -173,8 +175,9 @@ pub fn snapshot_status(asked: &SnapshotStatus) -> Result<String, String> {
 
 fn run_logged(settings: Settings) -> Result<Ended, NodeError> {
     let system = |action| move |cause| NodeError::System { action, cause };
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("build the runtime"))?;
+        runtime.enable_all().max_blocking_threads(POOL_THREADS).build().map_err(system("build the runtime"))?;
     let ended = runtime.block_on(async {
         let signals = stop::Signals::catch().map_err(system("catch signals"))?;
         serve(settings, signals).await

@@ -8,9 +8,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds::{table, text};
 use super::identity::{DataDir, Identity};
 use super::space::SpaceKeeper;
 use super::{NodeError, birth};
+use crate::admission::Admission;
 use crate::api::http::HttpOptions;
 use crate::api::identity::{Identities, IdentityOptions};
 use crate::api::metrics::{Metrics, MetricsOptions};
@@ -26,7 +28,7 @@ use crate::raft::{self, Consensus, MemberInfo, RaftOptions, Rules, network};
 use crate::settings::Settings;
 use crate::settings::ids::hex;
 use crate::store::log::LogOptions;
-use crate::store::{self, Space, Store, StoreOptions};
+use crate::store::{self, LogBounds, Part, Space, Store, StoreOptions};
 use crate::timers::{Lessor, PromotionRule, Timers};
 use crate::tls::{ClientTls, ServerTls};
 use crate::watch::Hub;
@@ -71,6 +73,8 @@ impl Member {
             settings.check_bootstrap()?;
         }
         let data_dir = DataDir::open(&settings.data_dir)?;
+        let admission =
+            Admission::start().map_err(|cause| NodeError::System { action: "start the admission thread", cause })?;
         let sockets = bind(&settings).await?;
         let clock = Arc::new(SystemClock::new());
         let client_tls = serves_tls(&settings).then(|| ServerTls::for_clients(&settings, clock.clone())).transpose()?;
@@ -89,7 +93,8 @@ impl Member {
             consensus(&settings, &data_dir, &identity, &peer_tls, &metrics, &clock).await?;
         check_log(&consensus, &settings, &data_dir, &mut identity).await?;
         for socket in sockets.peers {
-            network::serve(socket, peer_tls.clone(), consensus.clone());
+            network::serve(socket, peer_tls.clone(), consensus.clone(), &admission)
+                .map_err(|cause| NodeError::System { action: "serve the peer port", cause })?;
         }
         let streams = CancellationToken::new();
         let checker =
@@ -105,9 +110,10 @@ impl Member {
         let v2 = v2::V2::new(state.clone(), v2_hub, settings.client_tls.client_cert_auth);
         let apart = if sockets.http.is_empty() { Serves::Both } else { Serves::Grpc };
         let grpc = sockets.clients.into_iter().map(|bound| (bound, apart));
+        let options = listen::Options::for_clients(&settings, client_tls.clone(), &admission);
         let bounds = grpc.chain(sockets.http.into_iter().map(|bound| (bound, Serves::Http)));
-        listeners.extend(serve_clients(&settings, bounds, client_tls.clone(), &state, &v2, &shutdown, &ready));
-        let options = listen::Options::for_clients("metrics", &settings, client_tls);
+        listeners.extend(serve_clients(&settings, bounds, options, &state, &v2, &shutdown, &ready));
+        let options = listen::Options::for_metrics(&settings, client_tls, &admission);
         for bound in sockets.metrics {
             let service = MetricsService::new(state.clone());
             listeners.push(tokio::spawn(listen::serve(bound, options.clone(), service, shutdown.clone())));
@@ -152,7 +158,7 @@ fn announce(settings: &Settings) {
 fn serve_clients(
     settings: &Settings,
     bounds: impl Iterator<Item = (Bound, Serves)>,
-    tls: Option<ServerTls>,
+    options: listen::Options,
     state: &Arc<State>,
     v2: &Arc<v2::V2>,
     shutdown: &Shutdown,
@@ -161,11 +167,10 @@ fn serve_clients(
     let http = HttpOptions {
         cors: settings.cors.clone(),
         hosts: settings.host_whitelist.clone(),
-        tls: tls.is_some(),
+        tls: options.tls.is_some(),
         gateway: settings.enable_grpc_gateway,
         debug: settings.enable_pprof,
     };
-    let options = listen::Options::for_clients("client", settings, tls);
     let serve = |(bound, serves): (Bound, Serves)| {
         let v2 = settings.enable_v2.then(|| v2.clone());
         let service = ClientService::new(state.clone(), http.clone(), v2).only(serves);
@@ -214,13 +219,15 @@ fn peer_tls(settings: &Settings, clock: Arc<SystemClock>) -> Result<PeerTls, Nod
     Ok(PeerTls::Tls { server, client, verify_source })
 }
 
-fn rules(settings: &Settings) -> Rules {
+fn rules(settings: &Settings, log: LogBounds) -> Rules {
     Rules {
         heartbeat: settings.heartbeat_interval,
         election: settings.election_timeout,
         pre_vote: settings.pre_vote,
         snapshot_count: settings.snapshot_count,
         catchup_entries: settings.snapshot_catchup_entries,
+        log_bytes: log.segments,
+        max_wals: if settings.max_wals == 0 { usize::MAX } else { settings.max_wals as usize },
         strict_reconfig: settings.strict_reconfig_check,
         max_learners: settings.max_learners as usize,
         request_timeout: settings.request_timeout(),
@@ -238,12 +245,16 @@ async fn consensus(
     let wal: PathBuf = settings.wal_dir.clone().unwrap_or_else(|| data_dir.member().join("wal"));
     let space = Space::watch(data_dir.member(), &wal, settings.memory.write_buffer_bytes)
         .map_err(|cause| NodeError::Space { dir: data_dir.member().display().to_string(), cause })?;
-    let defaults = LogOptions::default();
+    let bounds = space.log_bounds();
+    let total = |part| space.total(part).unwrap_or(u64::MAX);
+    let kept = table(settings, total(Part::Log), total(Part::State));
+    tracing::info!(bytes = text(&kept), "what is kept has these limits");
     let log_options = LogOptions {
-        segment_bytes: space.log_file_bytes(defaults.segment_bytes),
+        segment_bytes: bounds.segment,
+        spare_bytes: bounds.spares,
         space: space.clone(),
         on_sync: Some(metrics.sync_observer()),
-        ..defaults
+        ..LogOptions::default()
     };
     let (log, watermark) = store::log::open(&wal, log_options)?;
     let store_options = StoreOptions {
@@ -256,12 +267,13 @@ async fn consensus(
     if settings.force_new_cluster {
         refuse_if_others_live(identity, &store, tls).await?;
     }
-    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, true);
+    let checkpointing = settings.feature_gates.enabled("LeaseCheckpoint");
+    let lessor = Lessor::new(clock.clone(), store.clone(), settings.election_timeout, checkpointing);
     store.subscribe(lessor.clone());
     let consensus = raft::start(RaftOptions {
         id: identity.member_id,
         cluster_id: identity.cluster_id,
-        rules: rules(settings),
+        rules: rules(settings, bounds),
         force_alone: settings.force_new_cluster,
         log,
         machine,

@@ -5,7 +5,8 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec as TonicCodec};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec as TonicCodec, EncodeBuf, Encoder};
 use tonic_prost::ProstCodec;
 
 /// First allocation per message, bytes. Larger messages grow the buffer.
@@ -30,14 +31,33 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = <ProstCodec<T, U> as TonicCodec>::Encoder;
+    type Encoder = Exact<T>;
     type Decoder = <ProstCodec<T, U> as TonicCodec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+        Exact(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+}
+
+/// Encodes into a buffer of the right size: one that grows by doubling holds a large answer twice.
+#[derive(Debug, Clone)]
+pub struct Exact<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for Exact<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buf.reserve(item.encoded_len());
+        item.encode_raw(buf);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
     }
 }

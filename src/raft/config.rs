@@ -14,12 +14,8 @@ use crate::store::{Machine, Store};
 
 /// Entries in one batch to a follower. The log cuts a batch by bytes long before (`limited_get_log_entries`).
 const MAX_BATCH_ENTRIES: u64 = 4096;
-/// Entries that the log keeps below a snapshot at least, so that a member that was away for seconds needs no snapshot.
-const MIN_KEPT_ENTRIES: u64 = 100_000;
-/// Entries purged at once: purging unlinks segments, which is not worth doing for less.
-const PURGE_BATCH: u64 = 4096;
-/// How long shipping and installing one snapshot may take.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long nothing may move while a snapshot is shipped. All of it may take as long as the network needs.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(60);
 /// A removed leader goes on this long, so that whoever asked for the removal gets its answer.
 const REMOVED_LEADER_STAYS_MS: u64 = 150;
 
@@ -34,8 +30,12 @@ pub struct Rules {
     pub pre_vote: bool,
     /// `--snapshot-count`: a snapshot is due after so many entries.
     pub snapshot_count: u64,
-    /// `--snapshot-catchup-entries`.
+    /// `--snapshot-catchup-entries`: so many entries stay behind a snapshot, where the bounds below leave room.
     pub catchup_entries: u64,
+    /// Bytes that the log's segments may take. A snapshot is due when what came since the last one takes half of it; at three quarters commands wait.
+    pub log_bytes: u64,
+    /// `--max-wals`: segments that stay when a snapshot makes more of them superfluous.
+    pub max_wals: usize,
     /// `--strict-reconfig-check`.
     pub strict_reconfig: bool,
     /// `--max-learners`.
@@ -89,11 +89,10 @@ pub(super) fn openraft(rules: &Rules, cluster_id: u64) -> Result<Config, StartEr
         max_payload_entries: MAX_BATCH_ENTRIES,
         // Snapshots follow our own rule (`snapshots`): a checkpoint costs a flush, whatever the number of entries.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: rules.catchup_entries.max(MIN_KEPT_ENTRIES),
-        purge_batch_size: PURGE_BATCH,
-        // Above everything a snapshot leaves behind, or a lagging member would never be fed.
-        replication_lag_threshold: rules.catchup_entries.max(MIN_KEPT_ENTRIES) * 2,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        max_in_snapshot_log_to_keep: rules.catchup_entries,
+        // Once per snapshot, so one write buys it, however few they are.
+        purge_batch_size: 1,
+        install_snapshot_timeout: millis(SNAPSHOT_SILENCE),
         api_batch_linger_ms: 0,
         // A restarted member must not go on leading: it has forgotten what was committed, so it would confirm reads at
         // the beginning of its term. openraft's own default is to go on.
@@ -117,6 +116,8 @@ mod tests {
             pre_vote: true,
             snapshot_count: 10_000,
             catchup_entries: 5_000,
+            log_bytes: 1 << 30,
+            max_wals: 5,
             strict_reconfig: true,
             max_learners: 1,
             request_timeout: Duration::from_secs(7),

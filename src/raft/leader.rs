@@ -22,14 +22,25 @@ pub struct LeaderState {
     pub term: u64,
 }
 
+/// What the leader answers to a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease has its full time again, so many seconds: whoever leads next gives it that, too.
+    Renewed(i64),
+    /// No such lease, or it has expired.
+    Gone,
+    /// It lives, but that may not be promised yet: something has to be committed first. To be asked again.
+    NotYet,
+}
+
 /// What only the leader does: lease deadlines and whatever else is due at a time. Calls must return at once.
 pub trait LeaderDuties: Send + Sync {
     /// This member leads from now on, in `term`.
     fn promoted(&self, term: u64);
     /// It leads no more.
     fn demoted(&self);
-    /// Starts the lease's time anew; its granted seconds, `None` = no such lease.
-    fn renew(&self, id: i64) -> Option<i64>;
+    /// Starts the lease's time anew, for the leader of `term`; [`Renewal::NotYet`] unless that was told of by `promoted`.
+    fn renew(&self, id: i64, term: u64) -> Renewal;
     /// Seconds the lease has left; `None` = no such lease.
     fn remaining(&self, id: i64) -> Option<i64>;
 }
@@ -189,7 +200,7 @@ impl Consensus {
     /// See [`LeaseError`].
     pub async fn lease_renew(&self, id: i64) -> Result<i64, LeaseError> {
         let inner = &self.inner;
-        let answer = inner.ask_leader(Request::Renew(id), |inner| inner.duties.renew(id).unwrap_or(0)).await?;
+        let answer = inner.ask_leader(Request::Renew(id), |inner, term| inner.renew_here(id, term)).await?;
         match answer {
             Asked::Here(ttl) => Ok(ttl),
             Asked::There(Answer::Renewed(Some(ttl))) => Ok(ttl),
@@ -202,7 +213,7 @@ impl Consensus {
     /// # Errors
     /// See [`LeaseError`].
     pub async fn lease_remaining(&self, id: i64) -> Result<Option<(i64, i64)>, LeaseError> {
-        let answer = self.inner.ask_leader(Request::Remaining(id), |inner| inner.lease_times(id)).await?;
+        let answer = self.inner.ask_leader(Request::Remaining(id), |inner, _| Some(inner.lease_times(id))).await?;
         match answer {
             Asked::Here(times) => Ok(times),
             Asked::There(Answer::Remaining(Some(times))) => Ok(times),
@@ -224,15 +235,42 @@ impl Inner {
         Some((lease.ttl, remaining))
     }
 
-    /// Whether this member leads, confirmed by a quorum now: an answer from an old leader's clock would be worthless.
-    pub(super) async fn surely_leads(&self) -> bool {
-        let deadline = Instant::now() + 2 * self.rules.election;
-        self.current_leader() == Some(self.id)
-            && self.read_barrier(deadline).await.is_ok()
-            && self.current_leader() == Some(self.id)
+    /// Renews a lease here: its seconds, 0 when there is no such lease. `None` = it cannot be promised yet.
+    pub(super) fn renew_here(&self, id: i64, term: u64) -> Option<i64> {
+        match self.duties.renew(id, term) {
+            Renewal::Renewed(ttl) => Some(ttl),
+            Renewal::Gone => Some(0),
+            Renewal::NotYet => None,
+        }
     }
 
-    async fn ask_leader<T>(&self, request: Request, here: impl FnOnce(&Self) -> T) -> Result<Asked<T>, LeaseError> {
+    /// The term in which this member leads, as its core says.
+    fn leads_in(&self) -> Option<u64> {
+        let now = self.metrics.borrow_watched();
+        (now.current_leader == Some(self.id)).then_some(now.current_term)
+    }
+
+    /// What `look` finds here while this member leads, in the term that it is told; `None` when this member may not lead:
+    /// an old leader's clock is worth nothing.
+    ///
+    /// A quorum confirms the leadership after the call began, so a later leader was elected after that. And the look ends
+    /// within an election timeout of the call, which every new leader adds to the time of each lease: so what a renewal
+    /// promises here holds under that leader, however long this process stood still in between.
+    pub(super) async fn as_leader<T>(&self, look: impl FnOnce(&Self, u64) -> T) -> Option<T> {
+        let deadline = Instant::now() + self.rules.election;
+        let term = self.leads_in()?;
+        self.read_barrier(deadline).await.ok()?;
+        // In the same term, or another leader may have confirmed it.
+        let seen = (self.leads_in() == Some(term)).then(|| look(self, term));
+        seen.filter(|_| Instant::now() < deadline)
+    }
+
+    /// Asks the leader, which may be this member, until it answers. `here` says `None` when it is to be asked again.
+    async fn ask_leader<T>(
+        &self,
+        request: Request,
+        here: impl Fn(&Self, u64) -> Option<T>,
+    ) -> Result<Asked<T>, LeaseError> {
         let deadline = Instant::now() + self.rules.request_timeout;
         // Lease requests may be repeated: renewing twice is renewing once.
         while Instant::now() < deadline {
@@ -241,8 +279,8 @@ impl Inner {
             }
             match self.current_leader() {
                 Some(leader) if leader == self.id => {
-                    if self.surely_leads().await {
-                        return Ok(Asked::Here(here(self)));
+                    if let Some(answer) = self.as_leader(&here).await.flatten() {
+                        return Ok(Asked::Here(answer));
                     }
                 }
                 Some(leader) => {

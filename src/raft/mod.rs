@@ -25,6 +25,7 @@ pub mod types;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -36,12 +37,12 @@ use tokio_util::sync::CancellationToken;
 pub use config::{RaftOptions, Rules};
 pub use error::{LeaseError, MemberError, ProposeError, ReadError, StartError};
 pub use hashes::PeerHash;
-pub use leader::{LeaderDuties, LeaderState};
+pub use leader::{LeaderDuties, LeaderState, Renewal};
 pub use members::MemberInfo;
 
 use self::carry::Carried;
 use self::leader::LeadTimes;
-use self::network::{Network, Peers};
+use self::network::{Inbound, Network, Peers};
 use self::read::ReadQueue;
 use self::types::{Member, NodeId, TypeConfig};
 use crate::store::{Machine, Store};
@@ -50,7 +51,7 @@ use crate::store::{Machine, Store};
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
 
 /// Commands in flight from this member, KiB: what waits for its commit may take so much memory and no more.
-const MAX_IN_FLIGHT_KIB: usize = 64 << 10;
+pub const MAX_IN_FLIGHT_KIB: usize = 64 << 10;
 
 /// A member's part in the cluster's agreement. Cloning shares it.
 #[derive(Clone)]
@@ -71,10 +72,13 @@ pub(crate) struct Inner {
     lead_times: parking_lot::Mutex<LeadTimes>,
     reads: ReadQueue,
     in_flight: Arc<Semaphore>,
+    /// Commands wait until a snapshot lets the log go on.
+    log_is_full: AtomicBool,
     carried: mpsc::Sender<Carried>,
     changing: Mutex<()>,
     /// One hash for other members at a time.
     hashing: Arc<Semaphore>,
+    inbound: Inbound,
     stopping: CancellationToken,
 }
 
@@ -119,6 +123,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
             "forced a new cluster of this member alone; start it without --force-new-cluster from now on"
         );
     }
+    let meter = log.meter();
     let peers = Peers::new(id, cluster_id, tls);
     let factory = Network::new(peers.clone(), rules.election);
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)
@@ -137,9 +142,11 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         lead_times: parking_lot::Mutex::default(),
         reads: ReadQueue::default(),
         in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
+        log_is_full: AtomicBool::new(false),
         carried,
         changing: Mutex::new(()),
         hashing: Arc::new(Semaphore::new(1)),
+        inbound: Inbound::default(),
         stopping: CancellationToken::new(),
         rules,
     });
@@ -149,7 +156,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
     tokio::spawn(leader::follow(inner.clone()));
     tokio::spawn(members::follow(inner.clone()));
     tokio::spawn(read::rounds(inner.clone()));
-    tokio::spawn(snapshots::keep(inner.clone()));
+    tokio::spawn(snapshots::keep(inner.clone(), meter));
     Ok(Consensus { inner })
 }
 

@@ -46,7 +46,11 @@ impl Consensus {
     pub async fn propose(&self, command: Bytes, deadline: Instant) -> Result<Applied, ProposeError> {
         let _room = self.inner.room(command.len())?;
         let started = Instant::now();
-        match timeout_at(deadline, self.inner.propose_until_accepted(command, deadline)).await {
+        let proposed = async {
+            self.inner.log_room().await;
+            self.inner.propose_until_accepted(command, deadline).await
+        };
+        match timeout_at(deadline, proposed).await {
             Ok(outcome) => outcome,
             Err(_) if self.inner.stopping.is_cancelled() => Err(ProposeError::Stopped),
             Err(_) => Err(self.inner.why_late(started).into()),
@@ -127,6 +131,9 @@ impl Inner {
             Ok(room) => room,
             Err(error) => return vec![Proposed::Failed(error); count],
         };
+        if timeout(self.rules.request_timeout, self.log_room()).await.is_err() {
+            return vec![Proposed::Failed(ProposeError::TooManyRequests); count];
+        }
         let Ok(results) = self.raft.client_write_many(commands.into_iter().map(Proposal)).await else {
             return vec![Proposed::NotAccepted; count];
         };

@@ -46,13 +46,9 @@ impl Inner {
             }),
             Request::Propose(commands) => Answer::Proposed(self.propose_carried(commands).await),
             Request::Renew(id) => {
-                let leads = self.surely_leads().await;
-                Answer::Renewed(leads.then(|| self.duties.renew(id).unwrap_or(0)))
+                Answer::Renewed(self.as_leader(|inner, term| inner.renew_here(id, term)).await.flatten())
             }
-            Request::Remaining(id) => {
-                let leads = self.surely_leads().await;
-                Answer::Remaining(leads.then(|| self.lease_times(id)))
-            }
+            Request::Remaining(id) => Answer::Remaining(self.as_leader(|inner, _| inner.lease_times(id)).await),
             Request::Members(change) => Answer::Members(self.change_carried(&change).await),
             Request::HashKv(revision) => Answer::HashKv(self.hash_for_peer(revision).await),
         }

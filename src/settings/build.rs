@@ -171,6 +171,7 @@ fn settings_of(read: &Reader<'_>) -> Result<Settings, SettingsError> {
         pre_vote: read.flag("pre-vote")?,
         snapshot_count: read.size_or_default("snapshot-count")?,
         snapshot_catchup_entries: read.size_or_default("snapshot-catchup-entries")?,
+        max_wals: read.count("max-wals")?,
         raft_read_timeout: read.duration("raft-read-timeout")?.max(LEAST_RAFT_TIMEOUT),
         raft_write_timeout: read.duration("raft-write-timeout")?.max(LEAST_RAFT_TIMEOUT),
         auto_compaction: AutoCompaction::parse(

@@ -5,19 +5,22 @@ use std::fmt;
 
 use super::values::parse_bool;
 
-/// The gates this program knows, with etcd 3.6's defaults.
-const GATES: [(&str, bool); 11] = [
-    ("AllAlpha", false),
-    ("AllBeta", false),
-    ("CompactHashCheck", false),
-    ("FastLeaseKeepAlive", true),
-    ("InitialCorruptCheck", false),
-    ("LeaseCheckpoint", false),
-    ("LeaseCheckpointPersist", false),
-    ("PriorityRequest", false),
-    ("SetMemberLocalAddr", false),
-    ("StopGRPCServiceOnDefrag", false),
-    ("TxnModeWriteWithSharedBuffer", true),
+const ALL_ALPHA: &str = "AllAlpha";
+const ALL_BETA: &str = "AllBeta";
+
+/// The gates this program knows, with etcd 3.6's defaults, and the gate that sets each one that nobody set by itself.
+const GATES: [(&str, bool, Option<&str>); 11] = [
+    (ALL_ALPHA, false, None),
+    (ALL_BETA, false, None),
+    ("CompactHashCheck", false, Some(ALL_ALPHA)),
+    ("FastLeaseKeepAlive", true, Some(ALL_BETA)),
+    ("InitialCorruptCheck", false, Some(ALL_ALPHA)),
+    ("LeaseCheckpoint", false, Some(ALL_ALPHA)),
+    ("LeaseCheckpointPersist", false, Some(ALL_ALPHA)),
+    ("PriorityRequest", false, Some(ALL_ALPHA)),
+    ("SetMemberLocalAddr", false, Some(ALL_ALPHA)),
+    ("StopGRPCServiceOnDefrag", false, Some(ALL_ALPHA)),
+    ("TxnModeWriteWithSharedBuffer", true, Some(ALL_BETA)),
 ];
 
 /// The gates somebody set; the others have their defaults.
@@ -40,8 +43,8 @@ impl FeatureGates {
 
     /// Sets one gate by name.
     pub fn set(&mut self, name: &str, on: bool) -> Result<(), String> {
-        let (known, _) = GATES.iter().find(|(known, _)| *known == name).ok_or_else(|| {
-            let names: Vec<&str> = GATES.iter().map(|(known, _)| *known).collect();
+        let (known, ..) = GATES.iter().find(|(known, ..)| *known == name).ok_or_else(|| {
+            let names: Vec<&str> = GATES.iter().map(|(known, ..)| *known).collect();
             format!("unrecognized feature gate: {name} (known: {})", names.join(", "))
         })?;
         self.0.insert(known, on);
@@ -50,7 +53,7 @@ impl FeatureGates {
 
     /// Every gate and whether it is on, by name.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        GATES.iter().map(|(name, _)| (*name, self.enabled(name)))
+        GATES.iter().map(|(name, ..)| (*name, self.enabled(name)))
     }
 
     /// Whether somebody set this gate, either way.
@@ -58,9 +61,12 @@ impl FeatureGates {
         self.0.contains_key(name)
     }
 
-    /// Whether the gate is on: as set, or its default. Unknown names are off.
+    /// Whether the gate is on: as set by itself, else as all of its stage were set, else its default. Unknown names are
+    /// off.
     pub fn enabled(&self, name: &str) -> bool {
-        self.0.get(name).copied().unwrap_or_else(|| GATES.iter().any(|(known, default)| *known == name && *default))
+        let Some((_, default, stage)) = GATES.iter().find(|(known, ..)| *known == name) else { return false };
+        let set = |name: &str| self.0.get(name).copied();
+        set(name).or_else(|| stage.and_then(set)).unwrap_or(*default)
     }
 }
 
@@ -82,6 +88,14 @@ mod tests {
         assert!(!gates.enabled("FastLeaseKeepAlive"));
         assert!(gates.enabled("TxnModeWriteWithSharedBuffer"));
         assert_eq!(gates.to_string(), "FastLeaseKeepAlive=false,InitialCorruptCheck=true");
+    }
+
+    #[test]
+    fn a_whole_stage_is_set_but_for_what_is_set_by_itself() {
+        let gates = FeatureGates::parse("AllAlpha=true,InitialCorruptCheck=false,AllBeta=false").expect("gates");
+        assert!(gates.enabled("LeaseCheckpoint") && gates.enabled("CompactHashCheck"));
+        assert!(!gates.enabled("InitialCorruptCheck") && !gates.enabled("FastLeaseKeepAlive"));
+        assert!(!FeatureGates::default().enabled("LeaseCheckpoint"));
     }
 
     #[test]

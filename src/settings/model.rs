@@ -57,6 +57,8 @@ pub struct Settings {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`, never 0.
     pub snapshot_catchup_entries: u64,
+    /// `--max-wals`; 0 is no limit.
+    pub max_wals: u32,
     /// `--raft-read-timeout`, at least 5 s.
     pub raft_read_timeout: Duration,
     /// `--raft-write-timeout`, at least 5 s.

@@ -73,6 +73,7 @@ impl Settings {
             ("pre-vote", self.pre_vote.to_string()),
             ("snapshot-count", self.snapshot_count.to_string()),
             ("snapshot-catchup-entries", self.snapshot_catchup_entries.to_string()),
+            ("max-wals", self.max_wals.to_string()),
             ("raft-read-timeout", format_duration(self.raft_read_timeout)),
             ("raft-write-timeout", format_duration(self.raft_write_timeout)),
             ("quota-backend-bytes", self.limits.quota.to_flag()),

@@ -276,12 +276,11 @@ fn zero_counts_mean_the_defaults_and_short_raft_deadlines_are_raised() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-wals 9 --max-snapshots 5");
+    let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-snapshots 5");
     assert_eq!(
         said,
         [
             "--experimental-max-learners is deprecated. Use --max-learners instead.",
-            "--max-wals is accepted and has no effect in this program",
             "--memory-mlock is accepted and has no effect in this program",
         ]
     );
@@ -328,7 +327,7 @@ fn everything_changed() -> Settings {
          --initial-advertise-peer-urls https://h:1 --advertise-client-urls https://h:2 \
          --initial-cluster m1=https://h:1,m2=https://h:5 --initial-cluster-state existing \
          --initial-cluster-token t --strict-reconfig-check=false --auto-compaction-mode revision \
-         --auto-compaction-retention 12 --max-learners 2 --cert-file c --key-file k \
+         --auto-compaction-retention 12 --max-learners 2 --max-wals 7 --cert-file c --key-file k \
          --client-cert-file cc --client-key-file ck --client-cert-auth --trusted-ca-file ca \
          --client-crl-file crl --client-cert-allowed-hostname a.b,c.d --auto-tls --peer-cert-file pc \
          --peer-key-file pk --peer-client-cert-file pcc --peer-client-key-file pck \

@@ -184,20 +184,25 @@ impl Database {
     /// Reads the `meta` rows into the marks. A state without rows is new: revision 1, never compacted.
     fn load(&self, access: Access) -> Result<(), StoreError> {
         let progress = self.meta(meta::PROGRESS)?.map(|row| Progress::decode(&row)).transpose()?;
-        match self.meta(meta::FORMAT)? {
-            None if progress.is_none() => {}
-            found => check_format(&self.dir, found.as_deref())?,
+        let format = self.meta(meta::FORMAT)?;
+        if format.is_some() || progress.is_some() {
+            check_format(&self.dir, format.as_deref())?;
         }
         let progress = progress.unwrap_or(Progress { revision: 1, ..Progress::default() });
         let mut layers = Layers::stored(self.layers()?);
-        if access != Access::Frozen
-            && let Some(layer) = layers.begin(progress.revision)
-        {
-            // Also where rows were written before there were layers: none of those is pointed to.
+        if access != Access::Frozen {
             let mut batch = WriteBatch::default();
-            batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
-            batch.put_cf(self.family(keys::META), keys::layer_key(layer.start), layer.encode());
-            self.write(batch)?;
+            // Rows of an older format stay as they are, but what is written from here on needs this one.
+            if format.as_deref() != Some(&keys::FORMAT.to_be_bytes()) {
+                batch.put_cf(self.family(keys::META), meta::FORMAT, keys::FORMAT.to_be_bytes());
+            }
+            // Also where rows were written before there were layers: none of those is pointed to.
+            if let Some(layer) = layers.begin(progress.revision) {
+                batch.put_cf(self.family(keys::META), keys::layer_key(layer.start), layer.encode());
+            }
+            if !batch.is_empty() {
+                self.write(batch)?;
+            }
         }
         let number = |row: Bytes| keys::numbers_of::<1>(&row, "number").map(|[number]| number);
         let dropped = self.meta(meta::DROPPED)?.map(|row| Dropped::decode(&row)).transpose()?.unwrap_or_default();

@@ -1,4 +1,13 @@
 //! What each apply batch tells the rest of the daemon: watchers, timers, v2 waiters.
+//!
+//! # Known before it is readable, told after
+//!
+//! Any thread may read while a batch is applied. Whatever it reads must be known to the sinks, or a lease that it reads
+//! would be called unknown and a watch that it begins would miss what it did not read; and nobody may be told of what he
+//! cannot read yet. So a sink hears of a batch twice: before its rows are written ([`EventSink::publish`]), and at the
+//! moment at which it becomes readable ([`EventSink::show`]), around which it may hold its own lock. All sinks hold
+//! theirs at that moment, whence there is one point at which a batch is there for everybody. A state that is replaced goes
+//! the same way ([`EventSink::reset`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,20 +22,71 @@ use crate::model::auth::Secret;
 use crate::model::effects::{Change, LeaseChange};
 use crate::model::v2;
 
-/// Hears of every batch, in order.
+/// Hears of every batch, in order. Nothing here may block, nor call the store's `subscribe`.
 pub trait EventSink: Send + Sync {
-    /// A batch is readable. Called on the apply thread before anyone is answered; must not block.
-    fn publish(&self, batch: Arc<Batch>);
-    /// Some work on the disk or the state is done. Called on the thread that did it; must not block.
+    /// The sink hears of every batch from now on; the state is at `revision`.
+    fn subscribed(&self, _revision: i64, _compacted: i64) {}
+    /// A batch is committed and about to be written. From now on some of its rows may be readable: those that carry no
+    /// revision, such as leases, users and v2 nodes.
+    fn publish(&self, _batch: &Arc<Batch>) {}
+    /// The batch becomes readable when `moment` is passed on, which must be done once. Nobody was answered yet.
+    fn show(&self, _batch: &Arc<Batch>, moment: Moment<'_>) {
+        moment.pass();
+    }
+    /// Another state takes the place of this one when `moment` is passed on, which must be done once: whatever was
+    /// remembered is void, and `revision` and `compacted` hold.
+    fn reset(&self, _revision: i64, _compacted: i64, moment: Moment<'_>) {
+        moment.pass();
+    }
+    /// Some work on the disk or the state is done. Called on the thread that did it.
     fn worked(&self, _work: Work, _took: Duration) {}
-    /// A snapshot replaced the state: whatever was remembered of it is void; `revision` and `compacted` hold now.
-    fn reset(&self, revision: i64, compacted: i64);
+}
+
+/// The moment at which something becomes readable. It comes when every sink has passed it on.
+#[must_use = "nothing becomes readable before it is passed on"]
+pub struct Moment<'a> {
+    waiting: &'a [Arc<dyn EventSink>],
+    tell: &'a dyn Fn(&dyn EventSink, Moment<'_>),
+    come: &'a mut dyn FnMut(),
+}
+
+impl Moment<'_> {
+    /// Goes through all of `sinks` by `tell`, the first one outermost, and calls `come` inside.
+    pub(super) fn through(
+        sinks: &[Arc<dyn EventSink>],
+        tell: &dyn Fn(&dyn EventSink, Moment<'_>),
+        come: impl FnOnce(),
+    ) {
+        let mut come = Some(come);
+        let mut once = || {
+            if let Some(come) = come.take() {
+                come();
+            }
+        };
+        Moment { waiting: sinks, tell, come: &mut once }.pass();
+        // A sink that forgot to must not keep the state from going on.
+        once();
+    }
+
+    /// A moment that only one sink is told of.
+    #[cfg(test)]
+    pub fn alone(tell: impl FnOnce(Moment<'_>)) {
+        tell(Moment { waiting: &[], tell: &|_, moment| moment.pass(), come: &mut || {} });
+    }
+
+    /// When this returns, it is readable.
+    pub fn pass(self) {
+        match self.waiting.split_first() {
+            Some((next, waiting)) => (self.tell)(next.as_ref(), Moment { waiting, tell: self.tell, come: self.come }),
+            None => (self.come)(),
+        }
+    }
 }
 
 /// Work whose duration is of interest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// One batch of committed entries was applied: decided, written and published.
+    /// One batch of committed entries was applied: decided, written and shown.
     Apply,
     /// The writing of that batch alone.
     Commit,
@@ -53,8 +113,8 @@ pub struct Batch {
     pub auth: Vec<AuthEvent>,
     /// v2 events, oldest first.
     pub v2_events: Vec<v2::types::Event>,
-    /// Index of the last entry in the batch.
-    pub applied_index: u64,
+    /// Term of the last entry in the batch.
+    pub applied_term: u64,
 }
 
 impl Batch {

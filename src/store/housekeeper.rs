@@ -18,6 +18,7 @@ use super::database::{Database, walk};
 use super::error::{StoreError, fatal};
 use super::keys::{self, Dropped, HistoryRow, meta};
 use super::reader::Shared;
+use super::records::log_id;
 use super::space::Part;
 use super::view::Era;
 
@@ -115,7 +116,11 @@ impl Keeper {
             if let Err(error) = kept.and_then(|()| self.compact(&database)).and_then(|()| self.reclaim(&database)) {
                 fatal("housekeeping of the state failed", &error);
             }
+            let applied = database.applied.lock().map(log_id);
             drop(database);
+            if let Err(error) = self.shared.snapshots.partial().sweep(applied, self.low) {
+                tracing::warn!(%error, "could not remove what had come of a snapshot; the next look tries again");
+            }
             let mut woken = self.signal.woken.lock();
             if !*woken {
                 self.signal.wake.wait_for(&mut woken, self.shared.options.housekeeping);

@@ -6,10 +6,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::database::Database;
 use super::error::StoreError;
+use super::events::{EventSink, Moment};
 use super::open::{generation_name, set_active};
 use super::reader::Store;
 use super::records::log_id;
@@ -48,9 +50,18 @@ impl Store {
         Ok(())
     }
 
-    /// From here on everybody reads the new state; who reads the old one finishes there.
+    /// From here on everybody reads the new state, and every sink knows; who reads the old one finishes there.
     fn swap(&self, database: Database) {
-        let floor = u64::try_from(database.marks.dropped_below.load(std::sync::atomic::Ordering::Acquire)).unwrap_or(0);
+        let (revision, compacted) = (&database.marks.revision, &database.marks.compacted);
+        let (revision, compacted) = (revision.load(Ordering::SeqCst), compacted.load(Ordering::SeqCst));
+        let subscribed = self.shared.sinks.read();
+        let sinks: Vec<_> = subscribed.iter().filter_map(Weak::upgrade).collect();
+        let tell = |sink: &dyn EventSink, moment: Moment<'_>| sink.reset(revision, compacted, moment);
+        Moment::through(&sinks, &tell, || self.replace(database));
+    }
+
+    fn replace(&self, database: Database) {
+        let floor = u64::try_from(database.marks.dropped_below.load(Ordering::Acquire)).unwrap_or(0);
         let applied_next = database.applied.lock().map_or(0, |(_, index)| index + 1);
         // Before the state: no request may see it under the old rules.
         self.shared.auth_mark.set(&database.facts.load().auth);
@@ -58,14 +69,6 @@ impl Store {
         self.shared.dropped_below.truncate(floor);
         self.shared.applied_next.advance(applied_next);
         self.housekeeper.wake();
-    }
-
-    /// Tells the sinks that what they remember is void.
-    pub(super) fn announce_reset(&self) {
-        let (revision, compacted) = (self.revision(), self.compacted());
-        for sink in self.shared.sinks.read().iter().filter_map(Weak::upgrade) {
-            sink.reset(revision, compacted);
-        }
     }
 
     /// Copies a snapshot that lies outside this member's directory, and checks every byte of it.

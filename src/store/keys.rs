@@ -14,9 +14,9 @@
 use bytes::BufMut;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-/// The layout this program writes, and the newest it opens. Since 2 a history row may point to the version before; what 1
-/// wrote is read as well.
-pub const FORMAT: u32 = 2;
+/// The layout this program writes, and the newest it opens. Since 2 a history row may point to the version before; since 3
+/// a lease record says which entry granted it. What 1 and 2 wrote is read as well.
+pub const FORMAT: u32 = 3;
 
 /// Live versions by key.
 pub const LATEST: &str = "latest";

@@ -52,9 +52,10 @@ pub(super) fn each<E: From<StoreError>>(
 
 /// Adds a lease record to a batch.
 pub(super) fn put(database: &Database, lease: &Lease, batch: &mut WriteBatch) {
-    let mut row = [0; 16];
+    let mut row = [0; 24];
     row[..8].copy_from_slice(&lease.ttl.to_be_bytes());
-    row[8..].copy_from_slice(&lease.remaining.to_be_bytes());
+    row[8..16].copy_from_slice(&lease.remaining.to_be_bytes());
+    row[16..].copy_from_slice(&lease.granted.to_be_bytes());
     batch.put_cf(database.family(keys::LEASES), keys::lease_key(lease.id), row);
 }
 
@@ -71,6 +72,13 @@ pub(super) fn attach(database: &Database, id: i64, key: &[u8], attached: bool, b
 }
 
 fn decode(id: i64, row: &[u8]) -> Result<Lease, Damaged> {
-    let [ttl, remaining] = keys::numbers_of::<2>(row, "lease")?;
-    Ok(Lease { id, ttl: ttl as i64, remaining: remaining as i64 })
+    let [ttl, remaining, granted] = match row.len() {
+        // Until format 3.
+        16 => {
+            let [ttl, remaining] = keys::numbers_of::<2>(row, "lease")?;
+            [ttl, remaining, 0]
+        }
+        _ => keys::numbers_of::<3>(row, "lease")?,
+    };
+    Ok(Lease { id, ttl: ttl as i64, remaining: remaining as i64, granted })
 }

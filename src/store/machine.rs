@@ -1,9 +1,11 @@
 //! The state machine under Raft: committed entries in, one atomic batch out.
 //!
 //! For each piece of the stream: wait until the local log holds it durably, ask the rules what every entry does, write all
-//! effects together with the applied log id as one batch, move the marks, tell the sinks, answer the proposers. A failure
-//! in there ends the process, because going on would diverge.
+//! effects together with the applied log id as one batch, move the marks, answer the proposers. The sinks are told before
+//! the batch is written and while the marks move (see `events.rs`). A failure in there ends the process, because going on
+//! would diverge.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,7 +18,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use super::database::{Database, Facts};
 use super::error::{StoreError, fatal};
-use super::events::{Batch, Work};
+use super::events::{Batch, EventSink, Moment, Work};
 use super::keys::meta;
 use super::overlay::{Overlay, Sealed};
 use super::reader::{Shared, Store};
@@ -37,6 +39,10 @@ const MAX_BATCH_ENTRIES: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// What an entry adds to the write batch beyond three times its own bytes; only sizes the first allocation.
 const ROW_BYTES: usize = 256;
+
+/// Ids of members that left, at most: eight bytes each, written as one row. An id is derived from a member's name, URLs and
+/// the time, so the one that is forgotten after so many others does not come back by chance.
+pub const MAX_REMOVED: usize = 1 << 16;
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFiles>;
 type Answer = (ApplyResponder<TypeConfig>, Reply);
@@ -80,14 +86,14 @@ impl Machine {
         }
         let last = (*piece.last.leader_id, piece.last.index);
         let sealed = overlay.seal(last);
-        Decided { sealed, facts, answers, index: piece.last.index, took: begun.elapsed() }
+        Decided { sealed, facts, answers, last, took: begun.elapsed() }
     }
 
-    /// Writes and publishes what was decided.
+    /// Writes what was decided, shows it, and answers whoever waits.
     fn carry_out(&self, decided: Decided) {
         let begun = Instant::now();
-        let Decided { mut sealed, facts, answers, index, took } = decided;
-        let batch = Batch {
+        let Decided { mut sealed, facts, answers, last: (applied_term, applied_index), took } = decided;
+        let batch = Arc::new(Batch {
             last: sealed.progress.revision,
             changes: std::mem::take(&mut sealed.changes),
             encoded: OnceLock::new(),
@@ -95,30 +101,34 @@ impl Machine {
             leases: std::mem::take(&mut sealed.leases),
             auth: std::mem::take(&mut sealed.auth_events),
             v2_events: std::mem::take(&mut sealed.v2_events),
-            applied_index: index,
-        };
-        let written = Instant::now();
-        commit(&self.store.shared, &self.store.shared.database(), sealed, facts);
-        let committed = written.elapsed();
-        self.publish(batch, answers);
+            applied_term,
+        });
+        let committed = self.commit(&batch, sealed, facts);
+        self.store.shared.applied_next.advance(applied_index + 1);
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        if batch.compacted.is_some() {
+            self.store.housekeeper.wake();
+        }
         self.store.worked(Work::Commit, committed);
         self.store.worked(Work::Apply, took + begun.elapsed());
     }
 
-    /// Tells the sinks, then whoever waits for the applied index, then the proposers.
-    fn publish(&self, batch: Batch, answers: Vec<Answer>) {
-        let (applied_next, compacted) = (batch.applied_index + 1, batch.compacted.is_some());
-        let batch = Arc::new(batch);
-        for sink in self.store.shared.sinks.read().iter().filter_map(Weak::upgrade) {
-            sink.publish(Arc::clone(&batch));
+    /// Tells the sinks, writes, and makes readable. Returns how long the writing took.
+    fn commit(&self, batch: &Arc<Batch>, mut sealed: Sealed, facts: Option<Facts>) -> Duration {
+        let (shared, database) = (&self.store.shared, self.store.shared.database());
+        let subscribed = shared.sinks.read();
+        let sinks: Vec<_> = subscribed.iter().filter_map(Weak::upgrade).collect();
+        for sink in &sinks {
+            sink.publish(batch);
         }
-        self.store.shared.applied_next.advance(applied_next);
-        for (responder, reply) in answers {
-            responder.send(reply);
-        }
-        if compacted {
-            self.store.housekeeper.wake();
-        }
+        let begun = Instant::now();
+        write(shared, &database, &mut sealed);
+        let took = begun.elapsed();
+        let tell = |sink: &dyn EventSink, moment: Moment<'_>| sink.show(batch, moment);
+        Moment::through(&sinks, &tell, || show(shared, &database, sealed, facts));
+        took
     }
 }
 
@@ -127,8 +137,8 @@ struct Decided {
     sealed: Sealed,
     facts: Option<Facts>,
     answers: Vec<Answer>,
-    /// Of the last entry.
-    index: u64,
+    /// Term and index of the last entry.
+    last: (u64, u64),
     took: Duration,
 }
 
@@ -159,15 +169,25 @@ fn set_membership(overlay: &mut Overlay<'_>, facts: &mut Facts, id: LogId, membe
     let gone = facts.membership.nodes().map(|(id, _)| *id).filter(|id| membership.get_node(id).is_none());
     let gone: Vec<u64> = gone.collect();
     if !gone.is_empty() {
-        facts.removed.extend(gone);
+        remember(&mut facts.removed, gone, MAX_REMOVED);
         overlay.put_meta(meta::REMOVED, &records::encode_ids(&facts.removed));
     }
     facts.membership = StoredMembership::new(Some(id), membership);
     overlay.put_meta(meta::MEMBERSHIP, &records::encode_membership(&facts.membership));
 }
 
-/// Writes the batch and moves the marks, in the order that readers rely on (see `database.rs`).
-fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Option<Facts>) {
+/// Adds `gone` to the ids that left; beyond `most`, others go. Which ones is the same on every member.
+fn remember(removed: &mut BTreeSet<u64>, gone: Vec<u64>, most: usize) {
+    removed.extend(&gone);
+    let surplus = removed.len().saturating_sub(most);
+    let forgotten: Vec<u64> = removed.iter().filter(|id| !gone.contains(id)).take(surplus).copied().collect();
+    for id in forgotten {
+        removed.remove(&id);
+    }
+}
+
+/// Writes the batch. Readers stay where they are (see `database.rs`).
+fn write(shared: &Shared, database: &Database, sealed: &mut Sealed) {
     let marks = &database.marks;
     let progress = sealed.progress;
     marks.live.store(progress.live, Ordering::Release);
@@ -184,7 +204,13 @@ fn commit(shared: &Shared, database: &Database, mut sealed: Sealed, facts: Optio
         sealed.batch.put_cf(family, super::keys::layer_key(layer.start), layer.encode());
     }
     marks.writing.store(progress.revision, Ordering::SeqCst);
-    database.write(sealed.batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
+    let batch = std::mem::take(&mut sealed.batch);
+    database.write(batch).unwrap_or_else(|error| fatal("the state could not be written", &error));
+}
+
+/// Moves the marks, in the order that readers rely on.
+fn show(shared: &Shared, database: &Database, sealed: Sealed, facts: Option<Facts>) {
+    let (marks, progress) = (&database.marks, sealed.progress);
     let mut recent = database.recent.lock();
     for (key, version) in sealed.live {
         // A slice would keep the whole entry it came with in memory.
@@ -296,9 +322,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFiles) -> Result<(), io::Error> {
         let (store, meta) = (self.store.clone(), meta.clone());
-        blocking(move || store.install(&meta, &snapshot)).await?;
-        self.store.announce_reset();
-        Ok(())
+        blocking(move || store.install(&meta, &snapshot)).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
@@ -334,5 +358,19 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done?),
         Err(stopped) => Err(io::Error::other(stopped)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_left_have_a_limit_and_those_that_left_just_now_stay() {
+        let mut removed = BTreeSet::new();
+        for id in (0..100).rev() {
+            remember(&mut removed, vec![id, id + 1000], 10);
+            assert!(removed.len() <= 10 && removed.contains(&id) && removed.contains(&(id + 1000)));
+        }
     }
 }

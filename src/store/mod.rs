@@ -23,6 +23,7 @@ mod merge;
 mod open;
 mod options;
 mod overlay;
+mod partial;
 mod reader;
 mod receiver;
 mod recent;
@@ -39,14 +40,15 @@ pub mod watermark;
 
 pub use backup::{EtcdFile, ExportError, Import, ImportError, Imported, file_status, import};
 pub use error::StoreError;
-pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Work};
+pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Moment, Work};
 pub use hash::{HashError, HashKv};
-pub use machine::Machine;
+pub use machine::{MAX_REMOVED, Machine};
 pub use open::open;
 pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
 pub use receiver::SnapshotReceiver;
+pub use recent::CAPACITY as RECENT_BYTES;
 pub use snapshot::SnapshotFiles;
-pub use space::Space;
+pub use space::{LogBounds, Part, Space, reserve_bytes};
 #[cfg(test)]
 pub use watermark::Watermark;

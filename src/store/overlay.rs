@@ -116,7 +116,7 @@ impl<'a> Overlay<'a> {
         self.revision = effects.revision;
         for change in effects.leases {
             match change {
-                LeaseChange::Put(lease) => {
+                LeaseChange::Granted(lease) | LeaseChange::Recorded(lease) => {
                     leases::put(self.database, &lease, &mut self.batch);
                     self.leases.insert(lease.id, Some(lease));
                 }

@@ -20,7 +20,7 @@ use super::options::StoreOptions;
 use super::records::log_id;
 use super::size::{self, Size};
 use super::snapshot::Snapshots;
-use super::space::Space;
+use super::space::{Part, Space};
 use super::view::{Era, StoreView};
 use super::watermark::Watermark;
 use super::{events, keys, leases};
@@ -32,7 +32,8 @@ use crate::raft::types::{LogId, StoredMembership};
 pub(super) struct Shared {
     /// The database in use; replaced by a snapshot install, and renewed by the compactor (see [`Era`]).
     pub era: ArcSwap<Era>,
-    /// Weak, because sinks hold the store: whoever owns a sink decides how long it lives.
+    /// Weak, because sinks hold the store: whoever owns a sink decides how long it lives. Read-locked for as long as a
+    /// batch is told, so that nobody joins in the middle of one.
     pub sinks: RwLock<Vec<Weak<dyn EventSink>>>,
     /// Index of the next entry to apply: one above the last applied, so that "nothing" is 0.
     pub applied_next: Watermark,
@@ -140,9 +141,16 @@ impl Store {
         &self.shared.options.space
     }
 
-    /// Adds a listener; it hears of every batch from now on.
+    /// Whether what is in memory could be flushed now.
+    pub fn has_room_to_flush(&self) -> bool {
+        self.shared.options.space.has_room(Part::State, self.shared.database().unflushed())
+    }
+
+    /// Adds a listener; it hears of every batch from now on. No batch is half told while this waits.
     pub fn subscribe(&self, sink: Arc<dyn EventSink>) {
-        self.shared.sinks.write().push(Arc::downgrade(&sink));
+        let mut sinks = self.shared.sinks.write();
+        sink.subscribed(self.revision(), self.compacted());
+        sinks.push(Arc::downgrade(&sink));
     }
 
     /// Calls `visit` with each change of the revisions `from..=to`, oldest first, until it breaks or `max_bytes` of

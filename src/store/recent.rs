@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 /// Memory for cached versions, bytes, both generations together.
-const CAPACITY: usize = 8 << 20;
+pub const CAPACITY: usize = 8 << 20;
 /// What an entry costs beside its bytes.
 const ENTRY_COST: usize = 120;
 

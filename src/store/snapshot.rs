@@ -19,13 +19,14 @@ use rocksdb::checkpoint::Checkpoint;
 use super::database::Database;
 use super::error::StoreError;
 use super::install::Ownership;
+use super::partial::{self, Partial, Turn};
 use super::records::{LogIdRow, MembershipRow, log_id};
 use super::{files, keys};
 use crate::raft::types::{LogId, SnapshotMeta};
 
 /// Name of the manifest inside a snapshot directory.
 const MANIFEST: &str = "SNAPSHOT";
-/// Name prefixes of directories that are not snapshots yet; the next start removes them.
+/// Name prefixes of directories that are not snapshots yet; the next start removes them, all but one (see `partial`).
 const BUILDING: &str = "building-";
 const RECEIVING: &str = "receiving-";
 /// Files in one snapshot, at most.
@@ -55,8 +56,10 @@ struct Held {
     dir: PathBuf,
     meta: SnapshotMeta,
     files: Vec<SnapshotFile>,
-    /// Superseded, or never taken into use: the directory goes with the last user.
+    /// Superseded: the directory goes with the last user.
     obsolete: AtomicBool,
+    /// For one that was just received: nobody else writes there until it is installed, or not.
+    _turn: Option<Turn>,
 }
 
 impl Drop for Held {
@@ -93,7 +96,14 @@ struct FileRow {
 
 impl SnapshotFiles {
     pub(super) fn new(dir: PathBuf, meta: SnapshotMeta, files: Vec<SnapshotFile>) -> Self {
-        Self { inner: Arc::new(Held { dir, meta, files, obsolete: AtomicBool::new(false) }) }
+        Self { inner: Arc::new(Held { dir, meta, files, obsolete: AtomicBool::new(false), _turn: None }) }
+    }
+
+    /// What has come whole and is to be installed. Until that gives it its final name it stays where it is, so that it need
+    /// not come again when the install fails.
+    pub(super) fn received(turn: Turn, meta: SnapshotMeta, files: Vec<SnapshotFile>) -> Self {
+        let dir = turn.dir().to_owned();
+        Self { inner: Arc::new(Held { dir, meta, files, obsolete: AtomicBool::new(false), _turn: Some(turn) }) }
     }
 
     /// Last log id and membership in the snapshot.
@@ -186,6 +196,7 @@ fn is_plain_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('.')
         && name != MANIFEST
+        && name != partial::LIST
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
@@ -194,6 +205,7 @@ fn is_plain_name(name: &str) -> bool {
 pub(super) struct Snapshots {
     dir: PathBuf,
     current: Mutex<Option<SnapshotFiles>>,
+    partial: Arc<Partial>,
     /// Makes staging names unique within this process.
     next: AtomicU64,
 }
@@ -205,7 +217,9 @@ impl Snapshots {
         let mut current: Option<SnapshotFiles> = None;
         for name in files::names(&dir)? {
             let path = dir.join(&name);
-            if name.starts_with(BUILDING) || name.starts_with(RECEIVING) {
+            if name == partial::NAME {
+                continue;
+            } else if name.starts_with(BUILDING) || name.starts_with(RECEIVING) {
                 files::remove_dir(&path)?;
             } else if parse_name(&name).is_some() {
                 let manifest = path.join(MANIFEST);
@@ -221,7 +235,13 @@ impl Snapshots {
                 return Err(StoreError::Foreign { path, found });
             }
         }
-        Ok(Self { dir, current: Mutex::new(current), next: AtomicU64::new(0) })
+        let partial = Partial::open(&dir, current.as_ref().and_then(|newest| newest.meta().last_log_id))?;
+        Ok(Self { dir, current: Mutex::new(current), partial, next: AtomicU64::new(0) })
+    }
+
+    /// The place for one that is on its way in.
+    pub fn partial(&self) -> &Arc<Partial> {
+        &self.partial
     }
 
     /// The newest complete snapshot.
@@ -235,12 +255,12 @@ impl Snapshots {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match () {
             () if dir.parent() != Some(&self.dir) => Ownership::Foreign,
-            () if name.starts_with(RECEIVING) => Ownership::Staged,
+            () if name == partial::NAME => Ownership::Staged,
             () => Ownership::Kept,
         }
     }
 
-    /// A fresh name for a directory that receives files.
+    /// A fresh name for a directory that files are copied to.
     pub fn receiving(&self) -> PathBuf {
         self.staging(RECEIVING)
     }
@@ -328,6 +348,8 @@ impl Snapshots {
         }
         let dir = self.dir.join(name_of(meta.last_log_id.as_ref()));
         files::rename(staging, &dir)?;
+        // Of one that was received. After the rename: a crash before it goes on with what is there.
+        let _nothing_if_built = fs::remove_file(dir.join(partial::LIST));
         let published = SnapshotFiles::new(dir, meta, listed);
         if let Some(older) = current.replace(published.clone()) {
             older.retire();

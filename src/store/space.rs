@@ -71,6 +71,27 @@ struct Inner {
     looking: Mutex<()>,
 }
 
+/// What the log may take on its file system, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBounds {
+    /// One file. Large ones cost fewer directory syncs.
+    pub segment: u64,
+    /// All segments together.
+    pub segments: u64,
+    /// Files made ready, or kept to be used again.
+    pub spares: u64,
+}
+
+impl LogBounds {
+    /// On a file system of `total` bytes: an eighth for segments, no more than a GiB and no less than four files, and an
+    /// eighth of that for spares.
+    pub fn of(total: u64) -> Self {
+        let segment = (total / 128 / MIB * MIB).clamp(4 * MIB, 16 * MIB);
+        let segments = (total / 8).clamp(4 * segment, 1024 * MIB);
+        Self { segment, segments, spares: (segments / 8).clamp(segment, 4 * segment) }
+    }
+}
+
 /// A directory and the marks of its file system, bytes.
 #[derive(Debug)]
 struct Place {
@@ -106,7 +127,7 @@ fn low_mark(total: u64, buffers: u64) -> u64 {
 
 /// What is held back on a file system of `total` bytes: room for full write `buffers`, and once more for what is deleted
 /// after their flush; on a small disk an eighth of it.
-fn reserve_bytes(total: u64, buffers: u64) -> u64 {
+pub fn reserve_bytes(total: u64, buffers: u64) -> u64 {
     (total / 8).clamp(4 * MIB, (2 * buffers).max(4 * MIB)) / MIB * MIB
 }
 
@@ -277,11 +298,14 @@ impl Space {
         self.inner.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// How long a log file should be here: large ones cost fewer directory syncs, but four of them are kept ready.
-    pub fn log_file_bytes(&self, most: u64) -> u64 {
-        let total =
-            self.place(Part::Log).and_then(|place| measure(&place.dir).ok()).map_or(u64::MAX, |(total, _)| total);
-        (total / 32 / MIB * MIB).clamp(4 * MIB, most.max(4 * MIB))
+    /// Bytes of the whole file system under `part`; `None` when the system does not say.
+    pub fn total(&self, part: Part) -> Option<u64> {
+        measure(&self.place(part)?.dir).ok().map(|(total, _)| total)
+    }
+
+    /// How much the log may take here.
+    pub fn log_bounds(&self) -> LogBounds {
+        LogBounds::of(self.total(Part::Log).unwrap_or(u64::MAX))
     }
 
     fn place(&self, part: Part) -> Option<&Place> {
@@ -475,7 +499,20 @@ mod tests {
         space.look();
         assert!(!space.is_low() && !space.was_low());
         assert!(space.has_room(Part::State, u64::MAX) && space.has_spare_room(Part::Log, u64::MAX));
-        assert_eq!(space.log_file_bytes(64 * MIB), 64 * MIB);
+        let bounds = LogBounds { segment: 16 * MIB, segments: 1024 * MIB, spares: 64 * MIB };
+        assert_eq!(space.log_bounds(), bounds);
+    }
+
+    #[test]
+    fn the_log_takes_a_share_of_its_disk() {
+        let bounds = |total: u64| {
+            let LogBounds { segment, segments, spares } = LogBounds::of(total);
+            (segment / MIB, segments / MIB, spares / MIB)
+        };
+        assert_eq!(bounds(64 * MIB), (4, 16, 4));
+        assert_eq!(bounds(1 << 30), (8, 128, 16));
+        assert_eq!(bounds(10 << 30), (16, 1024, 64));
+        assert_eq!(bounds(1 << 40), (16, 1024, 64));
     }
 
     #[test]

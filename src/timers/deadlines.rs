@@ -1,20 +1,26 @@
 //! How long each lease has left, by the leader's monotonic clock. Pure: the caller says what time it is.
 //!
 //! A renewal touches one map entry; queues are looked at lazily, so thirty thousand renewals a second cost no sorting.
+//!
+//! Holds true: a lease whose renewal was acknowledged has no remaining time in the replicated state, and none on its way
+//! there. So whoever leads next gives it its full time. What is on its way is known here only by how its proposal ended;
+//! the caller proposes what it got from [`Deadlines::checkpoints`] and tells [`Deadlines::removed`] before it asks for
+//! more, which puts the removal of a record behind that record in the log.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use crate::model::command::LeaseRemaining;
 use crate::model::view::Lease;
+use crate::raft::Renewal;
 
 /// Expired leases are revoked at most at this rate; etcd's number.
 pub const REVOKES_PER_SECOND: u32 = 1000;
 /// Leases that live longer than this have their remaining time recorded, this often. etcd's number.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// A revoke that had no effect by then is proposed again.
-const RETRY_AFTER: Duration = Duration::from_secs(3);
+pub const RETRY_AFTER: Duration = Duration::from_secs(3);
 /// Share of the revoke rate that leases with one deadline may take after a change of leader, as in etcd.
 const SPREAD_PER_SECOND: u32 = REVOKES_PER_SECOND * 3 / 4;
 /// Queue entries of leases that are gone are tolerated up to so many beyond the live ones.
@@ -29,21 +35,32 @@ pub struct Deadlines {
     held: HashMap<i64, Held>,
     expiries: Queue,
     checkpoints: Queue,
-    /// Renewed although a shorter remaining time is on record, which must be cleared.
-    outdated: Vec<i64>,
+    /// Renewed although a shorter remaining time may be on record: it is to be removed. They stay here until it is.
+    removals: BTreeSet<i64>,
     checkpointing: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     ttl: i64,
+    /// Which grant of the id this is.
+    granted: u64,
     deadline: Duration,
     /// The time of this lease's valid entry in `expiries`: never later than the deadline, unless a revoke is under way.
     queued: Duration,
-    /// When its remaining time is to be recorded; `None` for short leases.
+    /// When its remaining time is to be recorded; `None` for short leases, and where none is recorded.
     checkpoint: Option<Duration>,
-    /// Whether a remaining time is on record.
+    /// Whether a remaining time is on record, or may be on its way there.
     recorded: bool,
+}
+
+/// A lease that has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// Its id.
+    pub id: i64,
+    /// Which grant of the id it is.
+    pub granted: u64,
 }
 
 impl Deadlines {
@@ -67,32 +84,37 @@ impl Deadlines {
         }
     }
 
-    /// A lease was granted, or its record changed.
-    pub fn put(&mut self, lease: &Lease, now: Duration) {
-        match self.held.get_mut(&lease.id) {
-            Some(held) => held.recorded = lease.remaining > 0,
-            None => self.insert(lease, now + seconds(lease.ttl), now),
+    /// A lease was granted.
+    pub fn grant(&mut self, lease: &Lease, now: Duration) {
+        self.removals.remove(&lease.id);
+        self.insert(lease, now + seconds(lease.ttl), now);
+    }
+
+    /// A lease's record changed. That one was removed is believed of the proposer only, see [`Self::removed`]: another
+    /// record may follow this one.
+    pub fn record(&mut self, lease: &Lease) {
+        if let Some(held) = self.held.get_mut(&lease.id) {
+            held.recorded |= lease.remaining > 0;
         }
     }
 
     /// A lease was revoked.
     pub fn remove(&mut self, id: i64) {
         self.held.remove(&id);
+        self.removals.remove(&id);
         self.shrink();
     }
 
-    /// Gives a lease its full time again and returns that in seconds. `None` when it is unknown or has expired: an expired
-    /// lease is about to be revoked and must not be called alive.
-    pub fn renew(&mut self, id: i64, now: Duration) -> Option<i64> {
-        let held = self.held.get_mut(&id)?;
-        if held.deadline <= now {
-            return None;
-        }
+    /// Gives a lease its full time again. An expired one is gone: it is about to be revoked and must not be called alive.
+    /// Where a record has to be removed first the lease lives on meanwhile, and [`Renewal::NotYet`] asks to come again.
+    pub fn renew(&mut self, id: i64, now: Duration) -> Renewal {
+        let Some(held) = self.held.get_mut(&id).filter(|held| held.deadline > now) else { return Renewal::Gone };
         held.deadline = now + seconds(held.ttl);
-        if std::mem::take(&mut held.recorded) {
-            self.outdated.push(id);
+        if held.recorded {
+            self.removals.insert(id);
+            return Renewal::NotYet;
         }
-        Some(held.ttl)
+        Renewal::Renewed(held.ttl)
     }
 
     /// Whole seconds that a lease has left, 0 once it has expired; `None` when it is unknown.
@@ -106,20 +128,20 @@ impl Deadlines {
         self.held.contains_key(&id)
     }
 
-    /// Whether [`checkpoints`](Self::checkpoints) has something that should not wait for the next look.
-    pub fn has_outdated(&self) -> bool {
-        !self.outdated.is_empty()
+    /// How many records are to be removed, which should not wait for the next look.
+    pub fn removals(&self) -> usize {
+        self.removals.len()
     }
 
     /// Leases that have expired, longest ago first, at most `limit`. Each is named again only after a while.
-    pub fn expired(&mut self, now: Duration, limit: usize) -> Vec<i64> {
+    pub fn expired(&mut self, now: Duration, limit: usize) -> Vec<Expired> {
         let mut expired = Vec::new();
         while expired.len() < limit {
             let Some((at, id)) = pop_before(&mut self.expiries, now) else { break };
             let Some(held) = self.held.get_mut(&id).filter(|held| held.queued == at) else { continue };
             held.queued = held.deadline;
             if held.deadline <= now {
-                expired.push(id);
+                expired.push(Expired { id, granted: held.granted });
                 held.queued = now + RETRY_AFTER;
             }
             self.expiries.push(Reverse((held.queued, id)));
@@ -127,10 +149,14 @@ impl Deadlines {
         expired
     }
 
-    /// Remaining times that are due to be recorded, at most `limit`; 0 clears a record.
+    /// Remaining times to be proposed for the record, at most `limit`; 0 removes a record. Ask again only when it is known
+    /// how the proposal ended.
     pub fn checkpoints(&mut self, now: Duration, limit: usize) -> Vec<LeaseRemaining> {
-        let cleared = self.outdated.drain(..self.outdated.len().min(limit));
-        let mut due: Vec<LeaseRemaining> = cleared.map(|id| LeaseRemaining { id, remaining_ttl: 0 }).collect();
+        let removal = |id: &i64| {
+            let held = self.held.get(id)?;
+            Some(LeaseRemaining { id: *id, remaining_ttl: 0, granted: held.granted })
+        };
+        let mut due: Vec<LeaseRemaining> = self.removals.iter().filter_map(removal).take(limit).collect();
         while due.len() < limit {
             let Some((at, id)) = pop_before(&mut self.checkpoints, now) else { break };
             let Some(held) = self.held.get_mut(&id).filter(|held| held.checkpoint == Some(at)) else { continue };
@@ -138,19 +164,31 @@ impl Deadlines {
             held.checkpoint = Some(next);
             self.checkpoints.push(Reverse((next, id)));
             let left = held.deadline.saturating_sub(now);
+            // Rounded up: a record must not be shorter than what was promised.
             let remaining_ttl = (left + Duration::from_nanos(999_999_999)).as_secs() as i64;
-            if remaining_ttl > 0 && remaining_ttl < held.ttl {
-                due.push(LeaseRemaining { id, remaining_ttl });
+            if remaining_ttl > 0 && remaining_ttl < held.ttl && !self.removals.contains(&id) {
+                held.recorded = true;
+                due.push(LeaseRemaining { id, remaining_ttl, granted: held.granted });
             }
         }
         due
     }
 
+    /// What [`checkpoints`](Self::checkpoints) gave last is applied: where it was a removal, the lease has no record.
+    pub fn removed(&mut self, applied: &[LeaseRemaining]) {
+        for removal in applied.iter().filter(|removal| removal.remaining_ttl == 0) {
+            if let Some(held) = self.held.get_mut(&removal.id).filter(|held| held.granted == removal.granted) {
+                held.recorded = false;
+                self.removals.remove(&removal.id);
+            }
+        }
+    }
+
     fn insert(&mut self, lease: &Lease, deadline: Duration, now: Duration) {
         let long = self.checkpointing && seconds(lease.ttl) > CHECKPOINT_EVERY;
         let checkpoint = long.then_some(now + CHECKPOINT_EVERY);
-        let recorded = lease.remaining > 0;
-        self.held.insert(lease.id, Held { ttl: lease.ttl, deadline, queued: deadline, checkpoint, recorded });
+        let (granted, recorded) = (lease.granted, lease.remaining > 0);
+        self.held.insert(lease.id, Held { ttl: lease.ttl, granted, deadline, queued: deadline, checkpoint, recorded });
         self.expiries.push(Reverse((deadline, lease.id)));
         self.checkpoints.extend(checkpoint.map(|at| Reverse((at, lease.id))));
     }
@@ -191,12 +229,20 @@ mod tests {
     }
 
     fn lease(id: i64, ttl: i64) -> Lease {
-        Lease { id, ttl, remaining: 0 }
+        Lease { id, ttl, remaining: 0, granted: 1 }
+    }
+
+    fn left(id: i64, remaining_ttl: i64) -> LeaseRemaining {
+        LeaseRemaining { id, remaining_ttl, granted: 1 }
+    }
+
+    fn ids(expired: Vec<Expired>) -> Vec<i64> {
+        expired.into_iter().map(|lease| lease.id).collect()
     }
 
     fn with(leases: &[Lease]) -> Deadlines {
         let mut deadlines = Deadlines::new(true);
-        leases.iter().for_each(|lease| deadlines.put(lease, NOW));
+        leases.iter().for_each(|lease| deadlines.grant(lease, NOW));
         deadlines
     }
 
@@ -206,38 +252,38 @@ mod tests {
         assert_eq!(deadlines.remaining(1, at(3)), Some(7));
         assert_eq!(deadlines.remaining(1, at(3) + Duration::from_millis(1)), Some(6), "whole seconds only");
         assert!(deadlines.expired(at(5) - Duration::from_nanos(1), 10).is_empty());
-        assert_eq!(deadlines.expired(at(5), 10), [-2]);
-        assert_eq!(deadlines.expired(at(10), 10), [-2, 1], "the one whose revoke had no effect is named again");
+        assert_eq!(ids(deadlines.expired(at(5), 10)), [-2]);
+        assert_eq!(ids(deadlines.expired(at(10), 10)), [-2, 1], "the one whose revoke had no effect is named again");
     }
 
     #[test]
     fn a_renewal_moves_the_deadline_and_an_expired_lease_cannot_be_renewed() {
         let mut deadlines = with(&[lease(1, 10)]);
-        assert_eq!(deadlines.renew(1, at(9)), Some(10));
+        assert_eq!(deadlines.renew(1, at(9)), Renewal::Renewed(10));
         assert!(deadlines.expired(at(18), 10).is_empty());
-        assert_eq!(deadlines.renew(1, at(19)), None);
+        assert_eq!(deadlines.renew(1, at(19)), Renewal::Gone);
         assert_eq!(deadlines.remaining(1, at(30)), Some(0));
-        assert_eq!(deadlines.expired(at(19), 10), [1]);
-        assert_eq!(deadlines.renew(2, NOW), None);
+        assert_eq!(ids(deadlines.expired(at(19), 10)), [1]);
+        assert_eq!(deadlines.renew(2, NOW), Renewal::Gone);
     }
 
     #[test]
     fn a_revoked_lease_is_forgotten_and_its_id_can_be_granted_again() {
         let mut deadlines = with(&[lease(1, 10)]);
         deadlines.remove(1);
-        assert_eq!((deadlines.renew(1, NOW), deadlines.remaining(1, NOW)), (None, None));
-        deadlines.put(&lease(1, 20), at(5));
+        assert_eq!((deadlines.renew(1, NOW), deadlines.remaining(1, NOW)), (Renewal::Gone, None));
+        deadlines.grant(&lease(1, 20), at(5));
         assert!(deadlines.expired(at(24), 10).is_empty(), "the first grant's deadline no longer counts");
-        assert_eq!(deadlines.expired(at(25), 10), [1]);
+        assert_eq!(ids(deadlines.expired(at(25), 10)), [1]);
     }
 
     #[test]
     fn an_expired_lease_is_not_named_again_while_its_revoke_is_under_way() {
         let mut deadlines = with(&[lease(1, 1)]);
-        assert_eq!(deadlines.expired(at(1), 10), [1]);
+        assert_eq!(ids(deadlines.expired(at(1), 10)), [1]);
         assert!(deadlines.expired(at(1), 10).is_empty());
         assert!(deadlines.expired(at(4) - Duration::from_nanos(1), 10).is_empty());
-        assert_eq!(deadlines.expired(at(4), 10), [1]);
+        assert_eq!(ids(deadlines.expired(at(4), 10)), [1]);
     }
 
     #[test]
@@ -253,14 +299,10 @@ mod tests {
         let mut deadlines = Deadlines::new(true);
         let recorded = Lease { remaining: 40, ..lease(2, 600) };
         deadlines.start(vec![lease(1, 10), recorded], NOW, Duration::from_secs(1));
-        assert_eq!(deadlines.expired(at(11), 10), [1]);
+        assert_eq!(ids(deadlines.expired(at(11), 10)), [1]);
         assert_eq!(deadlines.remaining(2, NOW), Some(41));
-        assert_eq!(deadlines.renew(2, at(20)), Some(600));
-        assert_eq!(
-            deadlines.checkpoints(at(20), 10),
-            [LeaseRemaining { id: 2, remaining_ttl: 0 }],
-            "its record is void"
-        );
+        assert_eq!(deadlines.renew(2, at(20)), Renewal::NotYet);
+        assert_eq!(deadlines.checkpoints(at(20), 10), [left(2, 0)], "its record is void");
     }
 
     #[test]
@@ -288,17 +330,41 @@ mod tests {
     fn long_leases_have_their_remaining_time_recorded_every_five_minutes() {
         let mut deadlines = with(&[lease(1, 1000), lease(2, 300)]);
         assert!(deadlines.checkpoints(at(299), 10).is_empty());
-        assert_eq!(deadlines.checkpoints(at(300), 10), [LeaseRemaining { id: 1, remaining_ttl: 700 }]);
+        assert_eq!(deadlines.checkpoints(at(300), 10), [left(1, 700)]);
         assert!(deadlines.checkpoints(at(599), 10).is_empty());
-        deadlines.put(&Lease { remaining: 700, ..lease(1, 1000) }, at(301));
+        deadlines.record(&Lease { remaining: 700, ..lease(1, 1000) });
         assert_eq!(deadlines.remaining(1, at(301)), Some(699), "the record's return does not move the deadline");
-        assert_eq!(deadlines.checkpoints(at(600), 10), [LeaseRemaining { id: 1, remaining_ttl: 400 }]);
+        assert_eq!(deadlines.checkpoints(at(600), 10), [left(1, 400)]);
+    }
+
+    #[test]
+    fn a_renewal_is_not_promised_before_the_record_is_known_to_be_gone() {
+        let mut deadlines = with(&[lease(1, 1000)]);
+        let record = deadlines.checkpoints(at(300), 10);
+        assert_eq!(deadlines.renew(1, at(300)), Renewal::NotYet, "the record is on its way, or lost, or there");
+        deadlines.removed(&record);
+        assert_eq!(deadlines.renew(1, at(301)), Renewal::NotYet, "it is there");
+        let lost = deadlines.checkpoints(at(301), 10);
+        assert_eq!(lost, [left(1, 0)]);
+        assert_eq!(deadlines.checkpoints(at(302), 10), lost, "proposed until it is applied");
+        deadlines.record(&lease(1, 1000));
+        assert_eq!(
+            deadlines.renew(1, at(303)),
+            Renewal::NotYet,
+            "some removal was applied, before or after the record"
+        );
+        deadlines.removed(&[LeaseRemaining { granted: 7, ..left(1, 0) }]);
+        assert_eq!(deadlines.renew(1, at(304)), Renewal::NotYet, "of a lease that had the id before");
+        deadlines.removed(&lost);
+        assert_eq!(deadlines.renew(1, at(305)), Renewal::Renewed(1000));
+        assert!(deadlines.checkpoints(at(305), 10).is_empty());
+        assert_eq!(deadlines.remaining(1, at(305)), Some(1000), "it lived on all the time");
     }
 
     #[test]
     fn without_checkpointing_nothing_is_recorded() {
         let mut deadlines = Deadlines::new(false);
-        deadlines.put(&lease(1, 1000), NOW);
+        deadlines.grant(&lease(1, 1000), NOW);
         assert!(deadlines.checkpoints(at(900), 10).is_empty());
     }
 
@@ -306,7 +372,7 @@ mod tests {
     fn leases_that_come_and_go_leave_nothing_behind() {
         let mut deadlines = Deadlines::new(true);
         for id in 1..100_000 {
-            deadlines.put(&lease(id, 3600), NOW);
+            deadlines.grant(&lease(id, 3600), NOW);
             deadlines.remove(id);
         }
         assert!(deadlines.expiries.len() <= SLACK && deadlines.checkpoints.len() <= SLACK);

@@ -9,10 +9,10 @@ use prost::Message;
 use tokio::sync::Notify;
 
 use super::compaction::Compactor;
-use super::deadlines::REVOKES_PER_SECOND;
+use super::deadlines::{Expired, REVOKES_PER_SECOND};
 use super::lessor::Lessor;
 use super::{Due, DueCommands, Moment, Outcome};
-use crate::model::command::{Command, LeaseCheckpoints, LeaseRevoke};
+use crate::model::command::{Command, LeaseRevoke};
 use crate::model::effects::Refusal;
 use crate::model::v2::types::{Command as V2Command, UnixNanos, Verb};
 use crate::proto::etcdserverpb::CompactionRequest;
@@ -20,7 +20,7 @@ use crate::raft::MemberInfo;
 use crate::raft::types::NodeId;
 
 /// How often leases and v2 nodes are looked at; etcd's number.
-const SCAN_EVERY: Duration = Duration::from_millis(500);
+pub(super) const SCAN_EVERY: Duration = Duration::from_millis(500);
 /// Remaining times that travel in one entry.
 const MAX_CHECKPOINTS: usize = 1000;
 /// How often learners are looked at.
@@ -44,12 +44,17 @@ impl DueCommands for LeaseExpiry {
     fn due(&mut self, at: Moment) -> Vec<Due> {
         let limit = REVOKES_PER_SECOND as usize * SCAN_EVERY.as_millis() as usize / 1000;
         let Some((term, expired)) = at.leading.then(|| self.0.expired(limit)).flatten() else { return Vec::new() };
-        let revoke = |id| Due::Propose(Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: term }));
+        let revoke = |lease: Expired| {
+            let (ids, granted) = (vec![lease.id], vec![lease.granted]);
+            Due::Propose(Command::LeaseRevoke(LeaseRevoke { ids, expired_by_term: term, granted }))
+        };
         expired.into_iter().map(revoke).collect()
     }
 }
 
-/// Proposes to record how much time long leases have left, so that a new leader need not give them their full time again.
+/// Proposes to record how much time long leases have left, so that a new leader need not give them their full time again,
+/// and to remove such a record when the lease is renewed. A removal that did not get through is proposed again at the next
+/// look; the loop asks for more only when it knows how the last proposal ended, as [`Lessor::checkpoints`] demands.
 pub struct LeaseCheckpoint(pub Arc<Lessor>);
 
 impl DueCommands for LeaseCheckpoint {
@@ -62,11 +67,14 @@ impl DueCommands for LeaseCheckpoint {
     }
 
     fn due(&mut self, at: Moment) -> Vec<Due> {
-        let leases = if at.leading { self.0.checkpoints(MAX_CHECKPOINTS) } else { Vec::new() };
-        if leases.is_empty() {
-            return Vec::new();
+        let checkpoints = at.leading.then(|| self.0.checkpoints(MAX_CHECKPOINTS)).flatten();
+        checkpoints.map(|checkpoints| Due::Propose(Command::LeaseCheckpoint(checkpoints))).into_iter().collect()
+    }
+
+    fn done(&mut self, due: &Due, outcome: &Outcome, _now: Duration) {
+        if let (Due::Propose(Command::LeaseCheckpoint(checkpoints)), Outcome::Done) = (due, outcome) {
+            self.0.recorded(checkpoints);
         }
-        vec![Due::Propose(Command::LeaseCheckpoint(LeaseCheckpoints { leases }))]
     }
 
     fn urgent(&self) -> BoxFuture<'static, ()> {

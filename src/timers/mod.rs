@@ -9,6 +9,8 @@ mod compaction;
 mod deadlines;
 mod duties;
 mod lessor;
+#[cfg(test)]
+mod lifetimes_test;
 
 use std::sync::Arc;
 use std::time::Duration;

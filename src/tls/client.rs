@@ -16,7 +16,8 @@ use super::{files, policy};
 use crate::clock::Clock;
 use crate::settings::{Settings, TlsPolicy, TlsSettings};
 
-/// TLS of outgoing calls. Cheap to clone.
+/// TLS of calls to other members. No protocol is offered in ALPN: what members speak has no registered name, and a member
+/// of an older release, which offers `h2`, then agrees on none. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientTls {
     configuration: Arc<Reloading<Arc<ClientConfig>>>,
@@ -101,12 +102,10 @@ fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<ClientConfig, TlsError>
         None => Arc::new(AnyServer(provider)),
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    let mut config = match pair(tls) {
+    match pair(tls) {
         (Some(cert), Some(key)) => builder
             .with_client_auth_cert(files::certificates(&cert)?, files::private_key(&key)?)
-            .map_err(|error| TlsError::Mismatch { cert, key, reason: error.to_string() })?,
-        _ => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = policy::alpn();
-    Ok(config)
+            .map_err(|error| TlsError::Mismatch { cert, key, reason: error.to_string() }),
+        _ => Ok(builder.with_no_client_auth()),
+    }
 }

@@ -19,6 +19,8 @@ mod verify;
 pub use client::{ClientTls, one_shot};
 pub use error::{TlsError, reason_of};
 pub use identity::PeerIdentity;
+#[cfg(test)]
+pub use policy::{CLIENT_PORT, PEER_PORT};
 pub use server::ServerTls;
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use super::error::TlsError;
 use crate::settings::{CipherSuite, TlsPolicy, TlsVersion};
 
-/// The protocol names both sides offer, the preferred one first. Callers that offer none are served
-/// HTTP/1.1 or, when they start with its preface, HTTP/2.
-pub fn alpn() -> Vec<Vec<u8>> {
-    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
-}
+/// The protocols that client and metrics ports speak, the preferred one first. Callers that offer none are served HTTP/1.1
+/// or, when they start with its preface, HTTP/2.
+pub const CLIENT_PORT: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// What the peer port speaks of what has a name: its questions and answers about members. The members' own frames have none,
+/// and members offer none when they call, as etcd's do.
+pub const PEER_PORT: &[&[u8]] = &[b"http/1.1"];
 
 /// The versions between the policy's lowest and highest, newest first.
 pub fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {

@@ -1,14 +1,18 @@
 //! The server side: one configuration per kind of listener, fresh for every handshake.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::Acceptor;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::error::TlsError;
 use super::identity::PeerIdentity;
@@ -36,9 +40,10 @@ struct Loaded {
 
 impl ServerTls {
     /// Loads everything the files say, or says which file is wrong. `purpose` names the listeners
-    /// in the log: `client` or `peer`.
+    /// in the log: `client` or `peer`; `protocols` are those that they speak.
     pub fn load(
         purpose: &'static str,
+        protocols: &'static [&'static [u8]],
         tls: &TlsSettings,
         policy: &TlsPolicy,
         clock: Arc<dyn Clock>,
@@ -52,7 +57,7 @@ impl ServerTls {
         if let Some(key) = tls.key_file.as_ref().filter(|key| files::is_world_readable(key)) {
             tracing::warn!(purpose, file = %key.display(), "private key is readable by everybody; give it mode 0600");
         }
-        let configuration = Reloading::start(purpose, watched, clock.clone(), move || build(&tls, &policy))?;
+        let configuration = Reloading::start(purpose, watched, clock.clone(), move || build(protocols, &tls, &policy))?;
         let loaded = ServerTls { inner: Arc::new(Inner { configuration, clock }) };
         if loaded.expires().is_some_and(|end| end < loaded.inner.clock.unix()) {
             tracing::warn!(purpose, "the certificate has expired; callers that check it will refuse this member");
@@ -66,18 +71,32 @@ impl ServerTls {
         let urls = [&settings.listen_client_urls, &settings.listen_client_http_urls];
         let years = settings.tls_policy.self_signed_years;
         let tls = self_signed::with_files(&settings.client_tls, &dir, &urls, years, &*clock)?;
-        ServerTls::load("client", &tls, &settings.tls_policy, clock)
+        ServerTls::load("client", policy::CLIENT_PORT, &tls, &settings.tls_policy, clock)
     }
 
     /// TLS of the peer listeners, a self-signed pair under `--peer-auto-tls` included.
     pub fn for_peers(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ServerTls, TlsError> {
         let tls = peer_files(settings, &*clock)?;
-        ServerTls::load("peer", &tls, &settings.tls_policy, clock)
+        ServerTls::load("peer", policy::PEER_PORT, &tls, &settings.tls_policy, clock)
     }
 
-    /// An acceptor for one handshake, with the files as they are now.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.inner.configuration.get().config.clone())
+    /// Makes a connection a secure one, with the files as they are now. `turn` is waited for between the caller's whole
+    /// ClientHello and the costly answer to it, and dropped behind that.
+    ///
+    /// # Errors
+    /// The caller left, or the handshake failed: `InvalidData` then, with the reason inside.
+    pub async fn accept<I, T>(&self, stream: I, turn: impl Future<Output = T>) -> std::io::Result<TlsStream<I>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let answering = {
+            let _turn = turn.await;
+            start.into_stream(self.inner.configuration.get().config.clone())
+        };
+        // Others first: the answer is computed, and its sender is in no hurry to show that it meant it.
+        tokio::task::yield_now().await;
+        answering.await
     }
 
     /// End of our own certificate's life, since 1970 UTC, for metrics and alerts.
@@ -115,7 +134,7 @@ pub(super) fn conditions(tls: &TlsSettings) -> Result<Conditions, TlsError> {
     Ok(Conditions { revoked, allowed })
 }
 
-fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
+fn build(protocols: &[&[u8]], tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
     let (Some(cert), Some(key)) = (&tls.cert_file, &tls.key_file) else { return Err(TlsError::NoPair) };
     let provider = policy::provider(rules)?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -140,7 +159,7 @@ fn build(tls: &TlsSettings, rules: &TlsPolicy) -> Result<Loaded, TlsError> {
         reason: error.to_string(),
     })?;
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    config.alpn_protocols = policy::alpn();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer =
         rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Config(error.to_string()))?;
     Ok(Loaded { config: Arc::new(config), own })

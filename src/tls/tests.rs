@@ -32,7 +32,7 @@ fn policy() -> TlsPolicy {
 }
 
 fn load_server(tls: &TlsSettings) -> Result<ServerTls, TlsError> {
-    ServerTls::load("test", tls, &policy(), Arc::new(SystemClock::new()))
+    ServerTls::load("test", super::CLIENT_PORT, tls, &policy(), Arc::new(SystemClock::new()))
 }
 
 fn load_client(tls: &TlsSettings) -> ClientTls {
@@ -54,7 +54,7 @@ async fn meet(server: &ServerTls, client: &ClientTls) -> Result<Option<PeerIdent
         stream.write_all(b"x").await.map_err(|error| error.to_string())?;
         stream.read_u8().await.map_err(|error| error.to_string())
     });
-    let accepted = server.acceptor().accept(far).await;
+    let accepted = server.accept(far, async {}).await;
     let seen = match accepted {
         Ok(mut stream) => {
             let identity = server.caller(stream.get_ref().1).map_err(str::to_owned);
@@ -171,7 +171,8 @@ async fn both_protocol_versions_work_and_the_lower_bound_holds() {
         (with(TlsVersion::V12, TlsVersion::V12), with(TlsVersion::V12, TlsVersion::V13), true),
         (with(TlsVersion::V13, TlsVersion::V13), with(TlsVersion::V12, TlsVersion::V12), false),
     ] {
-        let server = ServerTls::load("test", &house.server, &server, clock.clone()).expect("server");
+        let server =
+            ServerTls::load("test", super::CLIENT_PORT, &house.server, &server, clock.clone()).expect("server");
         let client = ClientTls::load("test", &house.client, &client, clock.clone()).expect("client");
         assert_eq!(meet(&server, &client).await.is_ok(), works);
     }
@@ -181,7 +182,7 @@ async fn both_protocol_versions_work_and_the_lower_bound_holds() {
 async fn new_files_serve_new_handshakes_without_a_restart() {
     let house = house();
     let clock = manual_clock();
-    let server = ServerTls::load("test", &house.server, &policy(), clock.clone()).expect("server");
+    let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
     let old_end = server.expires();
     let client = load_client(&house.client);
     house.ca.issue("server", &Leaf { days: (-1, 60), ..Leaf::default() });
@@ -194,7 +195,7 @@ async fn new_files_serve_new_handshakes_without_a_restart() {
 async fn a_change_of_authority_goes_through_a_time_of_both() {
     let house = house();
     let clock = manual_clock();
-    let server = ServerTls::load("test", &house.server, &policy(), clock.clone()).expect("server");
+    let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
     let next = Authority::new(house.dir.path(), "next");
     let pair = next.issue("newcomer", &Leaf::default());
     let newcomer = TlsSettings { cert_file: Some(pair.0), key_file: Some(pair.1), ..house.client.clone() };
@@ -241,7 +242,7 @@ async fn callers_take_up_a_bundle_of_both_and_a_new_pair_without_a_restart() {
 async fn a_half_written_pair_leaves_the_old_one_serving() {
     let house = house();
     let clock = manual_clock();
-    let server = ServerTls::load("test", &house.server, &policy(), clock.clone()).expect("server");
+    let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
     let client = load_client(&house.client);
     let key = house.server.key_file.clone().expect("key file");
     let whole = std::fs::read_to_string(&key).expect("read");
@@ -261,7 +262,7 @@ async fn a_half_written_pair_leaves_the_old_one_serving() {
 async fn a_resumed_session_ends_with_the_callers_certificate() {
     let house = house();
     let clock = manual_clock();
-    let server = ServerTls::load("test", &house.server, &policy(), clock.clone()).expect("server");
+    let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
     let client = load_client(&house.client);
     for _ in 0..2 {
         assert!(meet(&server, &client).await.is_ok());
@@ -359,4 +360,52 @@ async fn auto_tls_signs_once_and_serves() {
 fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).expect("file").permissions().mode() & 0o777
+}
+
+/// What a caller that offers these protocols agrees on with a port.
+async fn agreed(server: &ServerTls, client: &ClientTls, offers: Option<&[&[u8]]>) -> Result<Option<Vec<u8>>, String> {
+    let mut config = (**client.connector().config()).clone();
+    if let Some(offers) = offers {
+        config.alpn_protocols = offers.iter().map(|protocol| protocol.to_vec()).collect();
+    }
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let name = ClientTls::server_name("localhost").expect("name");
+    let calling = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, near);
+    let (called, accepted) = tokio::join!(calling, server.accept(far, async {}));
+    let called = called.map_err(|error| error.to_string())?;
+    let ours = accepted.map_err(|error| error.to_string())?.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    assert_eq!(called.get_ref().1.alpn_protocol().map(<[u8]>::to_vec), ours);
+    Ok(ours)
+}
+
+#[tokio::test]
+async fn a_port_agrees_on_what_it_speaks_and_on_nothing_else() {
+    let house = house();
+    let client = load_client(&house.client);
+    let port = |protocols| ServerTls::load("test", protocols, &house.server, &policy(), Arc::new(SystemClock::new()));
+    let (clients, peers) = (port(CLIENT_PORT).expect("server"), port(PEER_PORT).expect("server"));
+    let (h2, http1): (&[u8], &[u8]) = (b"h2", b"http/1.1");
+    // (port, offers, agreed); no offers of its own: a member of this release. `h2, http/1.1` is what an older one offers.
+    for (port, offers, expected) in [
+        (&clients, Some(&[][..]), Ok(None)),
+        (&clients, Some(&[h2, http1]), Ok(Some(h2))),
+        (&clients, Some(&[http1]), Ok(Some(http1))),
+        (&clients, Some(&[http1, h2]), Ok(Some(h2))),
+        (&peers, Some(&[]), Ok(None)),
+        (&peers, None, Ok(None)),
+        (&peers, Some(&[h2, http1]), Ok(Some(http1))),
+        (&peers, Some(&[http1]), Ok(Some(http1))),
+        (&peers, Some(&[h2]), Err("NoApplicationProtocol")),
+        // The port of a member of an older release: it offered what the client port offers.
+        (&clients, None, Ok(None)),
+    ] {
+        let found = agreed(port, &client, offers).await;
+        match (expected, found) {
+            (Ok(expected), found) => assert_eq!(found, Ok(expected.map(<[u8]>::to_vec)), "{offers:?}"),
+            (Err(reason), found) => {
+                let refusal = found.expect_err("refused");
+                assert!(refusal.contains(reason), "{offers:?}: {refusal}");
+            }
+        }
+    }
 }

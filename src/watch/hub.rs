@@ -13,10 +13,11 @@ use super::index::Index;
 use super::ring::{Ring, Shared};
 use super::stream::WatchStream;
 use crate::model::view::KeyRange;
-use crate::store::{Batch, EventSink, Store};
+use crate::store::{Batch, EventSink, Moment, Store};
+use crate::work::{Budget, HISTORY_THREADS, Lane, Source, WATCH_BYTES};
 
 /// Memory for the newest events, bytes.
-const RING_BYTES: usize = 16 << 20;
+pub const RING_BYTES: usize = 16 << 20;
 
 /// Numbers of one stream within the hub.
 pub(super) type StreamId = u64;
@@ -27,6 +28,10 @@ pub struct Hub {
     state: Mutex<State>,
     stats: HubStats,
     progress_every: Duration,
+    /// Turns at reading history.
+    readers: Lane,
+    /// Events that streams have looked up and not sent.
+    memory: Budget,
 }
 
 /// Gauges for metrics.
@@ -69,7 +74,7 @@ pub(super) struct Look {
 
 impl Hub {
     /// A hub that serves watchers of `store`, telling those who asked of progress every `progress_every`. The caller
-    /// subscribes it to the store.
+    /// subscribes it to the store before a stream is opened.
     pub fn new(store: Store, progress_every: Duration) -> Arc<Self> {
         Self::with_ring(store, progress_every, RING_BYTES)
     }
@@ -84,11 +89,18 @@ impl Hub {
             streams: HashMap::new(),
             next_stream: 0,
         };
-        Arc::new(Self { store, state: Mutex::new(state), stats: HubStats::default(), progress_every })
+        Arc::new(Self {
+            store,
+            state: Mutex::new(state),
+            stats: HubStats::default(),
+            progress_every,
+            readers: Lane::new(HISTORY_THREADS),
+            memory: Budget::new(WATCH_BYTES),
+        })
     }
 
-    /// A new stream without watchers. Dropping it frees everything it holds here.
-    pub fn open_stream(self: &Arc<Self>) -> WatchStream {
+    /// A new stream without watchers, for whoever `source` is. Dropping it frees everything it holds here.
+    pub fn open_stream(self: &Arc<Self>, source: Source) -> WatchStream {
         let wake = Arc::new(Notify::new());
         let mut state = self.state.lock();
         let id = state.next_stream;
@@ -96,7 +108,7 @@ impl Hub {
         state.streams.insert(id, Mark { dirty_from: None, wake: wake.clone() });
         drop(state);
         self.stats.streams.fetch_add(1, Ordering::Relaxed);
-        WatchStream::new(self.clone(), id, wake)
+        WatchStream::new(self.clone(), id, wake, source)
     }
 
     /// Gauges for metrics.
@@ -112,6 +124,14 @@ impl Hub {
 
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn readers(&self) -> &Lane {
+        &self.readers
+    }
+
+    pub(super) fn memory(&self) -> &Budget {
+        &self.memory
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -170,6 +190,18 @@ impl State {
         });
     }
 
+    /// Everything up to `revision` happened unseen: every stream reads it from history.
+    fn go_on_from(&mut self, revision: i64, compacted: i64) {
+        let unseen = self.current + 1;
+        self.ring = self.ring.emptied(revision);
+        self.current = revision;
+        self.compacted = compacted;
+        for mark in self.streams.values_mut() {
+            mark.dirty_from = Some(mark.dirty_from.map_or(unseen, |from| from.min(unseen)));
+        }
+        self.wake_all();
+    }
+
     fn wake_all(&self) {
         for mark in self.streams.values() {
             mark.wake.notify_one();
@@ -178,14 +210,28 @@ impl State {
 }
 
 impl EventSink for Hub {
-    fn publish(&self, batch: Arc<Batch>) {
+    fn subscribed(&self, revision: i64, compacted: i64) {
+        // What was applied between the making of this hub and now was not heard here.
+        self.state.lock().go_on_from(revision, compacted);
+    }
+
+    fn publish(&self, batch: &Arc<Batch>) {
+        // Encoded before the lock is taken that reading streams need, if anybody watches.
+        if !self.state.lock().streams.is_empty() {
+            batch.events();
+        }
+    }
+
+    fn show(&self, batch: &Arc<Batch>, moment: Moment<'_>) {
         let mut state = self.state.lock();
         if state.streams.is_empty() {
             // Nothing is encoded for nobody. Whoever comes and asks for these reads them from history.
             state.ring.skip_to(batch.last);
         } else {
-            state.take_in(&batch);
+            state.take_in(batch);
         }
+        // Streams wait for the lock: they deliver nothing that cannot be read, and begin nowhere behind what was read.
+        moment.pass();
         state.current = state.current.max(batch.last);
         if let Some(compacted) = batch.compacted {
             state.compacted = compacted;
@@ -193,16 +239,9 @@ impl EventSink for Hub {
         }
     }
 
-    fn reset(&self, revision: i64, compacted: i64) {
+    fn reset(&self, revision: i64, compacted: i64, moment: Moment<'_>) {
         let mut state = self.state.lock();
-        // Everything between the old and the new revision happened unseen: every stream reads it from history.
-        let unseen = state.current + 1;
-        state.ring = state.ring.emptied(revision);
-        state.current = revision;
-        state.compacted = compacted;
-        for mark in state.streams.values_mut() {
-            mark.dirty_from = Some(mark.dirty_from.map_or(unseen, |from| from.min(unseen)));
-        }
-        state.wake_all();
+        moment.pass();
+        state.go_on_from(revision, compacted);
     }
 }

@@ -11,11 +11,12 @@
 mod hub;
 mod index;
 mod ring;
+mod step;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use hub::{Hub, HubStats};
+pub use hub::{Hub, HubStats, RING_BYTES};
 #[cfg(test)]
 use stream::CreateRefusal;
 pub use stream::{Created, WatchCreate, WatchOutput, WatchStream};

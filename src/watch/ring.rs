@@ -44,7 +44,7 @@ impl Shared {
     }
 
     /// Bytes this event holds in memory, roughly.
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         const OVERHEAD: usize = 160;
         self.event.key.len() + self.event.event.len() + self.event.prev.as_ref().map_or(0, Bytes::len) + OVERHEAD
     }

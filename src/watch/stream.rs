@@ -4,7 +4,7 @@
 //! task is ready to send it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,20 +16,13 @@ use tokio::time::Interval;
 use super::hub::{Hub, StreamId};
 use super::index::Index;
 use super::ring::Shared;
+use super::step::{Cut, Step, allowance, read_history};
 use crate::model::view::KeyRange;
 use crate::store::HistoryError;
+use crate::work::{FREE_ANSWER_BYTES, Grant, Source, WATCH_LEAST_BYTES, WATCH_STEP_BYTES, driven};
 
-/// Revisions one message may span; etcd's own cap.
-const MESSAGE_REVISIONS: usize = 1000;
-/// A message ends at the first whole revision beyond this size, bytes.
-const MESSAGE_BYTES: usize = 1 << 20;
 /// Revisions of history looked at per step of a catching-up watcher, so that others on the stream get their turn.
 const CATCH_UP_REVISIONS: i64 = 10_000;
-/// Bytes of history one such step may read.
-const CATCH_UP_BYTES: usize = 8 << 20;
-/// Events that one such step may find, and their bytes; it ends at the first whole revision beyond.
-const CATCH_UP_EVENTS: usize = 10_000;
-const CATCH_UP_FOUND_BYTES: usize = 4 << 20;
 /// Deliveries (event × watcher) cut at one look; the rest stays where it is until these are sent.
 const LOOK_DELIVERIES: usize = 64 * 1024;
 
@@ -89,7 +82,7 @@ pub struct WatchOutput {
 }
 
 impl WatchOutput {
-    fn events(watch_id: i64, header_revision: i64, events: Vec<Bytes>, fragment: bool) -> Self {
+    pub(super) fn events(watch_id: i64, header_revision: i64, events: Vec<Bytes>, fragment: bool) -> Self {
         Self { watch_id, header_revision, canceled: false, compact_revision: 0, events, fragment }
     }
 
@@ -111,11 +104,63 @@ struct Watcher {
     live: bool,
     /// Whether an event was sent since the last progress tick.
     active: bool,
+    /// Its number among all that the stream ever had.
+    born: u64,
 }
 
 impl Watcher {
     fn wants(&self, event: &Shared) -> bool {
         event.revision() >= self.next && !(if event.is_delete() { self.wanted.no_delete } else { self.wanted.no_put })
+    }
+}
+
+/// A step of history on its way.
+struct Reading {
+    /// Whose turn it is.
+    id: i64,
+    /// Where it begins.
+    from: i64,
+    /// The compaction revision, and the current one, when it began.
+    compacted: i64,
+    current: i64,
+    /// Watchers that the stream had had by then: it knows nothing of what later ones want.
+    born: u64,
+    step: ReadingStep,
+}
+
+type ReadingStep = Pin<Box<dyn Future<Output = Result<Step, HistoryError>> + Send>>;
+
+/// The step that leads nowhere: the member stops.
+fn nothing(hub: &Hub, from: i64) -> Step {
+    Step::to(from - 1, hub.memory().owed(0))
+}
+
+/// How many bytes of events a look has found.
+#[derive(Default)]
+struct Looked {
+    bytes: usize,
+    grant: Option<Grant>,
+}
+
+impl Looked {
+    /// Whether there is no room for more. A little is always looked at.
+    fn is_full(&mut self, hub: &Hub) -> bool {
+        if self.bytes < WATCH_LEAST_BYTES {
+            return false;
+        }
+        if self.grant.is_none() {
+            self.grant = hub.memory().take(WATCH_STEP_BYTES);
+        }
+        self.grant.as_ref().is_none_or(|grant| self.bytes >= grant.bytes())
+    }
+
+    fn into_grant(self, hub: &Hub) -> Option<Grant> {
+        let mut grant = match self.grant {
+            None if self.bytes <= FREE_ANSWER_BYTES => return None,
+            grant => grant.unwrap_or_else(|| hub.memory().owed(0)),
+        };
+        grant.resize(self.bytes);
+        Some(grant)
     }
 }
 
@@ -129,8 +174,16 @@ pub struct WatchStream {
     index: Arc<Index<i64>>,
     /// Ids of watchers that read history, taken in turn.
     behind: VecDeque<i64>,
+    /// The step of history that is being read. It goes on while the client creates and cancels watchers.
+    reading: Option<Reading>,
     /// Messages already cut; at most one per watcher and step.
     ready: VecDeque<WatchOutput>,
+    /// For the events in `ready`.
+    held: Option<Grant>,
+    /// Whose turn it is when others read history too.
+    source: Source,
+    /// Watchers so far.
+    born: u64,
     next_id: i64,
     /// Ids of watchers that a compaction ended. As in etcd they stay taken, and are freed, with an answer, by a cancel.
     ended: HashSet<i64>,
@@ -142,7 +195,7 @@ pub struct WatchStream {
 }
 
 impl WatchStream {
-    pub(super) fn new(hub: Arc<Hub>, id: StreamId, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, id: StreamId, wake: Arc<Notify>, source: Source) -> Self {
         Self {
             hub,
             id,
@@ -150,7 +203,11 @@ impl WatchStream {
             watchers: HashMap::new(),
             index: Arc::default(),
             behind: VecDeque::new(),
+            reading: None,
             ready: VecDeque::new(),
+            held: None,
+            source,
+            born: 0,
             next_id: 0,
             ended: HashSet::new(),
             seen: 0,
@@ -184,7 +241,8 @@ impl WatchStream {
         if wanted.progress_notify && self.ticker.is_none() {
             self.ticker = Some(self.hub.progress_ticker());
         }
-        self.watchers.insert(watch_id, Watcher { wanted, next, live, active: true });
+        self.watchers.insert(watch_id, Watcher { wanted, next, live, active: true, born: self.born });
+        self.born += 1;
         self.hub.stats().watchers.fetch_add(1, Ordering::Relaxed);
         Ok(Created { watch_id, revision })
     }
@@ -221,6 +279,7 @@ impl WatchStream {
             if let Some(message) = self.ready.pop_front() {
                 return message;
             }
+            self.held = None;
             self.gather();
             if self.ready.is_empty() && !self.behind.is_empty() {
                 self.catch_up().await;
@@ -269,6 +328,9 @@ impl WatchStream {
         self.hub.state().unregister(&watcher.wanted.range, self.id);
         if !watcher.live {
             self.behind.retain(|&id| id != watch_id);
+            if self.behind.is_empty() {
+                self.reading = None;
+            }
             self.hub.stats().slow_watchers.fetch_sub(1, Ordering::Relaxed);
         }
         self.hub.stats().watchers.fetch_sub(1, Ordering::Relaxed);
@@ -288,25 +350,32 @@ impl WatchStream {
         }
         let (mut cuts, mut deliveries): (BTreeMap<i64, Cut>, usize) = (BTreeMap::new(), 0);
         let (mut last, mut rest) = (from, None);
+        let mut look = Looked::default();
         for event in state.ring.since(from) {
-            if deliveries >= LOOK_DELIVERIES && event.revision() != last {
+            let full = deliveries >= LOOK_DELIVERIES || look.is_full(&self.hub);
+            if full && event.revision() != last {
                 rest = Some(event.revision());
                 break;
             }
             last = event.revision();
+            let before = deliveries;
             let (watchers, cuts, ready) = (&self.watchers, &mut cuts, &mut self.ready);
             self.index.matches(event.key(), |id| {
                 if let Some(watcher) = watchers.get(&id).filter(|watcher| watcher.live && watcher.wants(event)) {
                     let cut = cuts.entry(id).or_default();
                     if cut.is_full_before(event.revision()) {
                         let full = std::mem::take(cut);
-                        ready.push_back(full.finish(id, watcher, None));
+                        ready.push_back(full.finish(id, watcher.wanted.fragment, None));
                     }
                     cut.add(event.revision(), event.encoded(watcher.wanted.prev_kv));
                     deliveries += 1;
                 }
             });
+            if deliveries > before {
+                look.bytes += event.weight();
+            }
         }
+        self.held = look.into_grant(&self.hub).or(self.held.take());
         if let Some(rest) = rest {
             state.put_back(self.id, rest);
             self.seen = rest - 1;
@@ -317,7 +386,7 @@ impl WatchStream {
             if let Some(watcher) = self.watchers.get_mut(&id) {
                 watcher.active = true;
                 watcher.next = self.seen + 1;
-                self.ready.push_back(cut.finish(id, watcher, None));
+                self.ready.push_back(cut.finish(id, watcher.wanted.fragment, None));
             }
         }
     }
@@ -336,37 +405,50 @@ impl WatchStream {
     /// Takes the watcher whose turn it is one step forward, and every other one that is behind within that step: watchers
     /// that fell behind together read history once.
     async fn catch_up(&mut self) {
-        let Some(id) = self.behind.front().copied() else { return };
-        let Some(watcher) = self.watchers.get(&id) else { return };
-        let from = watcher.next;
-        let (current, compacted) = {
-            let state = self.hub.state();
-            (state.current, state.compacted)
-        };
-        if from < compacted {
-            return self.overtaken(id, compacted);
+        if self.reading.is_none() {
+            self.reading = self.begin_step();
         }
-        if from > current {
-            return self.caught_up(id, from);
-        }
-        let to = current.min(from + CATCH_UP_REVISIONS - 1);
-        match self.read(from, to).await {
-            Ok(step) => self.deliver(from, &step, compacted, current),
-            Err(HistoryError::Compacted(compacted)) => self.overtaken(id, compacted),
+        // It stays where it is when this call is dropped, so it is read once and not once for each request of the client.
+        let Some(reading) = &mut self.reading else { return };
+        let outcome = reading.step.as_mut().await;
+        let Some(reading) = self.reading.take() else { return };
+        match outcome {
+            Ok(step) => self.deliver(&reading, step),
+            Err(HistoryError::Compacted(compacted)) => self.overtaken(reading.id, compacted, reading.born),
             Err(HistoryError::Store(error)) => {
                 // The engine is failing; its own guard ends the process. Sending a gap would be worse than silence.
-                tracing::error!(%error, watch_id = id, "cannot read history for a watcher");
+                tracing::error!(%error, watch_id = reading.id, "cannot read history for a watcher");
                 self.wake.notified().await;
             }
         }
     }
 
+    /// The next step, for the watcher whose turn it is; `None` when it needs none.
+    fn begin_step(&mut self) -> Option<Reading> {
+        let id = self.behind.front().copied()?;
+        let from = self.watchers.get(&id)?.next;
+        let (current, compacted) = {
+            let state = self.hub.state();
+            (state.current, state.compacted)
+        };
+        if from < compacted {
+            self.overtaken(id, compacted, self.born);
+            return None;
+        }
+        if from > current {
+            self.caught_up(id, from);
+            return None;
+        }
+        let to = current.min(from + CATCH_UP_REVISIONS - 1);
+        Some(Reading { id, from, compacted, current, born: self.born, step: self.read(from, to) })
+    }
+
     /// Reads the events of `from..=to` that any watcher matches, from the ring when it reaches back so far.
-    async fn read(&self, from: i64, to: i64) -> Result<Step, HistoryError> {
+    fn read(&self, from: i64, to: i64) -> ReadingStep {
         {
             let state = self.hub.state();
             if from >= state.ring.first() {
-                let mut step = Step::to(to);
+                let mut step = Step::to(to, allowance(self.hub.memory()));
                 for event in state.ring.since(from).take_while(|event| event.revision() <= to) {
                     if step.is_full_before(event.revision()) {
                         step.next = event.revision();
@@ -376,21 +458,27 @@ impl WatchStream {
                         step.push(event.clone());
                     }
                 }
-                return Ok(step);
+                return Box::pin(std::future::ready(Ok(step)));
             }
         }
-        let (store, index) = (self.hub.store().clone(), Arc::clone(&self.index));
-        let read = tokio::task::spawn_blocking(move || read_history(&store, &index, from, to));
-        match read.await {
-            Ok(step) => step,
-            Err(_) => Ok(Step::to(from - 1)),
-        }
+        let (hub, index, source) = (Arc::clone(&self.hub), Arc::clone(&self.index), self.source);
+        // A task: this stream is asked for its next message only when its reader takes one, and a turn must not wait for that.
+        let step = driven(async move {
+            let store = hub.store().clone();
+            let Ok(turn) = hub.readers().turn(source, None).await else { return Ok(nothing(&hub, from)) };
+            let grant = allowance(hub.memory());
+            let read = turn.run(move |gone| read_history(&store, &index, (from, to), grant, gone)).await;
+            read.map_or_else(|_stopped| Ok(nothing(&hub, from)), |(step, _turn)| step)
+        });
+        let hub = Arc::clone(&self.hub);
+        Box::pin(async move { step.await.unwrap_or_else(|| Ok(nothing(&hub, from))) })
     }
 
-    /// Cuts the messages of a step of history that begins at `from`, for all who are behind within it. The header says how
+    /// Cuts the messages of a step of history, for all who are behind within it and were there when it began. The header says how
     /// far the store was when it was read, as etcd's does. An event at the compaction revision goes without its previous
     /// value, which is compacted, as in etcd.
-    fn deliver(&mut self, from: i64, step: &Step, compacted: i64, current: i64) {
+    fn deliver(&mut self, reading: &Reading, step: Step) {
+        let &Reading { from, compacted, current, born, .. } = reading;
         let (mut cuts, mut deliveries): (BTreeMap<i64, Cut>, usize) = (BTreeMap::new(), 0);
         let (mut last, mut next) = (from, step.next);
         for event in &step.events {
@@ -401,12 +489,13 @@ impl WatchStream {
             last = event.revision();
             let (watchers, cuts, ready) = (&self.watchers, &mut cuts, &mut self.ready);
             self.index.matches(event.key(), |id| {
-                let behind = |watcher: &&Watcher| !watcher.live && watcher.next >= from && watcher.wants(event);
+                let met = |watcher: &&Watcher| !watcher.live && watcher.born < born && watcher.next >= from;
+                let behind = |watcher: &&Watcher| met(watcher) && watcher.wants(event);
                 if let Some(watcher) = watchers.get(&id).filter(behind) {
                     let cut = cuts.entry(id).or_default();
                     if cut.is_full_before(event.revision()) {
                         let full = std::mem::take(cut);
-                        ready.push_back(full.finish(id, watcher, Some(current)));
+                        ready.push_back(full.finish(id, watcher.wanted.fragment, Some(current)));
                     }
                     let with_prev = watcher.wanted.prev_kv && event.revision() > compacted;
                     cut.add(event.revision(), event.encoded(with_prev));
@@ -418,15 +507,19 @@ impl WatchStream {
         for (id, cut) in cuts {
             if let Some(watcher) = self.watchers.get_mut(&id) {
                 watcher.active = true;
-                self.ready.push_back(cut.finish(id, watcher, Some(current)));
+                self.ready.push_back(cut.finish(id, watcher.wanted.fragment, Some(current)));
             }
         }
         for id in &self.behind {
-            if let Some(watcher) = self.watchers.get_mut(id).filter(|watcher| (from..next).contains(&watcher.next)) {
+            let met = |watcher: &&mut Watcher| watcher.born < born && (from..next).contains(&watcher.next);
+            if let Some(watcher) = self.watchers.get_mut(id).filter(met) {
                 watcher.next = next;
             }
         }
-        self.behind.rotate_left(1);
+        self.held = Some(step.into_grant());
+        if self.behind.front() == Some(&reading.id) {
+            self.behind.rotate_left(1);
+        }
     }
 
     /// The watcher reached the present: from here live events serve it.
@@ -441,7 +534,11 @@ impl WatchStream {
         self.hub.stats().slow_watchers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn overtaken(&mut self, id: i64, compacted: i64) {
+    /// A compaction came by the watcher, if it is still the one that was there before the stream had `born`.
+    fn overtaken(&mut self, id: i64, compacted: i64, born: u64) {
+        if self.watchers.get(&id).is_none_or(|watcher| watcher.born >= born) {
+            return;
+        }
         self.remove(id);
         self.ended.insert(id);
         self.ready.push_back(WatchOutput::compacted(id, compacted));
@@ -465,73 +562,5 @@ impl Drop for WatchStream {
         self.hub.stats().slow_watchers.fetch_sub(slow, Ordering::Relaxed);
         self.hub.stats().watchers.fetch_sub(self.watchers.len(), Ordering::Relaxed);
         self.hub.close_stream(self.id, self.watchers.values().map(|watcher| watcher.wanted.range.clone()));
-    }
-}
-
-/// Events of whole revisions for watchers that catch up, and where they go on.
-struct Step {
-    events: Vec<Arc<Shared>>,
-    bytes: usize,
-    next: i64,
-}
-
-impl Step {
-    /// Nothing found yet; complete at `to` unless it is cut short.
-    fn to(to: i64) -> Self {
-        Self { events: Vec::new(), bytes: 0, next: to + 1 }
-    }
-
-    fn is_full_before(&self, revision: i64) -> bool {
-        let full = self.events.len() >= CATCH_UP_EVENTS || self.bytes >= CATCH_UP_FOUND_BYTES;
-        full && self.events.last().is_some_and(|last| last.revision() != revision)
-    }
-
-    fn push(&mut self, event: Arc<Shared>) {
-        self.bytes += event.encoded(false).len();
-        self.events.push(event);
-    }
-}
-
-fn read_history(store: &crate::store::Store, index: &Index<i64>, from: i64, to: i64) -> Result<Step, HistoryError> {
-    let mut step = Step::to(to);
-    // It ends early when this stops it, and also when it has read enough of other keys.
-    let last = store.history(from, to, CATCH_UP_BYTES, &|key| index.holds(key), &mut |event| {
-        if step.is_full_before(event.revision) {
-            return ControlFlow::Break(());
-        }
-        if index.holds(&event.key) {
-            step.push(Arc::new(Shared::new(event)));
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(Step { next: last + 1, ..step })
-}
-
-/// A message being cut for a watcher.
-#[derive(Default)]
-struct Cut {
-    events: Vec<Bytes>,
-    bytes: usize,
-    revisions: usize,
-    last: i64,
-}
-
-impl Cut {
-    fn is_full_before(&self, revision: i64) -> bool {
-        revision != self.last && (self.revisions >= MESSAGE_REVISIONS || self.bytes >= MESSAGE_BYTES)
-    }
-
-    fn add(&mut self, revision: i64, event: Bytes) {
-        if revision != self.last {
-            self.revisions += 1;
-            self.last = revision;
-        }
-        self.bytes += event.len();
-        self.events.push(event);
-    }
-
-    /// `header`: its revision; without one that of the last event.
-    fn finish(self, watch_id: i64, watcher: &Watcher, header: Option<i64>) -> WatchOutput {
-        WatchOutput::events(watch_id, header.unwrap_or(self.last), self.events, watcher.wanted.fragment)
     }
 }

@@ -17,6 +17,8 @@ use super::wait::PAUSE;
 pub enum Product {
     /// The control: Debian's `etcd-server`, or the program that `ETCD_CONTROL` names, for comparing with other versions.
     Etcd,
+    /// The newest etcd, which `control::newest` builds; only where that gave something.
+    Newest,
     /// This project's daemon, or the program that `ETCD_UNDER_TEST` names: with Debian's there, a test tests itself.
     Ours,
 }
@@ -29,6 +31,7 @@ impl Product {
                 assert!(path.is_file(), "no {}: install etcd-server, the control of these tests", path.display());
                 path
             }
+            Self::Newest => super::control::newest().expect("Go, which builds the newest etcd").etcd.clone(),
             Self::Ours => {
                 std::env::var_os("ETCD_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_etcd").into(), PathBuf::from)
             }

@@ -2,11 +2,13 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod control;
 pub mod ctl;
 pub mod disk;
 pub mod frames;
 pub mod handshake;
 pub mod history;
+pub mod hostile;
 pub mod http;
 pub mod member;
 pub mod net;

@@ -4,6 +4,7 @@
 //! member cut off from the others is still asked, and must not answer from the past.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -74,6 +75,22 @@ impl Network {
         ["ip", "netns", "exec", &self.space(n)].map(str::to_owned).to_vec()
     }
 
+    /// The file by which a thread enters machine `n`.
+    pub fn namespace(&self, n: usize) -> PathBuf {
+        PathBuf::from("/var/run/netns").join(self.space(n))
+    }
+
+    /// Gives machine `n` every address of 10.214.0.0/16 to call the others from, and all ports to do so.
+    pub fn lend_addresses(&self, n: usize) -> bool {
+        let space = self.space(n);
+        let others = (0..self.size).filter(|&other| other != n);
+        ip(&format!("-n {space} route add local 10.214.0.0/16 dev lo"))
+            && ip(&format!("netns exec {space} sysctl -qw net.ipv4.ip_local_port_range=1024\t65535"))
+            && others
+                .into_iter()
+                .all(|other| ip(&format!("-n {} route add 10.214.0.0/16 via {}", self.space(other), self.address(n))))
+    }
+
     /// Machine `n` loses packets from or to all others until [`Self::heal`].
     pub fn cut(&self, n: usize, cut: Cut) {
         let others: Vec<String> = (0..self.size).filter(|&other| other != n).map(|other| self.address(other)).collect();
@@ -115,6 +132,19 @@ impl Network {
         for n in 0..self.size {
             assert!(self.rules(n, "flush ruleset\nadd table inet cut\n"), "machine {n} cannot be connected again");
         }
+    }
+
+    /// Machine `n` sends no faster than `rate` (`20mbit`), or as fast as it can.
+    pub fn thin(&self, n: usize, rate: Option<&str>) {
+        let space = self.space(n);
+        let done = match rate {
+            Some(rate) => {
+                let shape = format!("tc qdisc replace dev eth0 root tbf rate {rate} burst 32kb latency 200ms");
+                ip(&format!("netns exec {space} {shape}"))
+            }
+            None => ip(&format!("netns exec {space} tc qdisc del dev eth0 root")),
+        };
+        assert!(done, "the link of machine {n} cannot be shaped: the run would prove nothing");
     }
 
     fn rules(&self, n: usize, script: &str) -> bool {

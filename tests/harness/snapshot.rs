@@ -21,6 +21,10 @@ pub fn save(cluster: &Cluster, n: usize, file: &Path) {
 pub fn restore(member: &Member, file: &Path, extra: &[&str]) -> Said {
     let (program, first): (PathBuf, &[&str]) = match member.product {
         Product::Etcd => ("/usr/bin/etcdctl".into(), &["snapshot", "restore"]),
+        Product::Newest => {
+            let newest = super::control::newest().expect("Go, which builds the newest etcd");
+            (newest.etcdutl.clone(), &["snapshot", "restore"])
+        }
         Product::Ours => (member.product.program(), &["restore"]),
     };
     let mut command = Command::new(program);

@@ -46,6 +46,7 @@ fn next_op(hub: &Arc<Hub>, unit: &str, rng: &mut StdRng) -> Option<Op> {
         if hub.stopping() {
             return None;
         }
+        world.note_deposition(unit, now());
         let state = world.units.get(unit)?;
         match world.machines.get(&state.machine)?.state {
             MachineState::Down => return None,
@@ -88,7 +89,7 @@ fn run(hub: &Arc<Hub>, unit: &str, op: &Op, rng: &mut StdRng) {
                 let level = if is_error { "WARNING" } else { "DEBUG" };
                 hub.log(level, &unit_tag(unit), &format!("unit.{unit}.{label}"), line);
             };
-            hook::run(command, &say).map(Some)
+            hook::run(command, &say, &|| hub.take_interruption(unit)).map(Some)
         }
         Err(error) => Err(error),
     };
@@ -187,8 +188,12 @@ fn end(
         return;
     }
     let Some(context) = context else { return };
+    let terminated = matches!(&outcome, Ok(Some(outcome)) if outcome.terminated);
     if let Op::Task(id) = op {
         end_task(&mut world, unit, *id, &context, outcome);
+    } else if terminated {
+        world.requeue(unit, op);
+        log_into(&mut world, "WARNING", unit, "a signal ended the hook: it is queued again");
     } else {
         let failure = match outcome {
             Ok(Some(outcome)) if outcome.code != Some(0) => Some(format!("exit status {}", outcome.code.unwrap_or(-1))),
@@ -207,7 +212,8 @@ fn end(
             }
         }
     }
-    let gone = *op == Op::Plain("remove") && world.units.get(unit).is_some_and(|unit| unit.failed.is_none());
+    let over = |unit: &crate::world::Unit| unit.failed.is_none() && unit.queued.is_none();
+    let gone = *op == Op::Plain("remove") && world.units.get(unit).is_some_and(over);
     hub.wake();
     drop(world);
     if gone {

@@ -15,12 +15,13 @@ use crate::home::Home;
 use crate::requests::Request;
 use crate::scenario;
 use crate::status::{tabular, time_of_day};
+use crate::world::generation::Generation;
 use crate::world::{LogLine, Options};
 
 const ABOUT: &str = "A small stand-in for Juju on one machine, for this charm's tests and demo.
 
 Units get a systemd-nspawn container each (plain processes where that cannot run). Hook order, buffering,
-retries, leadership and the hook tools follow Juju 3.6. It is NOT Juju: no controllers, users, models,
+retries, leadership and the hook tools follow Juju 4.0 or 3.6 (--juju). It is NOT Juju: no controllers, users, models,
 clouds, constraints, subordinates, cross-model relations, resources, block storage, secret rotation or
 expiry, juju-reboot, series upgrades, and state does not outlive the controller process.";
 
@@ -31,6 +32,9 @@ struct Cli {
     /// Which lab; several can run side by side.
     #[arg(long, global = true, default_value = "demo")]
     lab: String,
+    /// Which Juju a new lab behaves as: 3 (3.6) or 4 (4.0).
+    #[arg(long, global = true, default_value = "4")]
+    juju: Generation,
     #[command(subcommand)]
     command: Cmd,
 }
@@ -176,6 +180,12 @@ enum Cmd {
         #[arg(long)]
         no_retry: bool,
     },
+    /// Not in Juju: end and start a unit's agent; a hook that runs is let finish.
+    RestartAgent { unit: String },
+    /// Not in Juju: kill a unit's agent in the middle of the hook it runs (or of its next one).
+    InterruptHook { unit: String },
+    /// Not in Juju: hand Juju's leadership to another unit.
+    MoveLeadership { app: String },
     /// Not in Juju: cut the power of a machine (by number or unit).
     KillMachine { machine: String },
     /// Not in Juju: stop every process of a machine.
@@ -233,18 +243,37 @@ pub enum Scenario {
     /// Both authorities are replaced under a continuous writer with old credentials; then the peer
     /// authority again while the leader's machine dies.
     RotateCa,
+    /// Both authorities are replaced `rounds` times in a row while Juju's leadership moves.
+    Rotations { rounds: u32 },
+    /// The only unit is replaced again and again under a writer, with seeded timing; then with skipped hooks and
+    /// `--force` in between, after which no second cluster may begin.
+    Replace {
+        /// Replacements of each kind.
+        rounds: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Units come back to addresses that were used before, while Juju goes on listing those that have gone.
+    Reuse {
+        /// Replacements.
+        rounds: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// The charm is refreshed with another daemon, one unit at a time.
     Refresh,
     /// Data in a storage: there from the start, too late, taken away.
     Storage,
     /// Bad options and bad action parameters change nothing; a stopped daemon is started again.
     BadInput,
+    /// A new setting of an only unit is taken at once; the application's line is one sentence.
+    Alone,
 }
 
 /// Parses the command line and does what it says.
 pub fn run() -> Result<ExitCode, String> {
     let cli = Cli::parse();
-    let lab = Lab::named(&cli.lab)?;
+    let lab = Lab { generation: cli.juju, ..Lab::named(&cli.lab)? };
     match cli.command {
         Cmd::Deploy { charm, app, num_units, config, storage, knobs } => {
             lab.start(&knobs.options(), knobs.machines == "process", &|line| eprintln!("{line}"))?;
@@ -313,6 +342,9 @@ fn request_of(command: Cmd) -> Result<Request, String> {
         Cmd::RemoveRelation { one, other } => Request::RemoveRelation { one, other },
         Cmd::Refresh { app, path } => Request::Refresh { app, archive: absolute(path)? },
         Cmd::Resolve { unit, no_retry } => Request::Resolve { unit, retry: !no_retry },
+        Cmd::RestartAgent { unit } => Request::RestartAgent { unit },
+        Cmd::InterruptHook { unit } => Request::InterruptHook { unit },
+        Cmd::MoveLeadership { app } => Request::MoveLeadership { app },
         Cmd::KillMachine { machine } => Request::KillMachine { machine },
         Cmd::Pause { machine } => Request::Pause { machine, stop: true },
         Cmd::Resume { machine } => Request::Pause { machine, stop: false },

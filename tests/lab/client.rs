@@ -20,6 +20,7 @@ use crate::requests::Request;
 use crate::status::report::Report;
 use crate::wire;
 use crate::world::Options;
+use crate::world::generation::Generation;
 
 /// How long a new controller may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +35,8 @@ pub struct Lab {
     pub home: Home,
     /// Scenarios use plain processes even where containers can run.
     pub plain: bool,
+    /// The Juju a lab behaves as from its start on.
+    pub generation: Generation,
 }
 
 /// A finished task.
@@ -58,7 +61,7 @@ impl TaskReport {
 impl Lab {
     /// The lab of that name; nothing is started.
     pub fn named(name: &str) -> Result<Self, String> {
-        Ok(Self { home: Home::new(name)?, plain: false })
+        Ok(Self { home: Home::new(name)?, plain: false, generation: Generation::default() })
     }
 
     /// One request to the running controller.
@@ -88,12 +91,13 @@ impl Lab {
         if !force_process && Provider::wants_base() {
             base::ensure(say)?;
         }
+        let options = Options { generation: self.generation, ..options.clone() };
         let own = std::env::current_exe().map_err(io)?;
         fs::copy(&own, self.home.program()).map_err(io)?;
         let log = File::create(self.home.root().join("controller.log")).map_err(io)?;
         let mut command = Command::new(self.home.program());
         command.arg0("lab").arg("controller").arg("--home").arg(self.home.root());
-        command.arg("--options").arg(serde_json::to_string(options).map_err(|error| error.to_string())?);
+        command.arg("--options").arg(serde_json::to_string(&options).map_err(|error| error.to_string())?);
         if force_process {
             command.args(["--machines", "process"]);
         }

@@ -37,6 +37,16 @@ pub enum SecretChange {
     Remove { id: String, revision: Option<u64> },
 }
 
+impl SecretChange {
+    /// Which secret it changes.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Add(secret) => &secret.id,
+            Self::Set { id, .. } | Self::Grant { id, .. } | Self::Revoke { id, .. } | Self::Remove { id, .. } => id,
+        }
+    }
+}
+
 /// State of the action this context runs.
 #[derive(Debug, Clone)]
 pub struct ActionContext {
@@ -75,14 +85,18 @@ pub struct Context {
     pub secret: Option<(String, Option<u64>)>,
     /// The action, when this is one.
     pub action: Option<ActionContext>,
+    /// Databags of units that have not joined here, as they were when this hook first read them.
+    pub strangers: BTreeMap<(u32, String), crate::world::Settings>,
     /// Held-back databag writes.
     pub writes: BTreeMap<(u32, Side), Writes>,
     /// Held-back charm state.
     pub state: Writes,
     /// Held-back port changes: `true` opens.
     pub ports: Vec<(bool, PortRange)>,
-    /// Held-back secret changes.
+    /// Held-back secret changes; see [`Context::change_secret`].
     pub secrets: Vec<SecretChange>,
+    /// The first tool that changed something Juju holds back until the end.
+    pub wrote: Option<String>,
 }
 
 impl Context {
@@ -101,10 +115,12 @@ impl Context {
             storage: None,
             secret: None,
             action: None,
+            strangers: BTreeMap::new(),
             writes: BTreeMap::new(),
             state: Writes::new(),
             ports: Vec::new(),
             secrets: Vec::new(),
+            wrote: None,
         };
         match op {
             Op::Plain(_) => {}
@@ -199,6 +215,28 @@ impl Context {
             return Err(format!("secret with label {label:?} already exists"));
         }
         Ok(())
+    }
+
+    /// Holds back a change of a secret as Juju's agent does (`secretsChangeRecorder`): a removal, even of one
+    /// revision, drops whatever else the hook wanted of that secret, and new contents drop the removals.
+    pub fn change_secret(&mut self, change: SecretChange) {
+        let id = change.id().to_owned();
+        match change {
+            SecretChange::Remove { .. } => {
+                self.secrets.retain(|other| other.id() != id || matches!(other, SecretChange::Remove { .. }))
+            }
+            SecretChange::Set { .. } => {
+                self.secrets.retain(|other| other.id() != id || !matches!(other, SecretChange::Remove { .. }))
+            }
+            _ => {}
+        }
+        self.secrets.push(change);
+    }
+
+    /// True when the hook removes something of the secret: the agent then leaves it out of what it knows of
+    /// its own secrets, so that tools that ask about it say that there is none.
+    pub fn hides(&self, id: &str) -> bool {
+        self.secrets.iter().any(|change| matches!(change, SecretChange::Remove { .. }) && change.id() == id)
     }
 
     /// A secret this hook has added but not yet committed.

@@ -5,14 +5,14 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::context::Context;
 use crate::machine::{JUJU_DIR, Machine, User};
 use crate::world::World;
+use crate::world::generation::Generation;
 use crate::world::task::Work;
 use crate::world::{Settings, unit_tag};
-
-/// The version the lab speaks as.
-pub const JUJU_VERSION: &str = "3.6.8";
 
 /// How long pipes a hook's child still holds are read after the hook has ended.
 const PIPE_GRACE: Duration = Duration::from_millis(100);
@@ -23,8 +23,10 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// How a hook ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Exit code; 128 + signal when killed; `None` when there was no such hook file.
+    /// Exit code; 128 + signal when killed.
     pub code: Option<i32>,
+    /// True when SIGTERM or SIGKILL ended it.
+    pub terminated: bool,
     /// Standard output.
     pub stdout: String,
     /// Standard error.
@@ -106,10 +108,17 @@ fn environment(world: &World, context: &Context, machine: &Machine, dir: &str) -
     for name in ["JUJU_PRINCIPAL_UNIT", "JUJU_AVAILABILITY_ZONE", "CLOUD_API_VERSION"] {
         set(name, "");
     }
-    set("JUJU_VERSION", JUJU_VERSION);
-    set("JUJU_SLA", "unsupported");
+    set("JUJU_VERSION", world.options.generation.version());
+    if world.options.generation.has_sla() {
+        set("JUJU_SLA", "unsupported");
+    }
     for name in ["HTTP", "HTTPS", "FTP", "NO"] {
         set(&format!("JUJU_CHARM_{name}_PROXY"), "");
+    }
+    if world.options.generation.has_charm_tracing() {
+        for name in ["HTTP", "GRPC", "CA_CERT"] {
+            set(&format!("JUJU_CHARM_TRACE_CONFIG_{name}"), "");
+        }
     }
     set("PATH", &format!("{tools}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"));
     set("DEBIAN_FRONTEND", "noninteractive");
@@ -168,7 +177,12 @@ fn specific(world: &World, context: &Context) -> Settings {
 }
 
 /// Runs it; every output line goes to `say` as it comes, with `true` for standard error.
-pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> Result<Outcome, String> {
+/// `interrupted` is asked while it runs; once it says yes, the hook is killed and has failed.
+pub fn run(
+    machine_command: std::process::Command,
+    say: &dyn Fn(bool, &str),
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Outcome, String> {
     let mut command = machine_command;
     let mut child = command
         .stdin(Stdio::null())
@@ -179,7 +193,7 @@ pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> 
     let (sender, lines) = mpsc::channel();
     read_lines(child.stdout.take(), false, sender.clone());
     read_lines(child.stderr.take(), true, sender);
-    let mut outcome = Outcome { code: None, stdout: String::new(), stderr: String::new() };
+    let mut outcome = Outcome { code: None, terminated: false, stdout: String::new(), stderr: String::new() };
     let mut take = |is_error: bool, line: String| {
         say(is_error, line.trim_end_matches('\n'));
         let target = if is_error { &mut outcome.stderr } else { &mut outcome.stdout };
@@ -191,6 +205,12 @@ pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> 
         match lines.recv_timeout(Duration::from_millis(20)) {
             Ok((is_error, line)) => take(is_error, line),
             Err(mpsc::RecvTimeoutError::Timeout) => {
+                if interrupted() {
+                    // It may have ended by itself just now, which is as good.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err("the agent was killed while the hook ran".to_owned());
+                }
                 if let Some(status) = child.try_wait().map_err(|error| format!("cannot wait for the hook: {error}"))? {
                     break status;
                 }
@@ -206,6 +226,8 @@ pub fn run(machine_command: std::process::Command, say: &dyn Fn(bool, &str)) -> 
     }
     use std::os::unix::process::ExitStatusExt;
     outcome.code = status.code().or(status.signal().map(|signal| 128 + signal));
+    outcome.terminated =
+        status.signal().is_some_and(|signal| [Signal::SIGTERM as i32, Signal::SIGKILL as i32].contains(&signal));
     Ok(outcome)
 }
 
@@ -224,7 +246,12 @@ fn read_lines(pipe: Option<impl Read + Send + 'static>, is_error: bool, sender: 
 }
 
 /// Prepares a new machine for one unit: directories and hook tools.
-pub fn install_tools(machine: &Machine, program: &std::path::Path, unit: &str) -> Result<(), String> {
+pub fn install_tools(
+    machine: &Machine,
+    program: &std::path::Path,
+    unit: &str,
+    generation: Generation,
+) -> Result<(), String> {
     let tag = unit_tag(unit);
     let tools = machine.juju_path(&format!("tools/{tag}"));
     let io = |error: std::io::Error| format!("cannot install hook tools in {}: {error}", tools.display());
@@ -234,7 +261,7 @@ pub fn install_tools(machine: &Machine, program: &std::path::Path, unit: &str) -
         Machine::Nspawn(_) => format!("{JUJU_DIR}/tools/lab").into(),
         Machine::Process(_) => program.to_owned(),
     };
-    for name in crate::tools::NAMES {
+    for name in crate::tools::names(generation) {
         std::os::unix::fs::symlink(&target, tools.join(name)).map_err(io)?;
     }
     Ok(())

@@ -111,7 +111,8 @@ impl Hub {
 
     fn boot(self: &Arc<Self>, id: u32, unit: &str) -> Result<(), String> {
         let machine = self.provider.boot(&self.home, id)?;
-        hook::install_tools(&machine, &self.home.program(), unit)?;
+        let generation = self.lock().options.generation;
+        hook::install_tools(&machine, &self.home.program(), unit, generation)?;
         let mut world = self.lock();
         for storage in world.units.get(unit).map(|unit| unit.storage.clone()).unwrap_or_default() {
             machine.make_folder(&storage.location)?;
@@ -157,17 +158,30 @@ impl Hub {
         });
     }
 
-    /// Takes a unit out of the model and its machine off this computer.
+    /// True, once, when the hook a unit runs is to be killed.
+    pub fn take_interruption(&self, unit: &str) -> bool {
+        self.lock().units.get_mut(unit).is_some_and(|unit| std::mem::take(&mut unit.interrupted))
+    }
+
+    /// Takes a unit's machine off this computer, then the unit out of the model: only then may a new machine
+    /// take the old one's number and address.
     pub fn retire(&self, unit: &str) {
-        let machine = self.lock().forget_unit(unit);
-        if let Some(machine) = machine {
-            let machine = self.machines.lock().unwrap_or_else(PoisonError::into_inner).remove(&machine);
-            if let Some(machine) = machine
-                && let Err(error) = machine.remove()
-            {
-                self.log("WARNING", "controller", "provisioner", &error);
+        let id = {
+            let mut world = self.lock();
+            let id = world.units.get(unit).map(|unit| unit.machine);
+            // What dies with its machine has not failed.
+            if let Some(machine) = id.and_then(|id| world.machines.get_mut(&id)) {
+                machine.state = MachineState::Down;
             }
+            id
+        };
+        let machine = id.and_then(|id| self.machines.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+        if let Some(machine) = machine
+            && let Err(error) = machine.remove()
+        {
+            self.log("WARNING", "controller", "provisioner", &error);
         }
+        self.lock().forget_unit(unit);
         self.wake();
     }
 

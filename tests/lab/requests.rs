@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,7 +12,7 @@ use crate::hub::{Hub, now};
 use crate::machine::{Provider, User};
 use crate::status::report;
 use crate::world::relation::End;
-use crate::world::task::{Task, TaskState, Work};
+use crate::world::task::{Task, Work};
 use crate::world::{MachineState, World};
 
 /// One request; the answer is a JSON value or an error text for people.
@@ -51,6 +50,14 @@ pub enum Request {
     Pause { machine: String, stop: bool },
     /// Cuts a machine from the network or plugs it in.
     Partition { machine: String, cut: bool },
+    /// Ends and starts a unit's agent between two hooks.
+    RestartAgent { unit: String },
+    /// The revisions Juju keeps of each secret: `{label or id: [numbers]}`.
+    Secrets,
+    /// Makes another unit Juju's leader, as when the lease was lost for a moment; answers its name.
+    MoveLeadership { app: String },
+    /// Kills a unit's agent in the middle of a hook; the hook counts as failed when the agent starts again.
+    InterruptHook { unit: String },
     /// Retries or skips a failed hook.
     Resolve { unit: String, retry: bool },
     /// Log lines from number `from` on; answers `{next, lines}`.
@@ -95,6 +102,18 @@ pub fn answer(hub: &Arc<Hub>, request: Request) -> Result<Value, String> {
             hub.with_machine(id, |machine| machine.partition(cut)).ok_or("the machine is not running")??;
             Value::Null
         }
+        Request::RestartAgent { unit } => {
+            hub.lock().restart_agent(&unit)?;
+            Value::Null
+        }
+        Request::InterruptHook { unit } => {
+            let mut world = hub.lock();
+            let state = world.units.get_mut(&unit).ok_or(format!("unit {unit:?} not found"))?;
+            state.interrupted = true;
+            Value::Null
+        }
+        Request::Secrets => secrets(&hub.lock()),
+        Request::MoveLeadership { app } => json!(hub.lock().move_leadership(&app, now())?),
         Request::Resolve { unit, retry } => {
             let mut world = hub.lock();
             let state = world.units.get_mut(&unit).ok_or(format!("unit {unit:?} not found"))?;
@@ -175,8 +194,7 @@ fn add_storage(hub: &Arc<Hub>, unit: &str, name: &str) -> Result<Value, String> 
 }
 
 fn remove_unit(hub: &Arc<Hub>, unit: &str, force: bool) -> Result<(), String> {
-    let resigns = rand::rng().random_bool(0.5);
-    hub.lock().remove_unit(unit, resigns)?;
+    hub.lock().remove_unit(unit)?;
     if force {
         hub.retire(unit);
     }
@@ -210,6 +228,14 @@ fn resolve_unit(world: &World, unit: &str) -> Result<String, String> {
     }
 }
 
+fn secrets(world: &World) -> Value {
+    let shown = |secret: &crate::world::secret::Secret| {
+        let name = secret.label.clone().unwrap_or_else(|| secret.id.clone());
+        (name, json!(secret.revisions.keys().collect::<Vec<_>>()))
+    };
+    Value::Object(world.secrets.values().map(shown).collect())
+}
+
 fn run_action(hub: &Arc<Hub>, unit: &str, name: String, params: BTreeMap<String, Value>) -> Result<Value, String> {
     let mut world = hub.lock();
     let unit = resolve_unit(&world, unit)?;
@@ -223,20 +249,7 @@ fn run_action(hub: &Arc<Hub>, unit: &str, name: String, params: BTreeMap<String,
 fn queue(world: &mut World, unit: &str, work: Work) -> Result<Value, String> {
     let unit = resolve_unit(world, unit)?;
     let id = world.take_number("task") + 1;
-    let task = Task {
-        id,
-        unit: unit.clone(),
-        work,
-        state: TaskState::Pending,
-        message: String::new(),
-        results: json!({}),
-        exit: None,
-        stdout: String::new(),
-        stderr: String::new(),
-        log: Vec::new(),
-        times: [now(), 0, 0],
-    };
-    world.tasks.insert(id, task);
+    world.tasks.insert(id, Task::new(id, &unit, work, now()));
     if let Some(unit) = world.units.get_mut(&unit) {
         unit.queue.push_back(id);
     }
@@ -352,6 +365,9 @@ fn refresh(hub: &Arc<Hub>, app: &str, path: &std::path::Path) -> Result<Value, S
     state.charm = Arc::new(charm);
     state.charm_revision += 1;
     let revision = state.charm_revision;
+    for unit in world.units.values_mut().filter(|unit| unit.app == app) {
+        unit.unaware_of.clear();
+    }
     for (endpoint, interface) in peers {
         let known = world.relations.values().any(|r| r.is_peer() && r.endpoint_of(app) == Some(&endpoint));
         if !known {

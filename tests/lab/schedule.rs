@@ -3,6 +3,7 @@
 //! commands, storage, a failed hook, and only then the ordinary hooks of a living or dying unit.
 
 use crate::world::relation::{LocalRelation, Relation};
+use crate::world::task::Work;
 use crate::world::{App, Life, Unit, World};
 
 /// Kinds of relation hooks.
@@ -67,7 +68,7 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
     if unit.life == Life::Dying && !unit.installed && unit.failed.is_none() {
         return Next::Gone;
     }
-    let steady = unit.failed.is_none();
+    let steady = unit.failed.is_none() && unit.queued.is_none();
     if unit.installed && steady && unit.life == Life::Alive {
         let urgent = created(world, unit, choose)
             .or_else(|| leadership(world, app, unit, now))
@@ -78,8 +79,12 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
     }
     if unit.installed
         && let Some(task) = unit.queue.front()
+        && (unit.queued.is_none() || runs_beside_a_queued_hook(world, *task))
     {
         return Next::Run(Op::Task(*task));
+    }
+    if let Some(queued) = &unit.queued {
+        return Next::Run(queued.clone());
     }
     if let Some(failed) = &unit.failed {
         let due = unit.resolved == Some(true) || now >= failed.retry_at;
@@ -92,6 +97,12 @@ pub fn next(world: &World, unit: &Unit, now: u64, choose: &mut dyn FnMut(usize) 
         Life::Dying => dying(world, unit, choose),
         Life::Alive => alive(world, app, unit, now, choose),
     }
+}
+
+/// Actions, and with them `juju exec`, wait for a queued hook; commands that `juju-exec` is given on the
+/// unit's own machine, for which the lab's `exec` stands, do not (resolvers of actions and commands, both Jujus).
+fn runs_beside_a_queued_hook(world: &World, task: u64) -> bool {
+    world.tasks.get(&task).is_some_and(|task| matches!(task.work, Work::Exec { .. }))
 }
 
 fn created(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -> Option<Op> {
@@ -107,15 +118,11 @@ fn created(world: &World, unit: &Unit, choose: &mut dyn FnMut(usize) -> usize) -
 }
 
 fn leadership(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
-    let leads = world.is_leader(&unit.name, now);
-    match (leads, unit.told_leader) {
-        (true, Some(true)) => None,
-        (true, _) => Some(Op::Plain("leader-elected")),
-        (false, None | Some(true)) => Some(Op::Plain("leader-settings-changed")),
-        (false, Some(false)) => {
-            (app.leader_settings.0 > unit.leader_settings_seen).then_some(Op::Plain("leader-settings-changed"))
-        }
+    if world.is_leader(&unit.name, now) {
+        return (!unit.told_leader).then_some(Op::Plain("leader-elected"));
     }
+    let told = world.options.generation.has_leader_settings() && app.leader_settings.0 > unit.leader_settings_seen;
+    told.then_some(Op::Plain("leader-settings-changed"))
 }
 
 fn secrets(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
@@ -130,7 +137,7 @@ fn secrets(world: &World, app: &App, unit: &Unit, now: u64) -> Option<Op> {
             crate::world::secret::Owner::App(owner) => *owner == app.name && leads,
             crate::world::secret::Owner::Unit(owner) => *owner == unit.name,
         };
-        if manages && let Some(revision) = secret.unused_revisions().first() {
+        if manages && let Some(revision) = secret.unused_revisions(&unit.name).first() {
             return Some(Op::SecretRemove { id: secret.id.clone(), revision: *revision });
         }
     }
@@ -199,7 +206,8 @@ fn relation_step(world: &World, unit: &Unit, relation: &Relation, local: &LocalR
         return op(RelationHook::Changed, Some(remote));
     }
     let visible = world.visible_remotes(relation, unit);
-    if let Some(gone) = local.members.keys().find(|member| !visible.contains(member)) {
+    let departed = |member: &&String| !visible.contains(member) && !unit.unaware_of.contains(*member);
+    if let Some(gone) = local.members.keys().find(departed) {
         return op(RelationHook::Departed, Some(gone));
     }
     if relation.dying || unit.life == Life::Dying {

@@ -264,10 +264,49 @@ fn an_operator_begins_and_ends_only_on_the_leader_and_only_when_it_is_time() {
 }
 
 #[test]
-fn a_revision_of_the_secret_that_nobody_reads_is_removed_once() {
-    let mut facts = healthy(&[1]);
-    facts.unused_revision = Some(3);
-    assert_eq!(reconcile(&facts).actions, [Action::PruneSecret(3)]);
-    facts.done.pruned = true;
-    assert_eq!(reconcile(&facts).actions, []);
+fn all_revisions_of_the_secret_but_the_latest_are_removed_in_whatever_hook_finds_them() {
+    let planned = |latest: u64, kept_from: Option<u64>| {
+        let mut facts = healthy(&[1]);
+        facts.secret_revision = Some(latest);
+        peer(&mut facts).app.kept_from = kept_from;
+        reconcile(&facts).actions
+    };
+    assert_eq!(planned(1, None), []);
+    assert_eq!(planned(4, None), [Action::PruneSecret(1..4)]);
+    assert_eq!(planned(4, Some(3)), [Action::PruneSecret(3..4)]);
+    assert_eq!(planned(4, Some(4)), []);
+    assert_eq!(planned(1_000, None), [Action::PruneSecret(1..33)], "so many at a time, the rest in the next hook");
+    assert_eq!(planned(4, Some(u64::MAX)), [], "whatever the databag says");
+}
+
+#[test]
+fn older_revisions_stay_while_the_latest_is_not_published_and_after_another_change_in_the_same_hook() {
+    let rows: [(&str, fn(&mut Facts)); 4] = [
+        ("the latest cannot be read", |f| f.authorities = Authorities::Unusable("why".into())),
+        ("the latest is a step ahead of what is published", |f| f.authorities = Authorities::Held(introduced())),
+        ("this hook has changed it already", |f| f.done.secret_changed = true),
+        ("somebody else leads", |f| {
+            f.leader = false;
+            f.authorities = Authorities::Unasked;
+            f.secret_revision = None;
+        }),
+    ];
+    for (what, change) in rows {
+        let mut facts = healthy(&[1]);
+        facts.secret_revision = Some(4);
+        change(&mut facts);
+        let pruned = |action: &Action| matches!(action, Action::PruneSecret(_));
+        assert!(!reconcile(&facts).actions.iter().any(pruned), "{what}");
+    }
+}
+
+#[test]
+fn a_step_waits_for_the_hook_after_one_that_removes_revisions() {
+    let mut facts = facts_in(&replacing(), &introduced(), 2);
+    facts.secret_revision = Some(3);
+    let actions = reconcile(&facts).actions;
+    assert!(actions.contains(&Action::PruneSecret(1..3)), "{actions:?}");
+    assert_eq!(steps(&facts), [], "Juju would keep one of the two changes of the secret");
+    peer(&mut facts).app.kept_from = Some(3);
+    assert_ne!(steps(&facts), []);
 }

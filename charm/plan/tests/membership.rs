@@ -20,7 +20,7 @@ fn units_are_added_one_at_a_time_lowest_first_and_only_when_certified() {
     assert_eq!(adds(&facts), [unit(2)]);
     peer(&mut facts).app.certificates.remove(&(unit(2), Side::Peer));
     assert_eq!(adds(&facts), [unit(3)]);
-    let learner = Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(3) };
+    let learner = Member { name: "".into(), learner: true, reachable: false, healthy: false, ..member(3) };
     cluster(&mut facts).members.push(learner);
     assert_eq!(adds(&facts), []);
 }
@@ -42,8 +42,8 @@ fn a_joining_unit_is_told_the_whole_list_with_its_own_name() {
     let mut facts = healthy(&[1, 2]);
     peer(&mut facts).units.insert(unit(2), bag(2, false));
     cluster(&mut facts).members[1] =
-        Member { name: String::new(), learner: true, reachable: false, healthy: false, ..member(2) };
-    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".to_owned();
+        Member { name: "".into(), learner: true, reachable: false, healthy: false, ..member(2) };
+    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".into();
     assert_eq!(reconcile(&facts).actions, [Action::PublishApp(AppChange::Join(unit(2), line))]);
 }
 
@@ -122,12 +122,12 @@ fn a_leaving_member_hands_over_and_removes_itself_while_it_runs() {
         let step = plan(&facts, &event);
         let remove = Action::RemoveMember { id: 1, name: "etcd1".into() };
         assert_eq!(step.actions, [Action::MoveLeader { to: 2 }, remove]);
-        assert_eq!(step.insist, event == Event::Stop);
+        assert_eq!(step.hold, event == Event::Stop);
     }
     cluster(&mut facts).members.remove(0);
     let step = plan(&facts, &Event::Stop);
     assert_eq!(step.actions[0], Action::StopService);
-    assert!(!step.insist);
+    assert!(!step.hold);
 }
 
 #[test]
@@ -135,12 +135,16 @@ fn a_leaving_member_stays_while_it_holds_the_last_copy_or_is_needed_for_a_quorum
     let mut facts = healthy(&[1, 2, 3]);
     facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
     cluster(&mut facts).members[2].reachable = false;
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.actions.len(), step.hold, &step.status), (0, true, &Status::NeededForQuorum));
+    facts.leader = false;
     let step = plan(&facts, &Event::Stop);
-    assert_eq!((step.actions.len(), step.insist, step.status), (0, true, Status::NeededForQuorum));
+    assert_eq!((step.actions.len(), step.hold, step.status), (0, true, Status::NeededForQuorum));
+    facts.leader = false;
     cluster(&mut facts).members.truncate(1);
     let step = plan(&facts, &Event::Stop);
-    assert_eq!((step.actions.len(), step.insist, step.status), (0, true, Status::HoldsLastCopy));
-    assert!(!plan(&facts, &Event::Leaving).insist, "only the last call insists");
+    assert_eq!((step.actions.len(), step.hold, step.status), (0, true, Status::AwaitingSuccessor));
+    assert!(!plan(&facts, &Event::Leaving).hold, "other hooks are still to come");
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn a_leaving_member_whose_daemon_died_is_started_again_when_its_data_is_needed()
     facts.store = Store::Unreachable;
     facts.host.service = Service::Stopped;
     let step = plan(&facts, &Event::Stop);
-    assert!(matches!(&step.actions[..], [Action::StartService { .. }]) && step.insist, "{step:?}");
+    assert!(matches!(&step.actions[..], [Action::StartService { .. }]) && step.hold, "{step:?}");
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn the_last_unit_and_a_whole_application_just_stop() {
         facts.goal.as_mut().unwrap().values_mut().for_each(|life| *life = Life::Dying);
         assert_eq!(plan(&facts, &Event::Leaving).actions, []);
         let step = plan(&facts, &Event::Stop);
-        assert!(!step.insist);
+        assert!(!step.hold);
         assert_eq!(step.actions[0], Action::StopService);
         let clean = plan(&facts, &Event::Remove);
         assert_eq!(clean.actions.last(), Some(&Action::CleanHost { keep_data: true }), "the last copy is kept");

@@ -55,6 +55,29 @@ fn a_new_port_waits_for_its_turn_and_is_then_taken_with_leadership_moved_first()
 }
 
 #[test]
+fn a_unit_that_is_alone_has_the_turn_and_takes_a_new_setting_in_the_hook_that_brings_it() {
+    for leader in [true, false] {
+        let mut facts = healthy(&[1]);
+        facts.leader = leader;
+        if !leader {
+            // Another unit that has no member yet leads.
+            facts.authorities = Authorities::Unasked;
+        }
+        facts.options.insert("port".into(), json!(2381));
+        let step = reconcile(&facts);
+        let restarts = |action: &Action| matches!(action, Action::RestartService { .. });
+        assert!(step.actions.iter().any(restarts), "leader: {leader}: {step:?}");
+        assert!(step.actions.iter().all(|action| !matches!(action, Action::MoveLeader { .. })));
+        assert_eq!(step.status, Status::Healthy);
+    }
+    // One that has another beside it has not, be that one still on its way.
+    let mut facts = healthy(&[1, 2]);
+    facts.options.insert("port".into(), json!(2381));
+    cluster(&mut facts).members[1].learner = true;
+    assert_eq!(reconcile(&facts).status, Status::AwaitingTurn);
+}
+
+#[test]
 fn nobody_gets_a_turn_to_restart_while_a_member_is_down_or_another_has_it() {
     let mut facts = healthy(&[1, 2, 3]);
     peer(&mut facts).units.get_mut(&unit(2)).unwrap().restart = Some("g".into());
@@ -74,6 +97,6 @@ fn nobody_gets_a_turn_to_restart_while_a_member_is_down_or_another_has_it() {
 #[test]
 fn first_start_settings_are_kept_once_there_is_data() {
     let mut facts = healthy(&[1, 2, 3]);
-    peer(&mut facts).app.joins.insert(unit(1), "something else".into());
+    peer(&mut facts).app.joins.insert(unit(1), "etcd9=https://10.0.0.9:2380".into());
     assert_eq!(reconcile(&facts).actions, []);
 }

@@ -9,7 +9,7 @@ fn storage() -> Storage {
 /// A healthy member whose data lies in the storage.
 fn stored(units: &[u32]) -> Facts {
     let mut facts = healthy(units);
-    let folder = storage().data_dir("/");
+    let folder = storage().data_dir(&"/".into());
     facts.storage = Some(storage());
     facts.host.data_dir.clone_from(&folder);
     let config = facts.host.config.as_mut().unwrap();
@@ -22,8 +22,13 @@ fn stored(units: &[u32]) -> Facts {
 fn the_data_goes_into_a_storage_that_is_there_before_the_first_start() {
     let mut facts = healthy(&[1]);
     facts.storage = Some(storage());
-    facts.host =
-        Host { config: None, data: false, data_dir: storage().data_dir("/"), service: Service::Stopped, ..facts.host };
+    facts.host = Host {
+        config: None,
+        data: false,
+        data_dir: storage().data_dir(&"/".into()),
+        service: Service::Stopped,
+        ..facts.host
+    };
     facts.store = Store::Unreachable;
     facts.presented.clear();
     peer(&mut facts).own = bag(1, false);
@@ -39,7 +44,7 @@ fn a_storage_that_comes_later_moves_nothing_and_says_what_to_do() {
     let step = reconcile(&facts);
     assert_eq!(step.actions, []);
     assert_eq!(step.status.word(), Word::Blocked);
-    let wanted = "data/0 is not used, the data is in /var/lib/etcd: remove etcd/1 and add a unit with storage";
+    let wanted = "data/0 is not used, the data is in /var/lib/etcd: add a unit with storage, then remove etcd/1";
     assert_eq!(step.status.sentence(false), wanted);
 }
 
@@ -47,7 +52,8 @@ fn a_storage_that_comes_later_moves_nothing_and_says_what_to_do() {
 fn a_storage_with_somebody_elses_data_is_not_started_on() {
     let mut facts = healthy(&[1]);
     facts.storage = Some(storage());
-    facts.host = Host { config: None, data_dir: storage().data_dir("/"), service: Service::Stopped, ..facts.host };
+    facts.host =
+        Host { config: None, data_dir: storage().data_dir(&"/".into()), service: Service::Stopped, ..facts.host };
     facts.store = Store::Unreachable;
     facts.presented.clear();
     peer(&mut facts).own = bag(1, false);
@@ -67,26 +73,41 @@ fn a_missing_storage_is_not_mistaken_for_lost_data() {
 }
 
 #[test]
+fn a_member_started_in_a_storage_that_is_gone_is_not_begun_anew_although_its_hook_crashed() {
+    let mut facts = stored(&[1]);
+    facts.storage = None;
+    facts.store = Store::Unreachable;
+    facts.host = Host { data: false, data_dir: "/var/lib/etcd".into(), service: Service::Stopped, ..facts.host };
+    peer(&mut facts).own = bag(1, false);
+    let step = reconcile(&facts);
+    assert_eq!(step.status, Status::StorageMissing("/srv/data/0/etcd".into()));
+    assert!(
+        !step.actions.iter().any(|a| matches!(a, Action::StartService { .. } | Action::WriteConfig(_))),
+        "{step:?}"
+    );
+}
+
+#[test]
 fn a_storage_with_the_data_is_given_up_only_by_a_unit_that_leaves() {
     let facts = stored(&[1, 2, 3]);
     let step = plan(&facts, &Event::Detaching);
-    assert_eq!((step.actions.len(), step.insist), (0, true));
+    assert_eq!((step.actions.len(), step.hold), (0, true));
     assert_eq!(step.status, Status::StorageInUse("data/0".into(), unit(1)));
 
     let mut leaving = facts.clone();
     leaving.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
     let step = plan(&leaving, &Event::Detaching);
     assert!(matches!(&step.actions[..], [Action::MoveLeader { .. }, Action::RemoveMember { id: 1, .. }]), "{step:?}");
-    assert!(step.insist, "the hook must not end before the member has left");
+    assert!(step.hold, "the hook must not end before the member has left");
     cluster(&mut leaving).members.remove(0);
     let step = plan(&leaving, &Event::Detaching);
     assert_eq!(step.actions[0], Action::StopService);
-    assert!(!step.insist);
+    assert!(!step.hold);
 
     let mut unused = healthy(&[1, 2, 3]);
     unused.storage = Some(storage());
     let step = plan(&unused, &Event::Detaching);
-    assert_eq!((step.actions.len(), step.insist, step.status), (0, false, Status::Healthy));
+    assert_eq!((step.actions.len(), step.hold, step.status), (0, false, Status::Healthy));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use tonic::{Code, Status};
 
 use crate::api::body::ClientBody;
+use crate::work::Grant;
 
 /// Bytes in front of every gRPC message: a flag and the length.
 const PREFIX_BYTES: usize = 5;
@@ -23,6 +24,11 @@ impl Answers {
     pub fn new(response: Response<ClientBody>) -> Self {
         let (head, body) = response.into_parts();
         Self { body, held: BytesMut::new(), refused: status_of(&head.headers) }
+    }
+
+    /// What pays for them, for what is made of them.
+    pub fn take_grant(&self) -> Option<Grant> {
+        self.body.take_grant()
     }
 
     /// The next message; `None` when the call ended well.

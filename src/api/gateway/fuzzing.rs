@@ -70,7 +70,8 @@ fn printed_reads_back(encoded: Bytes, shape: &MessageDescriptor) {
     if let Err(error) = DynamicMessage::decode(shape.clone(), encoded.clone()) {
         panic!("what was read does not decode: {error}");
     }
-    let print = |encoded: Bytes| run(write::message(encoded, shape)).expect("what was read can be printed");
+    let printer = Printer { lane: Lane::new(1), source: Source::MEMBER };
+    let print = |encoded: Bytes| run(write::message(&printer, encoded, shape)).expect("what was read can be printed");
     let printed = print(encoded);
     let alone = Shape { input: shape.clone(), output: shape.clone(), takes_stream: false, gives_stream: false };
     let again = read(&alone, &[printed.as_bytes()]);

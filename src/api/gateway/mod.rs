@@ -35,8 +35,10 @@ use tonic::{Code, Status};
 
 use super::body::{BodyError, ClientBody};
 use super::service::ClientService;
+use crate::listen::Caller;
 use answers::Answers;
 use schema::Shape;
+use write::Printer;
 
 /// JSON bytes per byte of the largest gRPC message: base64, names, and escapes of what need not be escaped.
 const JSON_PER_BYTE: usize = 2;
@@ -67,6 +69,8 @@ where
     let (metadata, timeout) = metadata::translate(request.headers())?;
     let deadline = Deadline(timeout.map(|timeout| Instant::now() + timeout));
     let limit = service.max_message_bytes().saturating_mul(JSON_PER_BYTE);
+    let source = request.extensions().get::<Caller>().map(Caller::source).unwrap_or_default();
+    let printer = Printer { lane: service.work().prints.clone(), source };
     let body = request.into_body();
     let requests = if shape.takes_stream {
         tonic::body::Body::new(requests::Many::new(body, shape.input.clone(), limit))
@@ -74,10 +78,15 @@ where
         let request = deadline.within(requests::one(body, &shape.input, limit)).await?;
         tonic::body::Body::new(http_body_util::Full::new(request))
     };
-    let call = grpc_request(owner, method, metadata, requests)?;
+    let mut call = grpc_request(owner, method, metadata, requests)?;
+    call.extensions_mut().insert(source);
     let response = deadline.within(async { Ok(service.call_in_process(call).await) }).await?;
     let answers = Answers::new(response);
-    if shape.gives_stream { stream(answers, shape, deadline).await } else { unary(answers, &shape, deadline).await }
+    if shape.gives_stream {
+        stream(answers, shape, printer, deadline).await
+    } else {
+        unary(answers, &shape, &printer, deadline).await
+    }
 }
 
 fn grpc_request(
@@ -98,30 +107,46 @@ fn grpc_request(
     Ok(request)
 }
 
-async fn unary(mut answers: Answers, shape: &Shape, deadline: Deadline) -> Result<Response<ClientBody>, Status> {
+async fn unary(
+    mut answers: Answers,
+    shape: &Shape,
+    printer: &Printer,
+    deadline: Deadline,
+) -> Result<Response<ClientBody>, Status> {
+    // Before it is read to its end, which would give it back.
+    let mut grant = answers.take_grant();
     let answer = deadline.within(answers.only()).await?;
-    let body = write::message(answer, &shape.output).await?;
-    let mut response = respond(StatusCode::OK, ClientBody::whole(body));
+    drop(answers);
+    let body = write::message(printer, answer, &shape.output).await?;
+    if let Some(grant) = &mut grant {
+        grant.resize(body.len());
+    }
+    let mut response = respond(StatusCode::OK, ClientBody::paid(body, grant));
     mark_grpc(response.headers_mut());
     Ok(response)
 }
 
 /// The head is sent with the first message, because until then the status may still be an error's.
-async fn stream(mut answers: Answers, shape: Shape, deadline: Deadline) -> Result<Response<ClientBody>, Status> {
-    let first = match line(&mut answers, &shape.output, deadline).await {
+async fn stream(
+    answers: Answers,
+    shape: Shape,
+    printer: Printer,
+    deadline: Deadline,
+) -> Result<Response<ClientBody>, Status> {
+    let mut rest = Lines { answers, shape: shape.output, printer, deadline };
+    let first = match rest.next().await {
         Ok(Some(first)) => first,
         Ok(None) => return Ok(Response::new(ClientBody::whole(Bytes::new()))),
         Err(status) => {
             return Ok(respond(http_status(status.code()), ClientBody::whole(error_line(&status))));
         }
     };
-    let rest = Lines { answers, shape: shape.output, deadline };
     let lines = futures::stream::unfold((Some(first), Some(rest)), |(first, rest)| async move {
         if let Some(first) = first {
             return Some((Ok::<_, Infallible>(Frame::data(first)), (None, rest)));
         }
         let mut rest = rest?;
-        match line(&mut rest.answers, &rest.shape, rest.deadline).await {
+        match rest.next().await {
             Ok(Some(line)) => Some((Ok(Frame::data(line)), (None, Some(rest)))),
             Ok(None) => None,
             Err(status) => Some((Ok(Frame::data(error_line(&status))), (None, None))),
@@ -135,12 +160,15 @@ async fn stream(mut answers: Answers, shape: Shape, deadline: Deadline) -> Resul
 struct Lines {
     answers: Answers,
     shape: MessageDescriptor,
+    printer: Printer,
     deadline: Deadline,
 }
 
-async fn line(answers: &mut Answers, shape: &MessageDescriptor, deadline: Deadline) -> Result<Option<Bytes>, Status> {
-    let Some(answer) = deadline.within(answers.next()).await? else { return Ok(None) };
-    Ok(Some(write::line("result", &write::message(answer, shape).await?)))
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(answer) = self.deadline.within(self.answers.next()).await? else { return Ok(None) };
+        Ok(Some(write::line("result", &write::message(&self.printer, answer, &self.shape).await?)))
+    }
 }
 
 fn error_line(status: &Status) -> Bytes {

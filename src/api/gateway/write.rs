@@ -7,6 +7,9 @@ use bytes::Bytes;
 use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use tonic::Status;
 
+use crate::api::error::ApiError;
+use crate::work::{Lane, Source, Undone, driven};
+
 /// Answers larger than this are printed away from the serving thread, bytes.
 const BIG: usize = 256 * 1024;
 
@@ -14,13 +17,29 @@ const BIG: usize = 256 * 1024;
 ///
 /// # Errors
 /// A message that does not fit its description, which is a fault of ours.
-pub async fn message(encoded: Bytes, shape: &MessageDescriptor) -> Result<String, Status> {
+pub async fn message(printer: &Printer, encoded: Bytes, shape: &MessageDescriptor) -> Result<String, Status> {
     if encoded.len() < BIG {
         return print(encoded, shape.clone());
     }
     let shape = shape.clone();
-    let printed = tokio::task::spawn_blocking(move || print(encoded, shape)).await;
-    printed.unwrap_or_else(|_stopped| Err(Status::unavailable("etcdserver: server stopped")))
+    let Printer { lane, source } = printer.clone();
+    // A task: the lines of a stream are asked for only as their reader takes them.
+    let printed = driven(async move { lane.run(source, None, move |_| print(encoded, shape)).await }).await;
+    printed.unwrap_or(Err(Undone::Stopped)).unwrap_or_else(|undone| {
+        Err(match undone {
+            Undone::Late | Undone::TooMany => ApiError::TooManyRequests.into(),
+            Undone::Stopped => ApiError::Stopped.into(),
+        })
+    })
+}
+
+/// Where large answers are printed, and for whom.
+#[derive(Debug, Clone)]
+pub struct Printer {
+    /// Turns at it.
+    pub lane: Lane,
+    /// The connection.
+    pub source: Source,
 }
 
 fn print(encoded: Bytes, shape: MessageDescriptor) -> Result<String, Status> {

@@ -28,7 +28,8 @@ use crate::clock::Clock;
 use crate::listen::Caller;
 use crate::model::auth::Identity;
 use crate::settings::AuthToken;
-use crate::store::{AuthEvent, Batch, EventSink};
+use crate::store::{AuthEvent, Batch, EventSink, Moment};
+use crate::work;
 
 /// A header that only requests relayed by etcd's JSON gateway carry; whose certificate that is says nothing.
 const GATEWAY_MARK: &str = "grpcgateway-accept";
@@ -99,7 +100,7 @@ impl Identities {
         Ok(Arc::new(Self {
             tokens,
             by_certificate: options.by_certificate,
-            passwords: Passwords::new(options.bcrypt_cost, hashing_turns()),
+            passwords: Passwords::new(options.bcrypt_cost, work::password_threads(processors())),
             clock,
             changes: watch::Sender::new(()),
         }))
@@ -147,8 +148,11 @@ impl Identities {
         if state.consensus.status().applied < index {
             call.read_barrier(state).await?;
         }
+        // In this order: a change that voids the token and is in the revision has voided it. The other way round the
+        // request could pass at apply, after the change, with a token that was looked at before it.
+        let revision = state.store.auth().revision();
         let user = tokens.user_of(token, self.clock.monotonic());
-        Ok(user.map(|user| Identity { user: user.to_string(), revision: state.store.auth().revision() }))
+        Ok(user.map(|user| Identity { user: user.to_string(), revision }))
     }
 
     /// The signed-token half, when that is what this member uses.
@@ -182,9 +186,8 @@ impl Identities {
     }
 }
 
-/// Computations of passwords at once: as many as leave a core for serving.
-fn hashing_turns() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1)
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the JSON gateway answers whoever comes with a certificate that has a common name.
@@ -192,7 +195,8 @@ pub const GATEWAY_REFUSAL: &str =
     "CommonName of client sending a request against gateway will be ignored and not used as expected";
 
 impl EventSink for Identities {
-    fn publish(&self, batch: Arc<Batch>) {
+    /// Before: whoever reads that a password changed finds the tokens gone that it voids.
+    fn publish(&self, batch: &Arc<Batch>) {
         for event in &batch.auth {
             match (event, &self.tokens) {
                 (AuthEvent::Login { user, token }, Tokens::Simple(tokens)) => {
@@ -203,16 +207,22 @@ impl EventSink for Identities {
                 _ => {}
             }
         }
+    }
+
+    /// Afterwards: who is told of a change looks at what it left.
+    fn show(&self, batch: &Arc<Batch>, moment: Moment<'_>) {
+        moment.pass();
         if batch.auth.iter().any(|event| matches!(event, AuthEvent::Changed { .. })) {
             self.changes.send_replace(());
         }
     }
 
     /// Nobody knows who was logged out in what was skipped.
-    fn reset(&self, _revision: i64, _compacted: i64) {
+    fn reset(&self, _revision: i64, _compacted: i64, moment: Moment<'_>) {
         if let Tokens::Simple(tokens) = &self.tokens {
             tokens.clear();
         }
+        moment.pass();
         self.changes.send_replace(());
     }
 }

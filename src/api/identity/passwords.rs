@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::api::aside::{Aside, Undone};
+use crate::work::{Gone, Lane, Source, Undone};
 
 /// Longest password that bcrypt looks at whole, bytes.
 pub const LONGEST: usize = 72;
@@ -36,7 +36,7 @@ pub struct Passwords {
     cost: u32,
     key: [u8; 32],
     right: Mutex<HashSet<[u8; 32]>>,
-    aside: Aside,
+    lane: Lane,
     /// What is compared with where there is nothing to compare with.
     nobody: String,
     computed: Arc<AtomicU64>,
@@ -49,7 +49,7 @@ impl Passwords {
             cost,
             key: rand::random(),
             right: Mutex::default(),
-            aside: Aside::new(at_once),
+            lane: Lane::new(at_once),
             nobody: hash_of_nothing(cost),
             computed: Arc::default(),
         }
@@ -59,9 +59,9 @@ impl Passwords {
     ///
     /// # Errors
     /// No turn in time; the system has no randomness.
-    pub async fn hash(&self, deadline: Instant, password: String) -> Result<String, HashError> {
+    pub async fn hash(&self, source: Source, deadline: Instant, password: String) -> Result<String, HashError> {
         let cost = self.cost;
-        let parts = self.work(deadline, move || bcrypt::hash_with_result(password, cost)).await??;
+        let parts = self.work(source, deadline, move || bcrypt::hash_with_result(password, cost)).await??;
         Ok(parts.format_for_version(Version::TwoA))
     }
 
@@ -70,14 +70,20 @@ impl Passwords {
     ///
     /// # Errors
     /// No turn in time.
-    pub async fn is_right(&self, deadline: Instant, hash: Option<&[u8]>, password: &str) -> Result<bool, Undone> {
+    pub async fn is_right(
+        &self,
+        source: Source,
+        deadline: Instant,
+        hash: Option<&[u8]>,
+        password: &str,
+    ) -> Result<bool, Undone> {
         let hash = hash.and_then(|hash| std::str::from_utf8(hash).ok()).filter(|hash| is_computable(hash));
         let known = hash.map(|hash| self.digest(hash, password));
         if known.is_some_and(|digest| self.right.lock().contains(&digest)) {
             return Ok(true);
         }
         let (hash, password) = (hash.unwrap_or(&self.nobody).to_owned(), password.to_owned());
-        let right = self.work(deadline, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
+        let right = self.work(source, deadline, move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
         match known {
             Some(digest) if right => {
                 let mut remembered = self.right.lock();
@@ -104,15 +110,16 @@ impl Passwords {
 
     async fn work<T: Send + 'static>(
         &self,
+        source: Source,
         deadline: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Undone> {
         let computed = Arc::clone(&self.computed);
-        let counted = move || {
+        let counted = move |_: &Gone| {
             computed.fetch_add(1, Relaxed);
             work()
         };
-        self.aside.run(deadline, counted).await
+        self.lane.run(source, Some(deadline), counted).await
     }
 }
 
@@ -169,26 +176,26 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_passes_and_only_it_is_remembered() {
         let passwords = Passwords::new(COST, 1);
-        let hash = passwords.hash(soon(), "secret".to_owned()).await.expect("hashes");
+        let hash = passwords.hash(Source(1), soon(), "secret".to_owned()).await.expect("hashes");
         assert!(hash.starts_with("$2a$04$"), "{hash}");
         let hash = hash.as_bytes();
-        assert_eq!(passwords.is_right(soon(), Some(hash), "wrong").await, Ok(false));
-        assert_eq!(passwords.is_right(soon(), None, "secret").await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), soon(), None, "secret").await, Ok(false));
         assert!(passwords.right.lock().is_empty());
-        assert_eq!(passwords.is_right(soon(), Some(hash), "secret").await, Ok(true));
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "secret").await, Ok(true));
         assert_eq!(passwords.right.lock().len(), 1);
-        assert_eq!(passwords.is_right(soon(), Some(hash), "wrong").await, Ok(false));
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Ok(false));
         // Remembered: it needs no place among those who work.
-        passwords.aside.close();
-        assert_eq!(passwords.is_right(soon(), Some(hash), "secret").await, Ok(true));
-        assert_eq!(passwords.is_right(soon(), Some(hash), "wrong").await, Err(Undone::Stopped));
-        assert_eq!(passwords.is_right(soon(), Some(b"$2a$10$other"), "secret").await, Err(Undone::Stopped));
+        passwords.lane.close();
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "secret").await, Ok(true));
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Err(Undone::Stopped));
+        assert_eq!(passwords.is_right(Source(1), soon(), Some(b"$2a$10$other"), "secret").await, Err(Undone::Stopped));
     }
 
     #[tokio::test]
     async fn every_refusal_costs_one_computation_at_the_configured_cost() {
         let passwords = Passwords::new(COST, 1);
-        let hash = passwords.hash(soon(), "secret".to_owned()).await.expect("hashes");
+        let hash = passwords.hash(Source(1), soon(), "secret".to_owned()).await.expect("hashes");
         let costly = hash.replacen("$04$", "$99$", 1);
         let stored: [Option<&[u8]>; 7] = [
             Some(hash.as_bytes()),
@@ -202,7 +209,7 @@ mod tests {
         for stored in stored {
             for password in ["wrong", "", "with\0nul", &"long".repeat(30)] {
                 let before = passwords.computed();
-                assert_eq!(passwords.is_right(soon(), stored, password).await, Ok(false));
+                assert_eq!(passwords.is_right(Source(1), soon(), stored, password).await, Ok(false));
                 assert_eq!(passwords.computed() - before, 1, "{stored:?} {password}");
             }
         }

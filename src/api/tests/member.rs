@@ -23,7 +23,7 @@ use crate::proto::etcdserverpb::lease_client::LeaseClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::raft::network::PeerTls;
 use crate::raft::types::Member as Node;
-use crate::raft::{LeaderDuties, RaftOptions, Rules};
+use crate::raft::{LeaderDuties, RaftOptions, Renewal, Rules};
 use crate::settings::{AllowList, AuthToken};
 use crate::store::log::LogOptions;
 use crate::store::{EventSink, Store, StoreOptions};
@@ -48,8 +48,8 @@ struct FreshLeases(OnceLock<Store>);
 impl LeaderDuties for FreshLeases {
     fn promoted(&self, _term: u64) {}
     fn demoted(&self) {}
-    fn renew(&self, id: i64) -> Option<i64> {
-        self.remaining(id)
+    fn renew(&self, id: i64, _term: u64) -> Renewal {
+        self.remaining(id).map_or(Renewal::Gone, Renewal::Renewed)
     }
     fn remaining(&self, id: i64) -> Option<i64> {
         let lease = self.0.get()?.view().lease(id).expect("a readable lease table");
@@ -143,6 +143,8 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
         pre_vote: true,
         snapshot_count: 10_000,
         catchup_entries: 5_000,
+        log_bytes: 1 << 30,
+        max_wals: 5,
         strict_reconfig: true,
         max_learners: 1,
         request_timeout: limits.request_timeout(),

@@ -17,8 +17,9 @@ use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::auth::source;
 use super::keys::{broken, raft_error, refused, with_raft};
-use super::propose::Failure;
+use super::propose::{Failure, busy};
 use super::request::{clean, unescape};
 use super::{V2, respond, unix_now, with_cluster_id};
 use crate::api::body::ClientBody;
@@ -26,6 +27,7 @@ use crate::model::v2::types::{Error, Stored, UnixNanos};
 use crate::model::v2::{self};
 use crate::model::view::ViewError;
 use crate::treefile::{Header, Node, WriteError, Writer};
+use crate::work::Source;
 
 /// Where it is served.
 const PATH: &str = "/v2/export";
@@ -40,21 +42,24 @@ const READER_LIMIT: Duration = Duration::from_secs(60);
 pub(super) async fn answer<B>(v2: &Arc<V2>, request: &Request<B>) -> Response<ClientBody> {
     let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
     let response = match unescape(path.as_bytes(), false).and_then(|path| clean(&path)) {
-        Ok(path) => start(v2, path).await,
+        Ok(path) => start(v2, source(request), path).await,
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };
     with_cluster_id(v2, response)
 }
 
-async fn start(v2: &Arc<V2>, path: Bytes) -> Response<ClientBody> {
+async fn start(v2: &Arc<V2>, source: Source, path: Bytes) -> Response<ClientBody> {
     let Ok(prefix) = std::str::from_utf8(&path).map(str::to_owned) else {
         return refused(&Error { code: 210, cause: "the path to export is not UTF-8".into(), index: 0 });
     };
     if let Err(error) = v2.state.consensus.read_barrier(v2.deadline()).await {
         return refused(&raft_error(&Failure::from(error).to_string()));
     }
-    let permit = tokio::time::timeout_at(v2.deadline(), Arc::clone(&v2.state.big_reads).acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else { return refused(&raft_error(&Failure::TooManyRequests.to_string())) };
+    // Lanes apart: a walk goes as slowly as its reader, and nobody's list is to wait for that.
+    let turn = match v2.state.work.exports.turn(source, Some(v2.deadline())).await {
+        Ok(turn) => turn,
+        Err(undone) => return refused(&raft_error(&busy(undone).to_string())),
+    };
     let view = v2.state.store.view();
     let now = unix_now();
     // A look at the node itself costs nothing and refuses what is not there while a status can still be sent.
@@ -69,7 +74,7 @@ async fn start(v2: &Arc<V2>, path: Bytes) -> Response<ClientBody> {
     let (chunks, body) = mpsc::channel(CHUNKS);
     let (stopping, runtime) = (v2.state.stopping.clone(), tokio::runtime::Handle::current());
     tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _turn = turn;
         // A reader that is gone or asleep and a member that stops end the walk alike: the file has no trailer then.
         let hand_over = |chunk| {
             runtime.block_on(async {

@@ -20,12 +20,12 @@ use crate::model::v2;
 use crate::model::v2::types::Event;
 use crate::model::v2::watch::{Brief, ancestors};
 use crate::model::view::{View, ViewError};
-use crate::store::{Batch, EventSink};
+use crate::store::{Batch, EventSink, Moment};
 
 /// Written events kept for those who were just woken, at most.
 const LINES: usize = 64;
 /// Their bytes, at most; the newest stays whatever its size.
-const LINE_BYTES: usize = 4 << 20;
+pub const LINE_BYTES: usize = 4 << 20;
 
 type WaiterId = u64;
 
@@ -290,13 +290,17 @@ impl Inner {
 }
 
 impl EventSink for Hub {
-    fn publish(&self, batch: Arc<Batch>) {
+    /// Afterwards: a wait that begins earlier either finds an event in the window, which it reads under the lock, or is
+    /// told of it here; it takes no index twice.
+    fn show(&self, batch: &Arc<Batch>, moment: Moment<'_>) {
+        moment.pass();
         for event in &batch.v2_events {
             self.tell(event);
         }
     }
 
-    fn reset(&self, _revision: i64, _compacted: i64) {
+    fn reset(&self, _revision: i64, _compacted: i64, moment: Moment<'_>) {
+        moment.pass();
         // What happened in between is in the window of the new state: ended responses make clients ask again.
         let mut inner = self.inner.lock();
         inner.past = None;

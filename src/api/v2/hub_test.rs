@@ -147,7 +147,7 @@ fn a_snapshot_and_a_stop_end_every_response() {
     let hub = Arc::new(Hub::default());
     let counter = Arc::new(Counter::default());
     let mut waiter = wait(&hub, &wish("/a", false, true, 1));
-    hub.reset(1, -1);
+    Moment::alone(|moment| hub.reset(1, -1, moment));
     assert_eq!(poll(&mut waiter, &counter), Poll::Ready(None));
     hub.close();
     assert_eq!(poll(&mut wait(&hub, &wish("/a", false, true, 1)), &counter), Poll::Ready(None));
@@ -161,4 +161,78 @@ fn an_event_is_written_once_for_all_who_wait_for_it() {
     let line = hub.line(4, || panic!("it was written when it happened"));
     assert!(line.is_some_and(|line| line.starts_with(b"{\"action\":\"set\"")));
     assert_eq!(hub.line(5, || None), None);
+}
+
+/// Another thread reads an index and waits from it: it is given the event of that index, and from the next one on it is
+/// not given it again.
+#[tokio::test]
+async fn a_thread_that_read_an_index_waits_from_there_without_a_gap() {
+    use crate::model::command::{Command, encode};
+    use crate::model::v2::types::{Command as Change, Verb};
+    use crate::raft::types::{Entry, Proposal};
+    use openraft::storage::RaftStateMachine;
+    use prost::Message;
+    use std::sync::atomic::AtomicBool;
+
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
+    let watermark = crate::store::Watermark::already_durable();
+    let (store, mut machine) =
+        crate::store::open(dir.path(), crate::store::StoreOptions::default(), watermark).expect("a fresh state");
+    let hub = Arc::new(Hub::default());
+    store.subscribe(hub.clone());
+    let mut set = |index: u64| {
+        let change = Change { verb: Verb::Set as i32, path: "/a".into(), ..Change::default() };
+        let bytes = encode(Command::V2(change.encode_to_vec().into()));
+        let leader = openraft::vote::leader_id_std::CommittedLeaderId::new(1);
+        let entry = Entry {
+            log_id: openraft::LogId::new(leader, index),
+            payload: openraft::EntryPayload::Normal(Proposal(bytes)),
+        };
+        futures::executor::block_on(machine.apply(futures::stream::iter([Ok((entry, None))]))).expect("applies");
+    };
+    set(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let counter = Arc::new(Counter::default());
+            let mut rounds = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let index = v2::index(&store.view()).expect("readable");
+                let wish = |since, stream| Wish { path: "/".into(), recursive: true, stream, since };
+                let begin = |wish| hub.wait(&wish, || store.view()).expect("readable");
+                let mut waiters = [(begin(wish(index, true)), index), (begin(wish(index + 1, true)), index + 1)];
+                if rounds % 8 == 0 {
+                    // The window is read anew, as after a snapshot.
+                    hub.inner.lock().past = None;
+                }
+                if v2::index(&store.view()).expect("readable") > index + WINDOW / 2 {
+                    // This thread slept for so long that the window may have passed by what it read.
+                    continue;
+                }
+                for (waiter, next) in &mut waiters {
+                    while *next < index + 3 && !stop.load(Ordering::SeqCst) {
+                        let Poll::Ready(got) = poll(waiter, &counter) else {
+                            std::thread::yield_now();
+                            continue;
+                        };
+                        // Behind by more than the window: let go.
+                        let Some(got) = got else { break };
+                        assert_eq!(got, *next, "waiting since what was read at {index}");
+                        assert!(v2::index(&store.view()).expect("readable") >= *next, "told of what cannot be read");
+                        *next += 1;
+                    }
+                }
+                rounds += 1;
+            }
+            rounds
+        });
+        for index in 1..20_000 {
+            set(index);
+            if index % 100 == 0 {
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        assert!(waiting.join().expect("no gap, nothing twice, nothing early") > 1);
+    });
 }

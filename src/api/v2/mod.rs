@@ -37,8 +37,9 @@ use super::routes::Route;
 use super::state::State;
 use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::types::UnixNanos;
+use crate::work;
 
-pub use hub::{Hub, HubStats};
+pub use hub::{Hub, HubStats, LINE_BYTES};
 pub use stats::Counters;
 
 /// etcd's own cost of v2 passwords.
@@ -76,7 +77,7 @@ impl V2 {
             hub,
             counters: Counters::default(),
             rates: stats::Rates::new(),
-            passwords: Passwords::new(COST, processors / 2),
+            passwords: Passwords::new(COST, work::password_threads(processors).min(processors / 2)),
             client_cert_auth,
             started: now,
             led_since: AtomicI64::new(now),

@@ -20,20 +20,24 @@ use crate::model::v2::types::{Error, code};
 
 /// Waits for an event, from the window when it has happened already. The head of the answer is sent at once.
 pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<ClientBody> {
-    let now = match v2::index(&v2.state.store.view()) {
-        Ok(index) => index,
+    let moment = || {
+        let view = v2.state.store.view();
+        v2::index(&view).and_then(|now| Ok((now, v2::window_begins_at(&view)?)))
+    };
+    let (now, oldest) = match moment() {
+        Ok(moment) => moment,
         Err(error) => return broken(&error),
     };
     let since = if request.wait_index == 0 { now + 1 } else { request.wait_index };
-    if let Some(refusal) = cleared(since, now) {
+    if let Some(refusal) = cleared(since, now, oldest) {
         return refused(&refusal);
     }
     let wish = Wish { path: request.path.clone(), recursive: request.recursive, stream: request.stream, since };
     match v2.hub.wait(&wish, || v2.state.store.view()) {
         Ok(waiter) => {
             // The window may have moved on meanwhile, and what was asked for may have left it unseen.
-            let later = v2::index(&v2.state.store.view()).unwrap_or(now);
-            if let Some(refusal) = cleared(since, later) {
+            let (later, oldest) = moment().unwrap_or((now, oldest));
+            if let Some(refusal) = cleared(since, later, oldest) {
                 return refused(&refusal);
             }
             let body = Events { v2: v2.clone(), waiter, stream: request.stream, under: Controls::now(v2), done: false };
@@ -43,9 +47,8 @@ pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<ClientBody>
     }
 }
 
-/// The refusal of a wait that begins before the window of a keyspace at `now`.
-fn cleared(since: u64, now: u64) -> Option<Error> {
-    let oldest = v2::oldest_event(now);
+/// The refusal of a wait that begins before the window, from `oldest` on, of a keyspace at `now`.
+fn cleared(since: u64, now: u64, oldest: u64) -> Option<Error> {
     (since < oldest).then(|| {
         let cause = format!("the requested history has been cleared [{oldest}/{since}]");
         Error { code: code::EVENT_INDEX_CLEARED, cause: cause.into(), index: now }

@@ -13,7 +13,6 @@ use tonic::{Request, Response as Reply, Status};
 
 use super::kv::mismatch;
 use crate::api::access;
-use crate::api::aside::Undone;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
 use crate::api::identity::passwords::{HashError, LONGEST};
@@ -90,7 +89,10 @@ async fn password_is_right(state: &State, call: &Call, name: &str, password: &st
     // Computed for everybody, so that the time of a refusal does not tell whether there is such a user.
     let hash = user.filter(|user| !user.no_password).map(|user| &user.password.expose()[..]);
     let passwords = state.identities.passwords();
-    let right = passwords.is_right(call.deadline(), hash, password).await.map_err(|undone| not_hashed(call, undone))?;
+    let right = passwords
+        .is_right(call.source(), call.deadline(), hash, password)
+        .await
+        .map_err(|undone| call.undone(undone))?;
     match user {
         Some(user) if user.no_password => Err(AuthError::NoPasswordUser.into()),
         Some(_) if right => Ok(auth.revision()),
@@ -107,20 +109,13 @@ async fn hashed(state: &State, call: &Call, password: String) -> Result<Bytes, A
         // Refused rather than cut.
         return Err(ApiError::PasswordTooLong);
     }
-    match state.identities.passwords().hash(call.deadline(), password).await {
+    match state.identities.passwords().hash(call.source(), call.deadline(), password).await {
         Ok(hash) => Ok(hash.into()),
-        Err(HashError::Undone(undone)) => Err(not_hashed(call, undone)),
+        Err(HashError::Undone(undone)) => Err(call.undone(undone)),
         Err(error @ HashError::Failed(_)) => {
             tracing::error!(%error, "a password could not be hashed");
             Err(ApiError::Internal)
         }
-    }
-}
-
-fn not_hashed(call: &Call, undone: Undone) -> ApiError {
-    match undone {
-        Undone::Late => call.timed_out(),
-        Undone::Stopped => ApiError::Stopped,
     }
 }
 

@@ -139,13 +139,20 @@ impl Observing {
         let revision = queue::revision(answer.header.as_ref());
         self.stage = match queue::only_key(&answer)? {
             Some(kv) => self.follow(kv, answer.header, revision)?,
-            None => Stage::Waiting(queue::watch(&self.state, self.queue.range(), revision + 1, Kinds::Puts)?),
+            None => Stage::Waiting(queue::watch(
+                &self.state,
+                self.call.source(),
+                self.queue.range(),
+                revision + 1,
+                Kinds::Puts,
+            )?),
         };
         Ok(())
     }
 
     fn follow(&mut self, kv: KeyValue, header: Option<kvpb::ResponseHeader>, revision: i64) -> Result<Stage, ApiError> {
-        let values = queue::watch(&self.state, KeyRange::One(kv.key.clone()), revision + 1, Kinds::All)?;
+        let values =
+            queue::watch(&self.state, self.call.source(), KeyRange::One(kv.key.clone()), revision + 1, Kinds::All)?;
         self.found.push_back(pb::LeaderResponse { header, kv: Some(kv) });
         Ok(Stage::Following(values))
     }

@@ -2,30 +2,41 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response as Reply, Status};
 
 use super::reads;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
+use crate::api::paid::Paid;
 use crate::api::quota;
 use crate::api::state::State;
 use crate::model::command::Command;
 use crate::model::effects::Response;
 use crate::model::{check, txn as rules};
 use crate::proto::etcdserverpb as pb;
+use crate::work::FREE_ANSWER_BYTES;
 
 /// Keys of a range at one revision. Linearizable unless the request says otherwise.
 ///
 /// # Errors
 /// Refused requests, barrier errors, compacted or future revisions.
 pub async fn range(state: &State, call: &Call, request: pb::RangeRequest) -> Result<pb::RangeResponse, ApiError> {
+    Ok(paid_range(state, call, request).await?.answer)
+}
+
+async fn paid_range(
+    state: &State,
+    call: &Call,
+    request: pb::RangeRequest,
+) -> Result<Paid<pb::RangeResponse>, ApiError> {
     check::range(&request)?;
     if !request.serializable {
         call.read_barrier(state).await?;
     }
-    let mut response = reads::read(state, call, request).await?;
-    response.header = state.header(reads::revision_of(response.header.as_ref()));
-    Ok(response)
+    let mut paid = reads::read(state, call, request).await?;
+    paid.answer.header = state.header(reads::revision_of(paid.answer.header.as_ref()));
+    Ok(paid)
 }
 
 /// Sets one key.
@@ -67,14 +78,18 @@ pub async fn delete_range(
 /// # Errors
 /// Refused requests, the quota, proposal or barrier errors, an operation's refusal.
 pub async fn txn(state: &State, call: &Call, request: pb::TxnRequest) -> Result<pb::TxnResponse, ApiError> {
+    Ok(paid_txn(state, call, request).await?.answer)
+}
+
+async fn paid_txn(state: &State, call: &Call, request: pb::TxnRequest) -> Result<Paid<pb::TxnResponse>, ApiError> {
     check::txn(&request, state.limits.max_txn_ops)?;
     if rules::is_read_only(&request) {
         if !rules::is_serializable(&request) {
             call.read_barrier(state).await?;
         }
-        let mut response = reads::read(state, call, request).await?;
-        response.header = state.header(reads::revision_of(response.header.as_ref()));
-        return Ok(response);
+        let mut paid = reads::read(state, call, request).await?;
+        paid.answer.header = state.header(reads::revision_of(paid.answer.header.as_ref()));
+        return Ok(paid);
     }
     let command = Command::Txn(request);
     quota::admit(state, call, &command).await?;
@@ -82,7 +97,14 @@ pub async fn txn(state: &State, call: &Call, request: pb::TxnRequest) -> Result<
         return Err(mismatch("transaction"));
     };
     response.header = state.header(revision);
-    Ok(response)
+    Ok(owed(state, response))
+}
+
+/// What apply answered is there already; a large answer makes others wait.
+fn owed<T: Message>(state: &State, answer: T) -> Paid<T> {
+    let bytes = answer.encoded_len();
+    let grant = (bytes > FREE_ANSWER_BYTES).then(|| state.work.answers.owed(bytes));
+    Paid { answer, grant }
 }
 
 /// Forgets history up to a revision. With `physical`, answers only once it is gone from this member's disk, also when
@@ -120,12 +142,12 @@ impl pb::kv_server::Kv for Kv {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Reply<pb::RangeResponse>, Status> {
         let audience = if request.get_ref().serializable { Audience::Anyone } else { Audience::Voters };
         let call = Call::of(&self.0, &request, audience)?;
-        Ok(Reply::new(range(&self.0, &call, request.into_inner()).await?))
+        Ok(paid_range(&self.0, &call, request.into_inner()).await?.reply())
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Reply<pb::PutResponse>, Status> {
         let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(put(&self.0, &call, request.into_inner()).await?))
+        Ok(owed(&self.0, put(&self.0, &call, request.into_inner()).await?).reply())
     }
 
     async fn delete_range(
@@ -133,12 +155,12 @@ impl pb::kv_server::Kv for Kv {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Reply<pb::DeleteRangeResponse>, Status> {
         let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(delete_range(&self.0, &call, request.into_inner()).await?))
+        Ok(owed(&self.0, delete_range(&self.0, &call, request.into_inner()).await?).reply())
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Reply<pb::TxnResponse>, Status> {
         let call = Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(txn(&self.0, &call, request.into_inner()).await?))
+        Ok(paid_txn(&self.0, &call, request.into_inner()).await?.reply())
     }
 
     async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Reply<pb::CompactionResponse>, Status> {

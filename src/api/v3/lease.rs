@@ -54,7 +54,7 @@ pub async fn revoke(
     request: pb::LeaseRevokeRequest,
 ) -> Result<pb::LeaseRevokeResponse, ApiError> {
     access::somebody(state, call).await?;
-    let command = Command::LeaseRevoke(command::LeaseRevoke { ids: vec![request.id], expired_by_term: 0 });
+    let command = Command::LeaseRevoke(command::LeaseRevoke { ids: vec![request.id], ..Default::default() });
     let (revision, _) = call.propose(state, command).await?;
     Ok(pb::LeaseRevokeResponse { header: state.header(revision) })
 }

@@ -78,9 +78,9 @@ pub async fn alarm(state: &State, call: &Call, request: pb::AlarmRequest) -> Res
 ///
 /// # Errors
 /// Compacted or future revision.
-pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
+pub async fn hash_kv(state: &State, call: &Call, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, ApiError> {
     let (store, begun) = (state.store.clone(), Instant::now());
-    let hash = blocking(move || store.hash_kv(request.revision)).await??;
+    let hash = blocking(state, call, move || store.hash_kv(request.revision)).await??;
     state.metrics.hash_rev.observe(begun.elapsed());
     Ok(pb::HashKvResponse {
         header: state.header(hash.current),
@@ -94,9 +94,9 @@ pub async fn hash_kv(state: &State, request: pb::HashKvRequest) -> Result<pb::Ha
 ///
 /// # Errors
 /// A failed read.
-pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
+pub async fn hash(state: &State, call: &Call) -> Result<pb::HashResponse, ApiError> {
     let (store, begun) = (state.store.clone(), Instant::now());
-    let hash = blocking(move || store.hash()).await??;
+    let hash = blocking(state, call, move || store.hash()).await??;
     state.metrics.hash.observe(begun.elapsed());
     Ok(pb::HashResponse { header: state.header_now(), hash })
 }
@@ -105,9 +105,19 @@ pub async fn hash(state: &State) -> Result<pb::HashResponse, ApiError> {
 ///
 /// # Errors
 /// The engine's failure.
-pub async fn defragment(state: &State) -> Result<pb::DefragmentResponse, ApiError> {
+pub async fn defragment(state: &State, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
+    // Before the turn: on a full disk this may take as long as it stays full.
+    state.store.compacted_physically(state.store.compacted()).await;
+    let turn = state.work.files.turn(call.source(), None).await.map_err(|undone| call.undone(undone))?;
     let under_way = DefragUnderWay::count(state);
-    state.store.defragment().await?;
+    let store = state.store.clone();
+    // A task, so that the turn is not given up before the work is, when the caller leaves.
+    let work = tokio::spawn(async move {
+        let done = store.defragment().await;
+        drop(turn);
+        done
+    });
+    work.await.map_err(|_stopped| ApiError::Stopped)??;
     drop(under_way);
     Ok(pb::DefragmentResponse { header: None })
 }
@@ -151,8 +161,13 @@ pub async fn move_leader(
 }
 
 /// Runs work that reads much of the disk away from the serving thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_stopped| ApiError::Stopped)
+async fn blocking<T: Send + 'static>(
+    state: &State,
+    call: &Call,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    // As long as it takes: etcd has no limit here either, and a large state takes longer than a request may.
+    state.work.files.run(call.source(), None, move |_| work()).await.map_err(|undone| call.undone(undone))
 }
 
 /// An alarm in protobuf's text form with its trailing space, as etcd reports it.
@@ -195,23 +210,23 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Reply<pb::DefragmentResponse>, Status> {
-        Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(defragment(&self.0).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(defragment(&self.0, &call).await?))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Reply<pb::HashResponse>, Status> {
-        Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(hash(&self.0).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash(&self.0, &call).await?))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Reply<pb::HashKvResponse>, Status> {
-        Call::of(&self.0, &request, Audience::Voters)?;
-        Ok(Reply::new(hash_kv(&self.0, request.into_inner()).await?))
+        let call = Call::of(&self.0, &request, Audience::Voters)?;
+        Ok(Reply::new(hash_kv(&self.0, &call, request.into_inner()).await?))
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Reply<Self::SnapshotStream>, Status> {
-        Call::of(&self.0, &request, Audience::Anyone)?;
-        Ok(Reply::new(super::snapshot::stream(&self.0)))
+        let call = Call::of(&self.0, &request, Audience::Anyone)?;
+        Ok(Reply::new(super::snapshot::stream(&self.0, call.source())))
     }
 
     async fn move_leader(

@@ -22,6 +22,7 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::response_op::Response as Outcome;
 use crate::proto::mvccpb::KeyValue;
 use crate::watch::{WatchCreate, WatchStream};
+use crate::work::Source;
 
 /// Seconds of a lease that is granted because the caller named none. Nobody renews it here.
 const SESSION_TTL: i64 = 60;
@@ -92,7 +93,7 @@ impl Queue {
 
 /// Waits until `key`, seen at `revision`, is deleted. May return early: the caller looks again.
 async fn wait_for_delete(state: &Arc<State>, call: &Call, key: Bytes, revision: i64) -> Result<(), ApiError> {
-    let mut deletes = watch(state, KeyRange::One(key), revision + 1, Kinds::Deletes)?;
+    let mut deletes = watch(state, call.source(), KeyRange::One(key), revision + 1, Kinds::Deletes)?;
     let ending = stream::ending(state, call.require_leader);
     tokio::select! {
         error = ending => Err(error),
@@ -117,8 +118,14 @@ pub enum Kinds {
 ///
 /// # Errors
 /// None that a fresh stream has; a refusal would be a fault of ours.
-pub fn watch(state: &Arc<State>, range: KeyRange, from: i64, kinds: Kinds) -> Result<WatchStream, ApiError> {
-    let mut stream = state.hub.open_stream();
+pub fn watch(
+    state: &Arc<State>,
+    source: Source,
+    range: KeyRange,
+    from: i64,
+    kinds: Kinds,
+) -> Result<WatchStream, ApiError> {
+    let mut stream = state.hub.open_stream(source);
     let wanted = WatchCreate {
         range,
         watch_id: 0,

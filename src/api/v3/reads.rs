@@ -1,26 +1,26 @@
 //! Where a read runs: small ones at once on the serving thread, large ones on the blocking pool.
 //!
-//! Nobody knows how large a range is before it is read, so each read starts inline under a budget. One that outgrows
-//! it is begun again on the pool; the work thrown away is bounded by the budget. This keeps point reads free of thread
-//! hops and keeps scans from holding up watches and heartbeats.
+//! Nobody knows how large a range is before it is read, so each read starts inline under a limit. One that outgrows
+//! it is begun again on the pool; the work thrown away is bounded by the limit. This keeps point reads free of thread
+//! hops and keeps scans from holding up watches and heartbeats. On the pool a read takes from the budget of answers as it
+//! grows (`crate::work`); one for which there is no room is begun again once more, when it may go beyond.
 
 use std::cell::Cell;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
+use prost::Message;
 
 use crate::api::access::{Guarded, Reading};
 use crate::api::call::Call;
 use crate::api::error::ApiError;
+use crate::api::limited::{Granted, Limit, Limited};
+use crate::api::paid::Paid;
 use crate::api::state::State;
-use crate::model::auth::Auth;
 use crate::model::kv::{self, RangeError};
-use crate::model::record::Record;
 use crate::model::txn;
-use crate::model::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
+use crate::model::view::View;
 use crate::proto::etcdserverpb as pb;
+use crate::work::{FREE_ANSWER_BYTES, Grant};
 
 /// Keys an inline read may visit.
 const INLINE_KEYS: usize = 64;
@@ -30,7 +30,7 @@ const INLINE_BYTES: usize = 64 * 1024;
 /// A request that only reads.
 pub trait Read: Guarded + Send + 'static {
     /// What it answers; its header carries only the revision that was read at.
-    type Answer: Send + 'static;
+    type Answer: Message + Send + 'static;
     /// Answers from one state.
     fn read(&self, view: &impl View) -> Result<Self::Answer, RangeError>;
     /// How many ranges the answer holds.
@@ -60,8 +60,8 @@ impl Read for pb::TxnRequest {
 /// Reads the state as it is now, on the thread that suits the size, if the asker may.
 ///
 /// # Errors
-/// That the asker may not, or that this changed meanwhile; the read's refusal; a timeout waiting for the pool.
-pub async fn read<R: Read>(state: &State, call: &Call, request: R) -> Result<R::Answer, ApiError> {
+/// That the asker may not, or that this changed meanwhile; the read's refusal; a timeout waiting for a thread or for room.
+pub async fn read<R: Read>(state: &State, call: &Call, request: R) -> Result<Paid<R::Answer>, ApiError> {
     let guard = Reading::guard(state, call).await?;
     if let Some(reading) = &guard {
         request.permitted(&reading.auth, &state.store.view(), &reading.by)?;
@@ -70,34 +70,68 @@ pub async fn read<R: Read>(state: &State, call: &Call, request: R) -> Result<R::
     if let Some(reading) = &guard {
         reading.end(state)?;
     }
-    let answer = answer?;
-    state.metrics.ranges.fetch_add(R::ranges(&answer) as u64, Relaxed);
-    Ok(answer)
+    let paid = answer?;
+    state.metrics.ranges.fetch_add(R::ranges(&paid.answer) as u64, Relaxed);
+    Ok(paid)
 }
 
-async fn read_where_it_fits<R: Read>(state: &State, call: &Call, request: R) -> Result<R::Answer, ApiError> {
+async fn read_where_it_fits<R: Read>(state: &State, call: &Call, request: R) -> Result<Paid<R::Answer>, ApiError> {
     if let Some(answer) = read_inline(state.store.view(), &request) {
-        return Ok(answer?);
+        let answer = answer?;
+        let bytes = answer.encoded_len();
+        if bytes <= FREE_ANSWER_BYTES {
+            return Ok(Paid { answer, grant: None });
+        }
+        if let Some(grant) = state.work.answers.take(bytes) {
+            return Ok(Paid { answer, grant: Some(grant) });
+        }
     }
-    let permit = tokio::time::timeout_at(call.deadline(), Arc::clone(&state.big_reads).acquire_owned())
-        .await
-        .map_err(|_elapsed| call.timed_out())?
-        .map_err(|_closed| ApiError::Stopped)?;
-    let view = state.store.view();
-    let scan = tokio::task::spawn_blocking(move || {
-        let answer = request.read(&view);
-        drop(permit);
-        answer
-    });
-    Ok(scan.await.map_err(|_stopped| ApiError::Stopped)??)
+    let none = state.work.answers.owed(0);
+    let request = match read_aside(state, call, request, none).await? {
+        Aside::Done(paid) => return Ok(paid),
+        Aside::Outgrown(request) => request,
+    };
+    // What was gathered is gone. Now it waits to be the one that may take more than there is.
+    let beyond = state.work.answers.beyond(call.source(), Some(call.deadline())).await;
+    match read_aside(state, call, request, beyond.map_err(|undone| call.undone(undone))?).await? {
+        Aside::Done(paid) => Ok(paid),
+        Aside::Outgrown(_) => Err(ApiError::TooManyRequests),
+    }
 }
 
-/// Answers within the budget, or says `None`: too large.
+enum Aside<R: Read> {
+    Done(Paid<R::Answer>),
+    /// The budget has no room for it; the request again.
+    Outgrown(R),
+}
+
+/// Reads on a thread of the pool; `grant` grows with what is gathered, and is then for what the answer takes.
+async fn read_aside<R: Read>(state: &State, call: &Call, request: R, grant: Grant) -> Result<Aside<R>, ApiError> {
+    let turn = call.turn(&state.work.reads).await?;
+    let view = state.store.view();
+    let scan = turn.run(move |gone| {
+        let limited = Limited::new(view, Granted::new(grant, gone.clone()));
+        let answer = request.read(&limited);
+        (answer, limited.is_spent(), limited.limit.into_grant(), request, gone.is_gone())
+    });
+    let ((answer, spent, mut grant, request, gone), _turn) = scan.await.map_err(|undone| call.undone(undone))?;
+    match (spent, gone) {
+        (true, false) => Ok(Aside::Outgrown(request)),
+        (true, true) => Err(ApiError::Stopped),
+        (false, _) => {
+            let answer = answer?;
+            let bytes = answer.encoded_len();
+            grant.resize(bytes);
+            Ok(Aside::Done(Paid { answer, grant: (bytes > FREE_ANSWER_BYTES).then_some(grant) }))
+        }
+    }
+}
+
+/// Answers within the limit, or says `None`: too large.
 fn read_inline<R: Read>(view: impl View, request: &R) -> Option<Result<R::Answer, RangeError>> {
-    let budget =
-        Budget { inner: view, keys: Cell::new(INLINE_KEYS), bytes: Cell::new(INLINE_BYTES), spent: Cell::new(false) };
-    let answer = request.read(&budget);
-    (!budget.spent.get()).then_some(answer)
+    let limited = Limited::new(view, Inline { keys: Cell::new(INLINE_KEYS), bytes: Cell::new(INLINE_BYTES) });
+    let answer = request.read(&limited);
+    (!limited.is_spent()).then_some(answer)
 }
 
 /// The revision a response was read at.
@@ -105,103 +139,23 @@ pub fn revision_of(header: Option<&pb::ResponseHeader>) -> i64 {
     header.map_or(0, |header| header.revision)
 }
 
-/// A view that fails once its reader has seen enough.
-struct Budget<V> {
-    inner: V,
+/// So much as does not hold up the serving thread.
+struct Inline {
     keys: Cell<usize>,
     bytes: Cell<usize>,
-    spent: Cell<bool>,
 }
 
-impl<V: View> Budget<V> {
-    fn take(&self, record: &Record) -> bool {
-        match (self.keys.get().checked_sub(1), self.bytes.get().checked_sub(record.bytes().len())) {
+impl Limit for Inline {
+    const IS_TIME: bool = true;
+
+    fn take(&self, bytes: usize) -> bool {
+        match (self.keys.get().checked_sub(1), self.bytes.get().checked_sub(bytes)) {
             (Some(keys), Some(bytes)) => {
                 self.keys.set(keys);
                 self.bytes.set(bytes);
                 true
             }
-            _ => {
-                self.spent.set(true);
-                false
-            }
+            _ => false,
         }
-    }
-
-    /// Wraps a visitor so that it stops when the budget is spent.
-    fn bounded<'a>(&'a self, visit: &'a mut Visit<'_>) -> impl FnMut(Record) -> ControlFlow<()> + 'a {
-        move |record| if self.take(&record) { visit(record) } else { ControlFlow::Break(()) }
-    }
-
-    fn verdict(&self) -> Result<(), ViewError> {
-        if self.spent.get() {
-            return Err(ViewError { what: "a small range", cause: "it is larger than the inline budget".into() });
-        }
-        Ok(())
-    }
-}
-
-impl<V: View> View for Budget<V> {
-    fn revision(&self) -> i64 {
-        self.inner.revision()
-    }
-
-    fn compacted(&self) -> i64 {
-        self.inner.compacted()
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Record>, ViewError> {
-        self.inner.get(key)
-    }
-
-    fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError> {
-        self.inner.get_at(key, revision)
-    }
-
-    fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        self.inner.scan(range, &mut self.bounded(visit))?;
-        self.verdict()
-    }
-
-    fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        self.inner.scan_at(range, revision, &mut self.bounded(visit))?;
-        self.verdict()
-    }
-
-    fn count(&self, range: &KeyRange) -> Result<i64, ViewError> {
-        let mut count = 0;
-        self.scan(range, &mut |_record| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
-        Ok(count)
-    }
-
-    fn lease(&self, id: i64) -> Result<Option<Lease>, ViewError> {
-        self.inner.lease(id)
-    }
-
-    fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, ViewError> {
-        self.inner.lease_keys(id)
-    }
-
-    fn alarms(&self) -> Vec<Alarm> {
-        self.inner.alarms()
-    }
-
-    fn cluster_version(&self) -> String {
-        self.inner.cluster_version()
-    }
-
-    fn auth(&self) -> Arc<Auth> {
-        self.inner.auth()
-    }
-
-    fn v2_get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        self.inner.v2_get(key)
-    }
-
-    fn v2_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<(), ViewError> {
-        self.inner.v2_scan(prefix, visit)
     }
 }

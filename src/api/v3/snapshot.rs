@@ -1,40 +1,78 @@
 //! `Maintenance.Snapshot`: the state as an etcd database file, in pieces, and its SHA-256 last.
 //!
 //! The file is made first, on a thread of its own, because each piece says how much is left. How many may exist at a time
-//! is limited; who comes later waits. A client that goes away ends the work.
+//! is limited; who comes later waits. A client that goes away ends the work, and so does one that takes nothing for long.
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::api::error::ApiError;
 use crate::api::state::State;
-use crate::api::stream::{Answers, Ending, Session, ending, serve};
+use crate::api::stream::{Answers, Ending, Session, ending};
 use crate::proto::etcdserverpb::SnapshotResponse;
 use crate::store::EtcdFile;
+use crate::work::{FILE_PIECE_BYTES, STALLED, Source, Turn, Undone};
 
 /// Bytes in one piece, as etcd sends them.
 const PIECE: usize = 32 << 10;
-/// Bytes read from the disk at once.
-const READ: usize = 1 << 20;
 
-/// The answers of one call.
-pub fn stream(state: &Arc<State>) -> Answers<SnapshotResponse> {
-    serve(Download { state: Arc::clone(state), ending: ending(state, false), step: Step::Waiting, _turn: None })
+/// Pieces that wait for the connection.
+const PIECES: usize = 4;
+
+/// The answers of one call. A task makes them, so that a reader who takes nothing for [`STALLED`] can lose the file, which
+/// others wait for.
+pub fn stream(state: &Arc<State>, source: Source) -> Answers<SnapshotResponse> {
+    let ending = ending(state, false);
+    let download = Download { state: Arc::clone(state), source, ending, step: Step::Waiting, _turn: None };
+    let (pieces, answers) = mpsc::channel(PIECES);
+    let making = tokio::spawn(hand_over(download, pieces, STALLED));
+    // The channel ends when the task has; only then is it known whether that was the end of the file.
+    let rest = making.map(|stalled| stalled.unwrap_or(false).then(|| Err(Status::cancelled(NOT_READ))));
+    Box::pin(ReceiverStream::new(answers).chain(rest.into_stream().filter_map(std::future::ready)))
+}
+
+/// What a reader hears that comes back to a file it has lost.
+const NOT_READ: &str = "the snapshot was not read in time";
+
+/// Gives the pieces to the connection as it takes them. `true`: it took none for `patience`.
+async fn hand_over(
+    mut download: Download,
+    pieces: mpsc::Sender<Result<SnapshotResponse, Status>>,
+    patience: Duration,
+) -> bool {
+    loop {
+        let next = tokio::select! {
+            next = download.next() => next,
+            () = pieces.closed() => return false,
+        };
+        let Some(piece) = next else { return false };
+        match tokio::time::timeout(patience, pieces.send(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_gone)) => return false,
+            Err(_elapsed) => {
+                tracing::warn!(?patience, "dropped a snapshot whose reader takes nothing of it");
+                return true;
+            }
+        }
+    }
 }
 
 struct Download {
     state: Arc<State>,
+    source: Source,
     ending: Ending,
     step: Step,
     /// Held until the file is gone.
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<Turn>,
 }
 
 enum Step {
@@ -54,21 +92,11 @@ struct Sending {
     len: u64,
 }
 
-/// Tells the thread that makes the file when nobody waits for it any more.
-struct Abandon(Arc<AtomicBool>);
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Download {
     async fn advance(&mut self) -> Result<Option<SnapshotResponse>, ApiError> {
         if matches!(self.step, Step::Waiting) {
-            let turn = Arc::clone(&self.state.exports).acquire_owned().await.map_err(|_closed| ApiError::Stopped)?;
-            self._turn = Some(turn);
-            self.step = Step::Sending(make(&self.state).await?);
+            self._turn = Some(self.state.work.snapshots.turn(self.source, None).await.map_err(refused)?);
+            self.step = Step::Sending(make(&self.state, self.source).await?);
         }
         let Step::Sending(sending) = &mut self.step else { return Ok(None) };
         if sending.read.is_empty() && sending.unread > 0 {
@@ -103,13 +131,18 @@ impl Session for Download {
     }
 }
 
-/// Makes the file on a blocking thread.
-async fn make(state: &State) -> Result<Sending, ApiError> {
-    let abandoned = Arc::new(AtomicBool::new(false));
-    let _abandon = Abandon(Arc::clone(&abandoned));
+fn refused(undone: Undone) -> ApiError {
+    match undone {
+        Undone::TooMany | Undone::Late => ApiError::TooManyRequests,
+        Undone::Stopped => ApiError::Stopped,
+    }
+}
+
+/// Makes the file on a blocking thread, which stops when nobody waits for it any more.
+async fn make(state: &State, source: Source) -> Result<Sending, ApiError> {
     let store = state.store.clone();
-    let made = tokio::task::spawn_blocking(move || store.export(&abandoned)).await;
-    let EtcdFile { file, len, revision } = made.map_err(|_stopped| ApiError::Stopped)??;
+    let made = state.work.files.run(source, None, move |gone| store.export(gone.flag())).await;
+    let EtcdFile { file, len, revision } = made.map_err(refused)??;
     tracing::info!(total_bytes = len, revision, "sending database snapshot to client");
     Ok(Sending { file, unread: len, read: Bytes::new(), hash: Sha256::new(), len })
 }
@@ -117,7 +150,7 @@ async fn make(state: &State) -> Result<Sending, ApiError> {
 impl Sending {
     /// Reads the next part of the file.
     async fn fill(&mut self) -> Result<(), ApiError> {
-        let want = (READ as u64).min(self.unread) as usize;
+        let want = (FILE_PIECE_BYTES as u64).min(self.unread) as usize;
         let mut file = self.file.try_clone().map_err(unreadable)?;
         let mut hash = std::mem::take(&mut self.hash);
         let read = tokio::task::spawn_blocking(move || {

@@ -295,7 +295,7 @@ impl pb::watch_server::Watch for Watch {
             state: Arc::clone(&self.0),
             requests: request.into_inner(),
             half_closed: false,
-            watchers: self.0.hub.open_stream(),
+            watchers: self.0.hub.open_stream(call.source()),
             replies: VecDeque::new(),
             ending: stream::ending(&self.0, call.require_leader),
             credentials,

@@ -178,7 +178,7 @@ mod tests {
     fn a_lease_may_be_used_and_ended_by_whoever_may_write_all_of_its_keys() {
         let mut world = world();
         world.as_root(&Command::LeaseGrant(LeaseGrant { id: 5, ttl: 60 })).unwrap();
-        let end = Command::LeaseRevoke(LeaseRevoke { ids: vec![5], expired_by_term: 0 });
+        let end = Command::LeaseRevoke(LeaseRevoke { ids: vec![5], ..LeaseRevoke::default() });
         let use_it = Command::Put(PutRequest { lease: 5, ..set("b", "") });
         assert_eq!((verdict(&world, &end), verdict(&world, &use_it)), (Ok(()), Ok(())), "no key yet");
         world.as_root(&Command::Put(PutRequest { lease: 5, ..set("c", "") })).unwrap();
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!((verdict(&world, &end), verdict(&world, &use_it)), (denied, denied));
         let in_txn = Command::Txn(always(vec![put_op(PutRequest { lease: 5, ..set("b", "") })]));
         assert_eq!(verdict(&world, &in_txn), denied);
-        let expired = Command::LeaseRevoke(LeaseRevoke { ids: vec![5], expired_by_term: 1 });
+        let expired = Command::LeaseRevoke(LeaseRevoke { ids: vec![5], expired_by_term: 1, ..LeaseRevoke::default() });
         assert_eq!(verdict(&world, &expired), Ok(()), "the leader's own");
     }
 

@@ -27,11 +27,13 @@ pub(crate) struct Spec {
     pub(crate) states: BTreeMap<i64, Keys>,
     pub(crate) compacted: i64,
     pub(crate) leases: BTreeSet<i64>,
+    /// How many commands ran.
+    pub(crate) entries: u64,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { states: BTreeMap::from([(1, Keys::new())]), compacted: -1, leases: BTreeSet::new() }
+        Self { states: BTreeMap::from([(1, Keys::new())]), compacted: -1, leases: BTreeSet::new(), entries: 0 }
     }
 }
 
@@ -65,6 +67,7 @@ impl Spec {
     /// What the command answers; the state moves on.
     pub(crate) fn run(&mut self, command: &Command) -> Result<Response, Refusal> {
         let mut draft = Draft { keys: self.keys().clone(), changed: false };
+        self.entries += 1;
         let answer = match command {
             Command::Put(request) => self.put(&mut draft, request).map(Response::Put),
             Command::DeleteRange(request) => Ok(Response::DeleteRange(self.delete(&mut draft, request))),
@@ -76,7 +79,7 @@ impl Spec {
                 Ok(Response::Compact)
             }
             Command::LeaseGrant(grant) if self.leases.insert(grant.id) => {
-                Ok(Response::LeaseGrant(Lease { id: grant.id, ttl: grant.ttl, remaining: 0 }))
+                Ok(Response::LeaseGrant(Lease { id: grant.id, ttl: grant.ttl, remaining: 0, granted: self.entries }))
             }
             Command::LeaseGrant(_) => Err(Refusal::LeaseExists),
             Command::LeaseRevoke(revoke) if self.leases.remove(&revoke.ids[0]) => {

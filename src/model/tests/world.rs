@@ -224,7 +224,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         1 => any_revision().prop_map(|revision| Command::Compact(CompactionRequest { revision, physical: false })),
         2 => (1..4i64).prop_map(|id| Command::LeaseGrant(LeaseGrant { id, ttl: 60 })),
         1 => (1..4i64, 0..2u64).prop_map(|(id, expired)| {
-            Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: expired * TERM })
+            Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: expired * TERM, ..LeaseRevoke::default() })
         }),
     ]
 }

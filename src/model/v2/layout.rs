@@ -6,6 +6,7 @@
 //! | `n` parent `00 01` name | a node; the children of a directory are neighbours, in name order |
 //! | `t` expiration `00 01`-free path | empty; nodes with a TTL in the order they expire |
 //! | `e` index | an event of the window |
+//! | `w` | where the window begins, and its large events; absent until there was one |
 //! | `au` name, `ar` name | a user, a role |
 //! | `as` | the switch of authentication: `0` or `1`; absent until anything about it is stored |
 //!
@@ -18,6 +19,7 @@ use super::types::UnixNanos;
 pub(super) const INDEX: &[u8] = b"i";
 pub(super) const TTLS: &[u8] = b"t";
 pub(super) const EVENTS: &[u8] = b"e";
+pub(super) const WINDOW: &[u8] = b"w";
 
 pub(super) const AUTH_SWITCH: &[u8] = b"as";
 pub(super) const AUTH_USERS: &[u8] = b"au";

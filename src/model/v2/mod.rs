@@ -11,6 +11,7 @@ mod read;
 mod tree;
 pub mod types;
 pub mod watch;
+mod window;
 
 use bytes::Bytes;
 use prost::Message;
@@ -22,9 +23,14 @@ use types::{Command, Error, Outcome};
 
 pub use head::{Head, is_read_back};
 pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, walk, window};
+pub use window::begins_at as window_begins_at;
 
-/// How many events the window keeps, over the whole keyspace; etcd's own number.
+/// How many events the window keeps at most, over the whole keyspace; etcd's own number.
 pub const WINDOW: u64 = 1000;
+/// An event of more bytes is large: the window keeps those as far as all of them take no more than [`LARGE_EVENTS_BYTES`].
+pub const LARGE_EVENT_BYTES: usize = 16 << 10;
+/// Bytes of large events in the window; the newest event stays whatever it takes. With 999 others the window takes 64 MiB.
+pub const LARGE_EVENTS_BYTES: u64 = 48 << 20;
 
 /// Index of an empty keyspace: what a fresh single etcd reports before the first user write.
 pub const FIRST_INDEX: u64 = 3;
@@ -39,10 +45,12 @@ pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects,
     let mut tree = Tree::open(view)?;
     if let Some(change) = &command.auth {
         let auth = Some(auth::run(&mut tree, change)?);
+        tree.bound_window()?;
         let answer = Outcome { index: tree.index(), auth, ..Outcome::default() };
         return Ok(effects(view, tree, answer));
     }
     let outcome = operations::run(&mut tree, &command)?;
+    tree.bound_window()?;
     let answer = match outcome {
         Ok(event) => Outcome { event, index: tree.index(), ..Outcome::default() },
         Err(refusal) => {

@@ -395,6 +395,31 @@ fn the_window_holds_the_last_thousand_events() {
     assert_eq!(space.0.keys().filter(|key| key.starts_with(layout::EVENTS)).count(), 1000);
 }
 
+#[test]
+fn the_window_is_bounded_in_bytes_too_and_says_where_it_begins() {
+    let mut space = Space::default();
+    space.event(command(Verb::Set, "/small", "1"));
+    assert_eq!(window_begins_at(&space).expect("readable"), 1);
+    let large = "x".repeat(1 << 20);
+    for _ in 0..200 {
+        space.event(command(Verb::Set, "/k", &large));
+    }
+    let kept: Vec<u64> =
+        space.0.iter().filter(|(key, _)| key.starts_with(layout::EVENTS)).map(|(_, row)| row.len() as u64).collect();
+    assert!(kept.iter().sum::<u64>() <= LARGE_EVENTS_BYTES && kept.len() > 20, "{kept:?}");
+    let current = index(&space).expect("readable");
+    let oldest = window_begins_at(&space).expect("readable");
+    assert_eq!(oldest, current + 1 - kept.len() as u64);
+    assert!(event_at(&space, oldest).expect("readable").is_some());
+    assert_eq!(event_at(&space, oldest - 1).expect("readable"), None);
+    for n in 0..1500 {
+        space.event(command(Verb::Set, "/k", &n.to_string()));
+    }
+    let current = index(&space).expect("readable");
+    assert_eq!(window_begins_at(&space).expect("readable"), current - 999, "by number again");
+    assert_eq!(space.0.keys().filter(|key| key.starts_with(layout::EVENTS)).count(), 1000);
+}
+
 /// A tree as plain as can be: path → value or directory.
 #[derive(Default, Clone, PartialEq, Debug)]
 struct Plain(BTreeMap<String, Option<String>>);

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::types::{Error, Event, Node, Stored, UnixNanos, code};
-use super::{FIRST_INDEX, WINDOW, layout};
+use super::window::Window;
+use super::{FIRST_INDEX, LARGE_EVENT_BYTES, WINDOW, layout};
 use crate::model::view::{View, ViewError};
 
 /// Nanoseconds per second.
@@ -20,12 +21,14 @@ pub(super) struct Tree<'v, V> {
     view: &'v V,
     writes: BTreeMap<Bytes, Option<Bytes>>,
     events: Vec<Event>,
+    /// Index and bytes of events that are large.
+    large: Vec<(u64, u64)>,
     index: u64,
 }
 
 impl<'v, V: View> Tree<'v, V> {
     pub(super) fn open(view: &'v V) -> Result<Self, ViewError> {
-        Ok(Self { view, writes: BTreeMap::new(), events: Vec::new(), index: stored_index(view)? })
+        Ok(Self { view, writes: BTreeMap::new(), events: Vec::new(), large: Vec::new(), index: stored_index(view)? })
     }
 
     /// The stored state, without this command's own writes.
@@ -203,8 +206,24 @@ impl<'v, V: View> Tree<'v, V> {
         } else {
             Event { removed: Vec::new(), ..event.clone() }.encode_to_vec()
         };
+        if kept.len() > LARGE_EVENT_BYTES {
+            self.large.push((index, kept.len() as u64));
+        }
         self.writes.insert(layout::event(index), Some(kept.into()));
         self.events.push(event);
+    }
+
+    /// Lets old events go where the large ones have become too many. To be called when the command is done.
+    pub(super) fn bound_window(&mut self) -> Result<(), ViewError> {
+        if self.large.is_empty() {
+            return Ok(());
+        }
+        let mut window = Window::decode(self.read(layout::WINDOW)?)?;
+        for gone in window.add(std::mem::take(&mut self.large), self.index) {
+            self.writes.insert(layout::event(gone), None);
+        }
+        self.writes.insert(Bytes::from_static(layout::WINDOW), Some(window.encode()));
+        Ok(())
     }
 
     fn unlist(&mut self, path: &Bytes, node: Option<&Stored>) {

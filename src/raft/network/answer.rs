@@ -119,6 +119,7 @@ fn put_response(out: &mut BytesMut, response: &Response) {
             out.put_i64_le(lease.id);
             out.put_i64_le(lease.ttl);
             out.put_i64_le(lease.remaining);
+            out.put_u64_le(lease.granted);
         }
         Response::LeaseRevoke => out.put_u8(6),
         Response::LeaseCheckpoint => out.put_u8(7),
@@ -140,7 +141,12 @@ fn response(r: &mut Reader, tag: u8) -> Result<Response, CodecError> {
         2 => Response::DeleteRange(message(r)?),
         3 => Response::Txn(message(r)?),
         4 => Response::Compact,
-        5 => Response::LeaseGrant(Lease { id: r.i64("lease")?, ttl: r.i64("lease")?, remaining: r.i64("lease")? }),
+        5 => Response::LeaseGrant(Lease {
+            id: r.i64("lease")?,
+            ttl: r.i64("lease")?,
+            remaining: r.i64("lease")?,
+            granted: r.u64("lease")?,
+        }),
         6 => Response::LeaseRevoke,
         7 => Response::LeaseCheckpoint,
         8 => Response::Alarm(message::<pb::AlarmResponse>(r)?.alarms),
@@ -225,7 +231,7 @@ mod tests {
     #[test]
     fn every_outcome_of_a_proposal_reaches_the_member_that_asked() {
         let position = Position { term: 2, index: 40 };
-        let lease = Lease { id: -3, ttl: 60, remaining: 0 };
+        let lease = Lease { id: -3, ttl: 60, remaining: 0, granted: 31 };
         let alarm = pb::AlarmMember { member_id: 7, alarm: 1 };
         let responses = [
             Response::None,

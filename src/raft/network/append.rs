@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::raft::types::TypeConfig;
 /// Batches on their way to a follower at once; openraft's receiving side holds as many.
 const MAX_IN_FLIGHT: u32 = 64;
 /// Encoded bytes that may wait for the network before no further batch is read from the log.
-const MAX_UNSENT: usize = 4 << 20;
+pub const MAX_UNSENT: usize = 4 << 20;
 /// Room for one read.
 const READ_BYTES: usize = 16 << 10;
 
@@ -138,8 +139,13 @@ where
                     continue;
                 }
                 let result = append_result(&mut Reader::new(frame.body))?;
+                let let_go = connection.appends.let_go.load(Ordering::Relaxed);
                 self.answered += 1;
                 self.heard();
+                if matches!(result, Ok(Some(matched)) if matched.index < let_go) {
+                    // openraft keeps the entries of an open stream. Without one it purges them and sends a snapshot.
+                    return Poll::Ready(Err(WireError::TooFarBehind));
+                }
                 return Poll::Ready(Ok(Some(result)));
             }
             if self.exhausted && self.sent == self.answered {

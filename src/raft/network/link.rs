@@ -152,6 +152,7 @@ impl Session {
         let mut input = BytesMut::new();
         let mut heard = Instant::now();
         let mut pinged = false;
+        let mut unflushed = false;
         self.enqueue(first, &mut out);
         loop {
             while out.len() < MAX_JOINED {
@@ -160,7 +161,7 @@ impl Session {
             }
             let wake = heard + if pinged { DEAD_AFTER } else { PING_AFTER };
             let step = tokio::select! {
-                wrote = write_some(&mut writer, &mut out), if !out.is_empty() => wrote,
+                wrote = write_some(&mut writer, &mut out, &mut unflushed), if !out.is_empty() || unflushed => wrote,
                 call = self.queue.recv(), if out.is_empty() => match call {
                     Some(call) => { self.enqueue(call, &mut out); Ok(()) }
                     None => return WireError::Closed,
@@ -202,13 +203,18 @@ impl Session {
     }
 }
 
-/// Writes what the connection takes; flushes when nothing is left. Cancelling it loses nothing.
-async fn write_some(writer: &mut WriteHalf<Stream>, out: &mut BytesMut) -> Result<(), WireError> {
-    if writer.write_buf(out).await? == 0 {
-        return Err(WireError::Closed);
+/// Writes what the connection takes; flushes when nothing is left. Cancelling it loses nothing: TLS takes bytes that it has
+/// not sent yet, and `unflushed` says that they still wait for a flush.
+async fn write_some(writer: &mut WriteHalf<Stream>, out: &mut BytesMut, unflushed: &mut bool) -> Result<(), WireError> {
+    if !out.is_empty() {
+        if writer.write_buf(out).await? == 0 {
+            return Err(WireError::Closed);
+        }
+        *unflushed = true;
     }
     if out.is_empty() {
         writer.flush().await?;
+        *unflushed = false;
     }
     Ok(())
 }
@@ -231,5 +237,120 @@ impl OncePerReason {
     /// Forgets the last reason: the next one is told whatever it is.
     pub fn clear(&self) {
         self.0.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use futures::task::AtomicWaker;
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+
+    /// What a test sees of a connection, and the gate that it holds.
+    #[derive(Default)]
+    struct Gate {
+        open: AtomicBool,
+        refused: AtomicUsize,
+        read: AtomicUsize,
+        wake: AtomicWaker,
+    }
+
+    /// As TLS over a full socket: takes every write, and sends it with a flush that has to wait.
+    struct Buffered {
+        wire: DuplexStream,
+        taken: Vec<u8>,
+        gate: Arc<Gate>,
+    }
+
+    impl AsyncRead for Buffered {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let before = buf.filled().len();
+            let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
+            self.gate.read.fetch_add(buf.filled().len() - before, Ordering::SeqCst);
+            polled
+        }
+    }
+
+    impl AsyncWrite for Buffered {
+        fn poll_write(mut self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.gate.wake.register(cx.waker());
+            if !self.gate.open.load(Ordering::SeqCst) {
+                self.gate.refused.fetch_add(1, Ordering::SeqCst);
+                return Poll::Pending;
+            }
+            let taken = std::mem::take(&mut self.taken);
+            // The other end has room for all that this test sends.
+            let Poll::Ready(wrote) = Pin::new(&mut self.wire).poll_write(cx, &taken) else { return Poll::Pending };
+            assert_eq!(wrote?, taken.len());
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    struct Once(Mutex<Option<Stream>>);
+
+    impl Dial for Once {
+        async fn dial(&self) -> Result<Stream, WireError> {
+            self.0.lock().take().ok_or(WireError::Closed)
+        }
+    }
+
+    async fn becomes(what: &str, mut condition: impl FnMut() -> bool) {
+        let waiting = async {
+            while !condition() {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(timeout_at(Instant::now() + Duration::from_secs(60), waiting).await.is_ok(), "never: {what}");
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_something_else_came_before_goes_on_without_another_write() {
+        let (near, mut far) = duplex(1 << 16);
+        let gate = Arc::new(Gate::default());
+        let stream: Stream = Box::new(Buffered { wire: near, taken: Vec::new(), gate: gate.clone() });
+        let link = Link::start(Once(Mutex::new(Some(stream))));
+        let asked = link.clone();
+        let call =
+            tokio::spawn(async move { asked.call(Request::ReadIndex, Instant::now() + Duration::from_secs(60)).await });
+        becomes("the flush has to wait", || gate.refused.load(Ordering::SeqCst) > 0).await;
+        // Something arrives meanwhile, as answers to earlier calls do: the link leaves the flush to read it.
+        let mut stray = BytesMut::new();
+        put_frame(&mut stray, Answer::Pong.kind(), 999, |_| ());
+        far.write_all(&stray).await.expect("room");
+        becomes("it is read", || gate.read.load(Ordering::SeqCst) == stray.len()).await;
+        tokio::task::yield_now().await;
+        gate.open.store(true, Ordering::SeqCst);
+        gate.wake.wake();
+
+        let mut input = BytesMut::new();
+        let first = loop {
+            if let Some(frame) = take_frame(&mut input).expect("our own frames") {
+                break frame;
+            }
+            let read = timeout_at(Instant::now() + Duration::from_secs(60), far.read_buf(&mut input)).await;
+            assert!(read.expect("something is sent").expect("open") > 0);
+        };
+        assert_eq!(first.kind, Request::ReadIndex.kind());
+        assert!(input.is_empty(), "it left by itself and not with the ping that came a second later");
+        let mut answer = BytesMut::new();
+        let index = Answer::ReadIndex(Some(7));
+        put_frame(&mut answer, index.kind(), first.id, |out| index.put(out));
+        far.write_all(&answer).await.expect("room");
+        assert!(matches!(call.await.expect("it ran"), Ok(Answer::ReadIndex(Some(7)))));
     }
 }

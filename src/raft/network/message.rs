@@ -27,14 +27,19 @@ pub mod kind {
     pub const ENTRIES: u8 = 30;
     /// Its answer.
     pub const ACKNOWLEDGED: u8 = 31;
-    /// First frame of a snapshot: vote, metadata, list of files.
-    pub const SNAPSHOT: u8 = 40;
+    // 40 began a snapshot that was always sent from its first byte.
     /// A piece of one of its files.
     pub const CHUNK: u8 = 41;
     /// The last frame of it.
     pub const SNAPSHOT_END: u8 = 42;
     /// How the receiver took it.
     pub const INSTALLED: u8 = 43;
+    /// First frame of a snapshot: vote, metadata, list of files.
+    pub const OFFER: u8 = 44;
+    /// Its answer: bytes of each file that are there.
+    pub const HELD: u8 = 45;
+    /// The receiver is busy with its disk, and this far.
+    pub const GETTING_ON: u8 = 46;
 }
 
 /// A question to another member.

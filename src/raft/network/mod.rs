@@ -37,11 +37,16 @@ use self::append::{AppendStream, Connection};
 use super::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 use crate::store::SnapshotFiles;
 
+pub use append::MAX_UNSENT;
 pub use http::{PeerMembers, fetch_has_space, fetch_members};
 pub(crate) use link::CallError;
 pub(crate) use message::{Answer, Request};
 pub use peers::{Peer, Peers};
-pub use server::{PeerListener, serve};
+pub use server::{APPEND_QUEUE, PeerListener, serve};
+pub(crate) use snapshot::Inbound;
+pub(crate) use snapshot::Patience;
+#[cfg(test)]
+pub(crate) use snapshot::ship;
 pub use stream::PeerTls;
 #[cfg(test)]
 pub(crate) use stream::dial;
@@ -235,14 +240,15 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let shipping = snapshot::ship(&self.peer.address, vote, snapshot, option.soft_ttl());
+        let patience = Patience { silence: option.hard_ttl(), ..Patience::DEFAULT };
+        let shipping = snapshot::ship(&self.peer.address, vote, snapshot, patience);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             shipped = shipping => shipped.map_err(|error| {
                 if let WireError::Refused(refusal) = &error {
                     self.peers.refused(refusal);
                 }
-                // Starting over costs a whole snapshot: always leave a while between two tries.
+                // The other side first proves what it has: always leave a while between two tries.
                 StreamingError::Unreachable(Unreachable::new(&error))
             }),
         }

@@ -66,6 +66,8 @@ pub struct Appends {
     pub received: AtomicU64,
     /// Bytes of them.
     pub received_bytes: AtomicU64,
+    /// Index of the last entry that the log cannot keep for anybody: who still needs it is sent a snapshot.
+    pub let_go: AtomicU64,
 }
 
 impl Appends {

@@ -1,19 +1,19 @@
 //! The peer port: accepts connections, checks who dials, and serves each channel.
 //!
-//! Nothing that arrives here can end the accept loop. A connection gets a handshake within a deadline or is closed, and
-//! of more silent ones than [`MAX_GREETING`] the oldest goes first, so a flood of them cannot keep the members out. A
-//! member of another cluster, a member that was removed, and one that wanted somebody else are told so and turned away
-//! before any Raft byte is read.
+//! Nothing that arrives here can end the accept loop. A connection waits on the thread of [`crate::admission`] until it has
+//! said who it is, within a deadline; a flood of others cannot keep the members out, because of more than fit the oldest of
+//! the source with most goes first. A member of another cluster, a member that was removed, and one that wanted somebody
+//! else are told so and turned away before any Raft byte is read.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -25,14 +25,11 @@ use super::message::{Request, append, kind, put_append_result};
 use super::snapshot;
 use super::stream::{Greeting, PeerTls, Stream, receive, refuse, welcome};
 use super::wire::{Channel, Frame, Hello, Refusal, WireError, put_frame, take_frame};
+use crate::admission::{Admission, MAX_LEAVING, Place, Socket, Source, Waiting};
 use crate::raft::codec::Reader;
 use crate::raft::types::NodeId;
 use crate::raft::{Consensus, Inner};
 
-/// Members' connections at once; further ones are closed.
-const MAX_CONNECTIONS: usize = 1024;
-/// Connections that have not said yet who they are. A member does so within milliseconds.
-const MAX_GREETING: usize = 256;
 /// From the first packet to the end of TLS and handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection on which nothing arrives for this long is closed; links ping every second.
@@ -42,7 +39,7 @@ const APPEND_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Requests of one connection that may be worked on at once.
 const MAX_WORKING: usize = 1024;
 /// Batches that wait for the core on one append stream; openraft takes as many.
-const APPEND_QUEUE: usize = 64;
+pub const APPEND_QUEUE: usize = 64;
 /// Answers joined into one write, bytes.
 const MAX_JOINED: usize = 256 << 10;
 /// After a failed accept (no descriptors, say) the next try waits so long.
@@ -56,70 +53,95 @@ pub struct PeerListener {
     pub tls: bool,
 }
 
-/// Serves the peer port until the returned task is aborted or consensus stops.
-pub fn serve(listener: PeerListener, tls: PeerTls, consensus: Consensus) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let stopping = consensus.inner.stopping.clone();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut greeting = Greetings::default();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.socket.accept() => accepted,
-                () = stopping.cancelled() => return,
-            };
-            let (socket, from) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a peer connection; check the limit of open files");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let _ = socket.set_nodelay(true);
-            let secure = listener.tls.then(|| tls.clone());
-            let (inner, stopping, room) = (consensus.inner.clone(), stopping.clone(), room.clone());
-            greeting.add(|stranger| {
-                tokio::spawn(async move {
-                    let served = async {
-                        let greeted = timeout(HANDSHAKE_TIMEOUT, greet(socket, from, secure, &inner)).await;
-                        let greeted =
-                            greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into())));
-                        let Some((hello, stream)) = greeted? else { return Ok(()) };
-                        drop(stranger);
-                        let _place =
-                            room.try_acquire().map_err(|_| WireError::Io(std::io::ErrorKind::QuotaExceeded.into()))?;
-                        channel(&inner, hello, stream).await
-                    };
-                    tokio::select! {
-                        outcome = served => if let Err(error) = outcome { closed(from, &error) },
-                        () = stopping.cancelled() => {}
-                    }
-                })
-            });
-        }
-    })
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+struct Gate {
+    admission: Arc<Admission>,
+    /// `None`: the listener is plain.
+    tls: Option<PeerTls>,
+    inner: Arc<Inner>,
+    /// The runtime of consensus.
+    serving: Handle,
 }
 
-/// The connections that have not said yet who they are, oldest first.
-#[derive(Default)]
-struct Greetings {
-    strangers: VecDeque<(Weak<()>, AbortHandle)>,
+/// Serves the peer port until the returned task is aborted or consensus stops. Callers wait on the thread of `admission`;
+/// members are served on the runtime that this is called in.
+///
+/// # Errors
+/// The socket cannot be taken from the runtime it was made in.
+pub fn serve(
+    listener: PeerListener,
+    tls: PeerTls,
+    consensus: Consensus,
+    admission: &Arc<Admission>,
+) -> std::io::Result<JoinHandle<()>> {
+    let socket = listener.socket.into_std()?;
+    let tls = listener.tls.then_some(tls);
+    let gate = Gate { admission: admission.clone(), tls, inner: consensus.inner.clone(), serving: Handle::current() };
+    Ok(admission.spawn(async move {
+        match TcpListener::from_std(socket) {
+            Ok(socket) => accept_all(socket, gate).await,
+            Err(error) => tracing::error!(%error, "the peer socket cannot be watched; no member can reach this one"),
+        }
+    }))
 }
 
-impl Greetings {
-    /// Starts a connection, which drops what it is given once it is known. Ends the oldest when there are too many.
-    fn add(&mut self, start: impl FnOnce(Arc<()>) -> JoinHandle<()>) {
-        let stranger = Arc::new(());
-        let known = Arc::downgrade(&stranger);
-        self.strangers.push_back((known, start(stranger).abort_handle()));
-        if self.strangers.len() > MAX_GREETING {
-            self.strangers.retain(|(stranger, _)| stranger.strong_count() > 0);
+async fn accept_all(socket: TcpListener, gate: Gate) {
+    let stopping = gate.inner.stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = stopping.cancelled() => return,
+        };
+        let (socket, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a peer connection; check the limit of open files");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let _ = socket.set_nodelay(true);
+        let waiting = &gate.admission.shares.peers.waiting;
+        // Those who must go for others are given the time to go: their descriptors count.
+        while waiting.leaving() >= MAX_LEAVING / 2 {
+            tokio::task::yield_now().await;
         }
-        if self.strangers.len() > MAX_GREETING
-            && let Some((_, oldest)) = self.strangers.pop_front()
-        {
-            oldest.abort();
+        if let Some(place) = waiting.enter(Source::of(Some(from.ip()))) {
+            tokio::spawn(admit(socket, from, place, gate.clone()));
         }
+    }
+}
+
+/// Waits with one connection until it has said which member it is, and hands it over.
+async fn admit(socket: TcpStream, from: SocketAddr, place: Place, gate: Gate) {
+    let evicted = place.evicted();
+    let waiting = Waiting::new(place);
+    let greeted = tokio::select! {
+        greeted = timeout(HANDSHAKE_TIMEOUT, greet(socket, from, &waiting, &gate)) => greeted,
+        () = evicted.cancelled() => Ok(Err(WireError::Closed)),
+        () = gate.inner.stopping.cancelled() => return,
+    };
+    match greeted.unwrap_or_else(|_| Err(WireError::Io(std::io::ErrorKind::TimedOut.into()))) {
+        Ok(None) => {}
+        Ok(Some((hello, stream))) => match gate.admission.shares.peers.seats.enter(Source::of(Some(from.ip()))) {
+            Some(seat) => {
+                waiting.admit();
+                gate.serving.spawn(attend(gate.inner, hello, stream, from, seat));
+            }
+            None => closed(from, &WireError::Io(std::io::ErrorKind::QuotaExceeded.into())),
+        },
+        Err(error) => closed(from, &error),
+    }
+}
+
+/// Serves a member's connection to its end.
+async fn attend(inner: Arc<Inner>, hello: Hello, stream: Stream, from: SocketAddr, seat: Place) {
+    let evicted = seat.evicted();
+    tokio::select! {
+        outcome = channel(&inner, hello, stream) => if let Err(error) = outcome { closed(from, &error) },
+        () = evicted.cancelled() => closed(from, &WireError::Io(std::io::ErrorKind::QuotaExceeded.into())),
+        () = inner.stopping.cancelled() => {}
     }
 }
 
@@ -140,12 +162,19 @@ fn closed(from: SocketAddr, error: &WireError) {
 async fn greet(
     tcp: TcpStream,
     from: SocketAddr,
-    secure: Option<PeerTls>,
-    inner: &Arc<Inner>,
+    waiting: &Arc<Waiting>,
+    gate: &Gate,
 ) -> Result<Option<(Hello, Stream)>, WireError> {
-    let mut stream: Stream = match secure {
-        Some(tls) => tls.accept(tcp, from.ip()).await?,
-        None => Box::new(tcp),
+    let (inner, socket) = (&gate.inner, Socket::new(tcp, waiting.clone()));
+    let mut stream: Stream = match &gate.tls {
+        Some(tls) => {
+            let turn = async {
+                waiting.has_session();
+                gate.admission.handshakes.turn(Source::of(Some(from.ip()))).await
+            };
+            tls.accept(socket, from.ip(), turn).await?
+        }
+        None => Box::new(socket),
     };
     let hello = match receive(&mut stream).await? {
         Greeting::Member(hello) => hello,
@@ -189,7 +218,7 @@ async fn channel(inner: &Arc<Inner>, hello: Hello, stream: Stream) -> Result<(),
     match hello.channel {
         Channel::Pulse | Channel::Forward => requests(inner, hello.from, stream).await,
         Channel::Append => entries(inner, stream).await,
-        Channel::Snapshot => snapshot::receive(&inner.raft, &inner.store, stream).await,
+        Channel::Snapshot => snapshot::receive(inner, stream).await,
     }
 }
 
@@ -300,39 +329,5 @@ where
         if answers.send(out).await.is_err() {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn of_too_many_strangers_the_oldest_goes_and_members_stay() {
-        let mut greetings = Greetings::default();
-        let mut member = None;
-        greetings.add(|stranger| {
-            drop(stranger);
-            let task = tokio::spawn(std::future::pending());
-            member = Some(task.abort_handle());
-            task
-        });
-        let mut silent = Vec::new();
-        for _ in 0..MAX_GREETING + 10 {
-            greetings.add(|stranger| {
-                let task = tokio::spawn(async move {
-                    let _stranger = stranger;
-                    std::future::pending().await
-                });
-                silent.push(task.abort_handle());
-                task
-            });
-            tokio::task::yield_now().await;
-        }
-        tokio::task::yield_now().await;
-        let ended: Vec<bool> = silent.iter().map(AbortHandle::is_finished).collect();
-        assert_eq!(ended.iter().filter(|ended| **ended).count(), 10);
-        assert!(ended[..10].iter().all(|ended| *ended), "the oldest ones");
-        assert!(!member.expect("started").is_finished());
     }
 }

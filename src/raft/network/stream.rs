@@ -1,5 +1,6 @@
 //! Byte streams between members: TCP, or TLS over it, dialled or accepted, with the handshake done.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -49,15 +50,19 @@ impl std::fmt::Debug for PeerTls {
 }
 
 impl PeerTls {
-    /// Makes an accepted connection a secure one, and checks that its caller may be who it says.
+    /// Makes an accepted connection a secure one, and checks that its caller may be who it says. `turn` as in
+    /// [`ServerTls::accept`].
     ///
     /// # Errors
     /// The handshake fails, the certificate does not fit the caller, or this member has none itself.
-    pub async fn accept(&self, tcp: TcpStream, from: IpAddr) -> Result<Stream, WireError> {
+    pub async fn accept<I, T>(&self, io: I, from: IpAddr, turn: impl Future<Output = T>) -> Result<Stream, WireError>
+    where
+        I: Io + 'static,
+    {
         let Self::Tls { server, verify_source, .. } = self else {
             return Err(bad("no peer certificate is loaded for this listener".to_owned()));
         };
-        let stream = server.acceptor().accept(tcp).await?;
+        let stream = server.accept(io, turn).await?;
         let caller = server.caller(stream.get_ref().1).map_err(|why| WireError::Caller(why.to_owned()))?;
         if let (Some(caller), true) = (caller, *verify_source) {
             caller.comes_from(from).await.map_err(WireError::Caller)?;

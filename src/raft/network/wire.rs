@@ -46,6 +46,9 @@ pub enum WireError {
     /// The handshake was answered with a refusal.
     #[error("{0}")]
     Refused(Refusal),
+    /// The follower needs entries that the log has no room for.
+    #[error("the follower is further behind than the log may reach back; it is sent a snapshot")]
+    TooFarBehind,
 }
 
 /// What a connection is for. Bulk never shares a connection with what must be prompt.

@@ -9,13 +9,14 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::admission::Admission;
 use crate::model::command::{self, Command};
 use crate::model::effects::Applied;
 use crate::model::view::View;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::raft::network::{PeerListener, PeerTls, serve};
 use crate::raft::types::{Member, NodeId};
-use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Rules, start};
+use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Renewal, Rules, start};
 use crate::store::log::LogOptions;
 use crate::store::{Store, StoreOptions};
 
@@ -29,8 +30,8 @@ struct Nothing;
 impl LeaderDuties for Nothing {
     fn promoted(&self, _term: u64) {}
     fn demoted(&self) {}
-    fn renew(&self, id: i64) -> Option<i64> {
-        (id == 7).then_some(70)
+    fn renew(&self, id: i64, _term: u64) -> Renewal {
+        if id == 7 { Renewal::Renewed(70) } else { Renewal::Gone }
     }
     fn remaining(&self, _id: i64) -> Option<i64> {
         None
@@ -52,6 +53,8 @@ pub fn rules() -> Rules {
         pre_vote: true,
         snapshot_count: 100_000,
         catchup_entries: 5_000,
+        log_bytes: 1 << 30,
+        max_wals: 5,
         strict_reconfig: false,
         max_learners: 1,
         request_timeout: Duration::from_secs(10),
@@ -65,7 +68,8 @@ pub async fn listener() -> (TcpListener, String) {
 }
 
 async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consensus, Store) {
-    let options = LogOptions { segment_bytes: 4 << 20, first_segment_bytes: 64 << 10, ..LogOptions::default() };
+    let segment_bytes = (rules.log_bytes / 8).min(4 << 20);
+    let options = LogOptions { segment_bytes, first_segment_bytes: 64 << 10, ..LogOptions::default() };
     let (log, watermark) = crate::store::log::open(&dir.join("wal"), options).expect("the log opens");
     let (store, machine) = crate::store::open(dir, StoreOptions::default(), watermark).expect("the state opens");
     let consensus = start(RaftOptions {
@@ -88,7 +92,8 @@ impl Node {
     /// A member on `socket`, with the data of `dir`.
     pub async fn start(id: NodeId, socket: TcpListener, url: String, dir: Arc<TempDir>, rules: Rules) -> Self {
         let (consensus, store) = open(id, CLUSTER, dir.path(), rules).await;
-        serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone());
+        let admission = Admission::start().expect("a thread for callers");
+        serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone(), &admission).expect("served");
         Self { id, url, consensus, store, dir }
     }
 
@@ -131,9 +136,14 @@ impl Stopped {
     /// Starts the member again, on its port and its data, once the old one has let go of both.
     pub async fn restart(self) -> Node {
         let address = self.url.trim_start_matches("http://").to_owned();
+        self.restart_at(&address).await
+    }
+
+    /// The same for a member that listens elsewhere than where its URL leads.
+    pub async fn restart_at(self, address: &str) -> Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(socket) = TcpListener::bind(&address).await {
+            if let Ok(socket) = TcpListener::bind(address).await {
                 return Node::start(self.id, socket, self.url, self.dir, rules()).await;
             }
             assert!(Instant::now() < deadline, "port {address} is not given back");

@@ -2,5 +2,7 @@
 
 mod change;
 mod cluster;
+mod log_bounds;
 mod peers;
 mod replicate;
+mod shipping;

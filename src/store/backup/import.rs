@@ -148,7 +148,7 @@ fn import_leases<F: ReadAt>(database: &Database, file: &mut Reader<F>, bucket: &
         if key != row.id.to_be_bytes() || row.id == 0 || row.ttl <= 0 {
             return Err(bad());
         }
-        let lease = Lease { id: row.id, ttl: row.ttl, remaining: row.remaining.clamp(0, row.ttl) };
+        let lease = Lease { id: row.id, ttl: row.ttl, remaining: row.remaining.clamp(0, row.ttl), granted: 0 };
         leases::put(database, &lease, &mut batch);
         count += 1;
         if batch.size_in_bytes() > BATCH_BYTES {

@@ -11,6 +11,7 @@
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod mark;
+mod meter;
 mod placer;
 mod prepare;
 mod read;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use openraft::storage::RaftLogStorage;
 
+pub use self::meter::LogMeter;
 pub use self::storage::LogStore;
 use super::space::Space;
 use super::watermark::Watermark;
@@ -54,6 +56,8 @@ pub struct LogOptions {
     pub queue_bytes: usize,
     /// Bytes of entries that one limited read returns.
     pub read_bytes: usize,
+    /// Files made ready, or kept to be used again, may take so many bytes together; one may always be there.
+    pub spare_bytes: u64,
     /// What the log's file system has left: the log waits for space before it grows a file.
     pub space: Space,
     /// For the disk metrics.
@@ -73,6 +77,8 @@ impl Default for LogOptions {
             ring_entries: 100_000,
             queue_bytes: 64 << 20,
             read_bytes: 1 << 20,
+            // What a snapshot frees at once under small commands fits.
+            spare_bytes: 64 << 20,
             space: Space::unbounded(),
             on_sync: None,
             on_failure: || std::process::abort(),
@@ -170,7 +176,7 @@ impl From<LogError> for io::Error {
     }
 }
 
-/// Opens the log in `dir`, creating it when there is none, and reads all of it. Everything it then holds is durable.
+/// Opens the log in `dir`, creating it when there is none, and reads its newest part. Everything it then holds is durable.
 ///
 /// # Errors
 /// The directory cannot be used, another process uses it, or something that was durable is missing or damaged.

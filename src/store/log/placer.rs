@@ -7,7 +7,7 @@ use super::segment::Segment;
 use super::state::{Point, Step};
 
 /// One place to start reading per this many bytes of log.
-const POINT_EVERY: u64 = 32 << 10;
+pub(super) const POINT_EVERY: u64 = 32 << 10;
 
 /// Collects neighbouring entries of one segment into [`Step::Entries`].
 #[derive(Debug, Default)]

@@ -21,8 +21,6 @@ use crate::store::space::{Part, Space};
 
 /// Zeros written at once.
 const STEP: usize = 1 << 20;
-/// Spares kept; more are removed. What a snapshot frees at once under small commands fits.
-const MAX_SPARES: usize = 4;
 /// How often the mark is synced while it changes.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
@@ -38,6 +36,8 @@ struct Shared {
     dir: PathBuf,
     /// Length of a full spare.
     segment_bytes: u64,
+    /// Spares may take so many bytes together; one may always be there.
+    spare_bytes: u64,
     space: Space,
     shelf: Mutex<Shelf>,
     wake: Condvar,
@@ -66,6 +66,7 @@ impl Preparer {
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             segment_bytes: options.segment_bytes,
+            spare_bytes: options.spare_bytes,
             space: options.space.clone(),
             shelf,
             wake: Condvar::new(),
@@ -144,7 +145,26 @@ impl Shared {
             if stopped {
                 return;
             }
+            self.shed();
             while self.fill_step() {}
+        }
+    }
+
+    /// Removes spares for which there is no room any more: all but one while space is low.
+    fn shed(&self) {
+        let most = if self.space.is_low() { 0 } else { self.spare_bytes };
+        loop {
+            let mut shelf = self.shelf.lock();
+            let held: u64 = shelf.spares.iter().map(Spare::filled).sum();
+            if shelf.spares.len() <= 1 || held <= most {
+                return;
+            }
+            let Some(spare) = shelf.spares.pop() else { return };
+            drop(shelf);
+            if let Err(error) = spare.remove() {
+                tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a spare raft log file");
+                return;
+            }
         }
     }
 
@@ -152,9 +172,10 @@ impl Shared {
     /// Longer ones are from before segments were shortened: kept, they would stay for ever.
     fn retire(&self, segment: Arc<Segment>) {
         let path = segment.path.clone();
-        let room = self.shelf.lock().spares.len() < MAX_SPARES;
+        let held: u64 = self.shelf.lock().spares.iter().map(Spare::filled).sum();
+        let room = held == 0 || (held + segment.length() <= self.spare_bytes && !self.space.is_low());
         let lengths = self.segment_bytes..2 * self.segment_bytes;
-        let fits = segment.file.metadata().is_ok_and(|metadata| lengths.contains(&metadata.len()));
+        let fits = lengths.contains(&segment.length());
         // A reader may still hold the segment: its file must then not be overwritten, only unlinked.
         let retired = match Arc::try_unwrap(segment) {
             Ok(segment) if room && fits => segment.retire(&self.dir).map(Some),

@@ -6,30 +6,36 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use super::record::{self, Record};
-use super::state::{Stretch, cost};
+use super::state::{Point, Stretch, cost};
 use super::{LogError, segment::Segment};
 use crate::raft::types::Entry;
 
 /// Bytes read at once; more when one record is longer.
 const CHUNK: usize = 128 << 10;
 
+/// What was read, and where the entry behind it lies when the budget ended first: the number of a segment and the place.
+pub(super) struct Found {
+    pub entries: Vec<Entry>,
+    pub stopped: Option<(u64, Point)>,
+}
+
 /// Reads the entries of `stretches` in order: all of them, or up to `budget` bytes but at least one.
 ///
 /// # Errors
 /// The file cannot be read or what it holds is not what was written there.
-pub(super) fn read(stretches: &[Stretch], budget: Option<usize>) -> Result<Vec<Entry>, LogError> {
+pub(super) fn read(stretches: &[Stretch], budget: Option<usize>) -> Result<Found, LogError> {
     let mut entries = Vec::new();
     let mut left = budget.unwrap_or(usize::MAX);
     for stretch in stretches {
-        if !read_stretch(stretch, &mut left, &mut entries)? {
-            break;
+        if let Some(point) = read_stretch(stretch, &mut left, &mut entries)? {
+            return Ok(Found { entries, stopped: Some((stretch.segment.seq, point)) });
         }
     }
-    Ok(entries)
+    Ok(Found { entries, stopped: None })
 }
 
-/// Returns whether the stretch was read to its end.
-fn read_stretch(stretch: &Stretch, left: &mut usize, entries: &mut Vec<Entry>) -> Result<bool, LogError> {
+/// Returns where it stopped before the end of the stretch.
+fn read_stretch(stretch: &Stretch, left: &mut usize, entries: &mut Vec<Entry>) -> Result<Option<Point>, LogError> {
     let segment = &*stretch.segment;
     let (mut offset, mut chain, mut next) = (stretch.start.offset, stretch.start.chain, stretch.entries.start);
     let mut chunk = read_chunk(segment, offset, CHUNK)?;
@@ -48,6 +54,7 @@ fn read_stretch(stretch: &Stretch, left: &mut usize, entries: &mut Vec<Entry>) -
             }
             continue;
         };
+        let here = Point { index: next, offset, chain };
         at += found.size;
         offset += found.size as u64;
         chain = found.chain;
@@ -57,14 +64,14 @@ fn read_stretch(stretch: &Stretch, left: &mut usize, entries: &mut Vec<Entry>) -
         {
             let cost = cost(&entry);
             if cost > *left && !entries.is_empty() {
-                return Ok(false);
+                return Ok(Some(here));
             }
             *left = left.saturating_sub(cost);
             entries.push(entry);
             next += 1;
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 fn read_chunk(segment: &Segment, offset: u64, wanted: usize) -> Result<Bytes, LogError> {

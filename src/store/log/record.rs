@@ -5,8 +5,11 @@
 //! record is valid only where it was written. Bytes left over from a file's earlier life, or from a tail that was cut at
 //! an earlier start, never parse. A zero length is the end of what was written.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::state::Point;
 use crate::raft::codec::{self, CodecError, Reader};
 use crate::raft::types::{Entry, LogId, Vote};
 
@@ -23,6 +26,7 @@ const COMMITTED: u8 = 3;
 const PURGED: u8 = 4;
 const TRUNCATED: u8 = 5;
 const MARK: u8 = 6;
+const LAYOUT: u8 = 7;
 
 /// Tells a mark from chance when the bytes around it are damaged.
 const MARK_MAGIC: &[u8; 8] = b"log-mark";
@@ -48,6 +52,41 @@ pub(super) enum Record {
         /// Every byte of the segment before this offset is on disk.
         durable: u64,
     },
+    /// Where all entries lay when a segment was begun; its first record. A start reads the log from the newest one on.
+    Layout(Layout),
+}
+
+/// Where the entries of the log lie, in segments before the one that says so.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Layout {
+    /// The last entry, or the last purged one when there is none.
+    pub last: Option<LogId>,
+    /// Runs in the order of their entries, without a hole.
+    pub runs: Vec<RunPlace>,
+}
+
+/// Entries that follow each other in one segment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RunPlace {
+    /// The segment's number.
+    pub seq: u64,
+    /// Indices of the entries.
+    pub entries: Range<u64>,
+    /// An entry at or before the first of them, where reading starts.
+    pub start: Point,
+}
+
+/// Bytes of a run in a layout.
+const RUN_SIZE: usize = 8 + 8 + 8 + 8 + 8 + 4;
+
+/// Which life of which file a segment is. A client whose values end up in the log knows of neither number, so no value
+/// can pass for a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Life {
+    /// The segment's number.
+    pub seq: u64,
+    /// The random number of its header.
+    pub nonce: u64,
 }
 
 /// A record found at some offset, its checksum right.
@@ -70,8 +109,8 @@ impl Found {
     }
 }
 
-/// Appends `record` of segment `seq` to `buffer` and returns the chain after it.
-pub(super) fn push(buffer: &mut BytesMut, chain: u32, seq: u64, record: &Record) -> u32 {
+/// Appends `record` of the segment `life` to `buffer` and returns the chain after it.
+pub(super) fn push(buffer: &mut BytesMut, chain: u32, life: Life, record: &Record) -> u32 {
     if let Record::Entry(entry) = record {
         return push_entry(buffer, chain, entry);
     }
@@ -101,8 +140,12 @@ pub(super) fn push(buffer: &mut BytesMut, chain: u32, seq: u64, record: &Record)
             buffer.put_slice(MARK_MAGIC);
             buffer.put_u64_le(*opening);
             buffer.put_u64_le(*durable);
-            let own = mark_checksum(seq, &buffer[body..]);
+            let own = mark_checksum(life, &buffer[body..]);
             buffer.put_u32_le(own);
+        }
+        Record::Layout(layout) => {
+            buffer.put_u8(LAYOUT);
+            put_layout(buffer, layout);
         }
     }
     seal(buffer, start, chain)
@@ -133,9 +176,9 @@ pub(super) fn claimed_size(bytes: &[u8]) -> Option<usize> {
     (length != 0 && length <= MAX_BODY).then_some(HEADER + length)
 }
 
-/// Searches `bytes` of segment `seq` from offset `from` on for a mark which says that more than `from` bytes were synced.
+/// Searches `bytes` of the segment `life` from offset `from` on for a mark which says that more than `from` bytes were synced.
 /// A mark vouches for itself, so this works beyond damage. Returns the offset it claims.
-pub(super) fn later_claim(bytes: &[u8], from: usize, seq: u64) -> Option<u64> {
+pub(super) fn later_claim(bytes: &[u8], from: usize, life: Life) -> Option<u64> {
     let mut at = from;
     while let Some(next) = bytes.get(at..)?.windows(MARK_MAGIC.len()).position(|window| window == MARK_MAGIC) {
         let magic = at + next;
@@ -143,7 +186,7 @@ pub(super) fn later_claim(bytes: &[u8], from: usize, seq: u64) -> Option<u64> {
         let Some(body) = magic.checked_sub(1).and_then(|start| bytes.get(start..start + MARK_BODY)) else { continue };
         let (said, own) = body.split_at(MARK_BODY - 4);
         if said[0] == MARK
-            && own == mark_checksum(seq, said).to_le_bytes()
+            && own == mark_checksum(life, said).to_le_bytes()
             && let Ok(Record::Mark { durable, .. }) = decode(Bytes::copy_from_slice(body))
             && durable > from as u64
         {
@@ -153,8 +196,43 @@ pub(super) fn later_claim(bytes: &[u8], from: usize, seq: u64) -> Option<u64> {
     None
 }
 
-fn mark_checksum(seq: u64, said: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&seq.to_le_bytes()), said)
+fn mark_checksum(life: Life, said: &[u8]) -> u32 {
+    let seeded = crc32c::crc32c_append(crc32c::crc32c(&life.seq.to_le_bytes()), &life.nonce.to_le_bytes());
+    crc32c::crc32c_append(seeded, said)
+}
+
+fn put_layout(buffer: &mut BytesMut, layout: &Layout) {
+    codec::put_option(buffer, layout.last.as_ref(), codec::put_log_id);
+    buffer.put_u32_le(layout.runs.len() as u32);
+    for run in &layout.runs {
+        for number in [run.seq, run.entries.start, run.entries.end, run.start.index, run.start.offset] {
+            buffer.put_u64_le(number);
+        }
+        buffer.put_u32_le(run.start.chain);
+    }
+}
+
+fn layout(reader: &mut Reader) -> Result<Layout, CodecError> {
+    const WHAT: &str = "log layout";
+    let last = reader.option(WHAT, codec::log_id)?;
+    let count = reader.count(WHAT, RUN_SIZE)?;
+    let mut runs: Vec<RunPlace> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (seq, first, end) = (reader.u64(WHAT)?, reader.u64(WHAT)?, reader.u64(WHAT)?);
+        let start = Point { index: reader.u64(WHAT)?, offset: reader.u64(WHAT)?, chain: reader.u32(WHAT)? };
+        let follows = runs.last().is_none_or(|before| before.entries.end == first && before.seq <= seq);
+        if !follows || first >= end || start.index > first {
+            let cause = format!("entries {first} to {end} of segment {seq} do not follow those before them");
+            return Err(CodecError::Invalid { what: WHAT, cause });
+        }
+        runs.push(RunPlace { seq, entries: first..end, start });
+    }
+    match (last, runs.last()) {
+        (Some(last), Some(run)) if run.entries.end != last.index + 1 => {}
+        (None, Some(_)) => {}
+        _ => return Ok(Layout { last, runs }),
+    }
+    Err(CodecError::Invalid { what: WHAT, cause: "its last entry is in none of its runs".into() })
 }
 
 fn checksum(chain: u32, length: &[u8], body: &[u8]) -> u32 {
@@ -185,6 +263,7 @@ fn decode(body: Bytes) -> Result<Record, CodecError> {
             reader.u32(WHAT)?;
             mark
         }
+        LAYOUT => Record::Layout(layout(&mut reader)?),
         tag => return Err(CodecError::Unknown { what: WHAT, tag }),
     };
     match reader.remaining() {
@@ -222,7 +301,32 @@ mod tests {
             Record::Truncated(None),
             Record::Truncated(Some(id)),
             Record::Mark { opening: 1, durable: 2 },
+            Record::Layout(Layout::default()),
+            Record::Layout(Layout { last: Some(id), runs: vec![run(3, 4..8), run(5, 8..10)] }),
         ]
+    }
+
+    const LIFE: Life = Life { seq: 4, nonce: 0x0102_0304 };
+
+    fn run(seq: u64, entries: Range<u64>) -> RunPlace {
+        let start = Point { index: entries.start.saturating_sub(1), offset: 40, chain: 9 };
+        RunPlace { seq, entries, start }
+    }
+
+    #[test]
+    fn a_layout_with_a_hole_or_another_end_is_no_layout() {
+        let last = Some(LogId::new_term_index(1, 9));
+        for layout in [
+            Layout { last, runs: vec![run(3, 4..7), run(5, 8..10)] },
+            Layout { last, runs: vec![run(5, 4..8), run(3, 8..10)] },
+            Layout { last, runs: vec![run(3, 4..8)] },
+            Layout { last: None, runs: vec![run(3, 4..8)] },
+        ] {
+            let mut bytes = BytesMut::new();
+            push(&mut bytes, 1, LIFE, &Record::Layout(layout.clone()));
+            let found = parse(&bytes.freeze(), 0, 1).expect("a sound record");
+            assert!(found.record().is_err(), "{layout:?}");
+        }
     }
 
     #[test]
@@ -230,7 +334,7 @@ mod tests {
         let mut bytes = BytesMut::new();
         let mut chain = 77;
         for record in samples() {
-            chain = push(&mut bytes, chain, 4, &record);
+            chain = push(&mut bytes, chain, LIFE, &record);
         }
         let bytes = bytes.freeze();
         let (mut at, mut chain, mut read) = (0, 77, Vec::new());
@@ -248,7 +352,7 @@ mod tests {
     fn no_single_flipped_or_missing_byte_goes_unseen() {
         for record in samples() {
             let mut buffer = BytesMut::new();
-            push(&mut buffer, 1, 4, &record);
+            push(&mut buffer, 1, LIFE, &record);
             let bytes = buffer.clone().freeze();
             for position in 0..bytes.len() {
                 assert!(parse(&bytes.slice(..position), 0, 1).is_none(), "{record:?} cut at {position}");
@@ -262,12 +366,13 @@ mod tests {
     #[test]
     fn a_mark_is_found_beyond_damage_but_only_in_its_own_segment_and_only_if_it_claims_more() {
         let mut bytes = BytesMut::from(&[0xAA; 100][..]);
-        push(&mut bytes, 9, 4, &Record::Mark { opening: 8, durable: 60 });
-        assert_eq!(later_claim(&bytes, 40, 4), Some(60));
-        assert_eq!(later_claim(&bytes, 60, 4), None);
-        assert_eq!(later_claim(&bytes, 40, 5), None);
+        push(&mut bytes, 9, LIFE, &Record::Mark { opening: 8, durable: 60 });
+        assert_eq!(later_claim(&bytes, 40, LIFE), Some(60));
+        assert_eq!(later_claim(&bytes, 60, LIFE), None);
+        assert_eq!(later_claim(&bytes, 40, Life { seq: 5, ..LIFE }), None);
+        assert_eq!(later_claim(&bytes, 40, Life { nonce: 7, ..LIFE }), None, "a value that says it is a mark");
         let mark = bytes.len() - 6;
         bytes[mark] ^= 1;
-        assert_eq!(later_claim(&bytes, 40, 4), None);
+        assert_eq!(later_claim(&bytes, 40, LIFE), None);
     }
 }

@@ -5,9 +5,10 @@
 //! missing predecessor shows. A spare may hold anything: zeros, or the records of an earlier life.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::LogError;
 
@@ -27,6 +28,10 @@ pub(super) struct Segment {
     pub path: PathBuf,
     /// Open for reading and writing at offsets.
     pub file: File,
+    /// Bytes the file takes on disk.
+    length: AtomicU64,
+    /// Bytes of it that are records.
+    used: AtomicU64,
 }
 
 /// What the first bytes of a segment say.
@@ -67,6 +72,11 @@ impl Header {
         (bytes[..8] == *MAGIC && u32_at(36)? == crc).then_some((header, crc))
     }
 
+    /// The random number that the bytes of a header name, sound or not.
+    pub fn claimed_nonce(bytes: &[u8]) -> u64 {
+        bytes.get(16..24).and_then(|nonce| nonce.try_into().ok()).map_or(0, u64::from_le_bytes)
+    }
+
     /// The format character of a sound header that a newer program wrote.
     pub fn newer_format(bytes: &[u8]) -> Option<char> {
         let bytes = bytes.get(..HEADER)?;
@@ -83,7 +93,23 @@ impl Segment {
             .write(true)
             .open(&path)
             .map_err(|source| LogError::io("open", &path, source))?;
-        Ok(Self { seq, path, file })
+        let length = file.metadata().map_err(|source| LogError::io("stat", &path, source))?.len();
+        Ok(Self { seq, path, file, length: length.into(), used: 0.into() })
+    }
+
+    /// Bytes the file takes on disk.
+    pub fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of it that are records, those that were just written included.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The records end at `offset`.
+    pub fn set_used(&self, offset: u64) {
+        self.used.store(offset, Ordering::Relaxed);
     }
 
     /// Makes `spare` segment `seq` of the log in `dir`; the new name is durable on return.
@@ -91,7 +117,7 @@ impl Segment {
         let path = dir.join(name(seq));
         fs::rename(&spare.path, &path).map_err(|source| LogError::io("rename", &spare.path, source))?;
         sync_directory(dir)?;
-        Ok(Self { seq, path, file: spare.file })
+        Ok(Self { seq, path, file: spare.file, length: spare.filled.into(), used: 0.into() })
     }
 
     /// Turns a segment that the log no longer needs into a spare. The name need not be durable: an old segment that comes
@@ -105,7 +131,17 @@ impl Segment {
 
     /// Writes all of `bytes` at `offset`.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), LogError> {
+        self.length.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(bytes, offset).map_err(|source| LogError::io("write", &self.path, source))
+    }
+
+    /// The first `wanted` bytes, or all of a shorter file.
+    pub fn start_of(path: &Path, wanted: usize) -> Result<Vec<u8>, LogError> {
+        let mut start = Vec::with_capacity(wanted);
+        File::open(path)
+            .and_then(|file| file.take(wanted as u64).read_to_end(&mut start))
+            .map_err(|source| LogError::io("read", path, source))?;
+        Ok(start)
     }
 
     /// Returns when everything written is on disk.
@@ -140,13 +176,17 @@ impl Spare {
     /// Takes up a spare that an earlier run left behind.
     pub fn reuse(path: PathBuf) -> Result<Self, LogError> {
         let segment = Segment::open(path, 0)?;
-        let filled = segment.file.metadata().map_err(|source| LogError::io("stat", &segment.path, source))?.len();
-        Ok(Self { path: segment.path, file: segment.file, filled })
+        Ok(Self { filled: segment.length(), path: segment.path, file: segment.file })
     }
 
     /// How much of the file may be overwritten without changing its metadata.
     pub fn filled(&self) -> u64 {
         self.filled
+    }
+
+    /// Removes the file.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
     }
 
     /// Writes `zeros` behind what is filled. An error (disk full) loses nothing: the file grows when it is used.

@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::LogError;
+use super::placer::POINT_EVERY;
+use super::record::{Layout, RunPlace};
 use super::segment::Segment;
 use crate::raft::types::{Entry, LogId, Payload, Proposal, Vote};
 
@@ -146,8 +148,9 @@ impl State {
         Ok(entry)
     }
 
-    /// Drops the entries after `after`; `None` drops all.
+    /// Drops the entries after `after`; `None` drops all. A hint of what goes goes too.
     pub fn truncate(&mut self, after: Option<LogId>) {
+        self.committed = kept_hint(self.committed, after);
         let next = after.map_or(0, |id| id.index + 1).clamp(self.first, self.next.max(self.first));
         if next == self.next {
             return;
@@ -220,9 +223,13 @@ impl State {
         }
     }
 
-    /// The first segment that is left starts at entry `index`; those before it were dropped with their segments.
-    pub fn resume_at(&mut self, index: u64) {
+    /// While the log is read back: what comes first of what is left is entry `index`, the last before it is `last`. What
+    /// lay before it must turn out to be purged ([`missing`](Self::missing)).
+    pub fn resume_at(&mut self, index: u64, last: Option<LogId>) {
         (self.first, self.next, self.settled) = (index, index, index);
+        self.ring.clear();
+        self.ring_bytes = 0;
+        self.last = last;
     }
 
     /// Entries that are neither present nor purged, which no log that was only ever written by this program has.
@@ -232,6 +239,91 @@ impl State {
             None if purged_something => 0..self.first,
             None => 0..0,
         }
+    }
+
+    /// While the log is read back: all entries are where `layout` says, in `segments`. Returns the runs whose segment is
+    /// not among them.
+    pub fn restore(&mut self, layout: &Layout, segments: &[Arc<Segment>]) -> Vec<RunPlace> {
+        let behind = layout.last.map_or(0, |last| last.index + 1);
+        let first = layout.runs.first().map_or(behind, |run| run.entries.start);
+        self.resume_at(behind, layout.last);
+        self.first = first;
+        self.purged = layout.last.filter(|_| layout.runs.is_empty());
+        let mut absent = Vec::new();
+        for run in &layout.runs {
+            match segments.iter().find(|segment| segment.seq == run.seq) {
+                Some(segment) => self.runs.push_back(Run {
+                    segment: segment.clone(),
+                    entries: run.entries.clone(),
+                    points: vec![run.start],
+                }),
+                None => absent.push(run.clone()),
+            }
+        }
+        absent
+    }
+
+    /// Where the entries that are on disk lie.
+    pub fn places(&self) -> Vec<RunPlace> {
+        let place = |run: &Run| {
+            let at = run.points.partition_point(|point| point.index <= run.entries.start);
+            let start = at.checked_sub(1).and_then(|at| run.points.get(at)).copied()?;
+            Some(RunPlace { seq: run.segment.seq, entries: run.entries.clone(), start })
+        };
+        self.runs.iter().filter_map(place).collect()
+    }
+
+    /// How many places are known to start reading at.
+    #[cfg(test)]
+    pub fn points(&self) -> usize {
+        self.runs.iter().map(|run| run.points.len()).sum()
+    }
+
+    /// Remembers a place in segment `seq` where a reader came by, so that the next one need not come so far.
+    pub fn note(&mut self, seq: u64, point: Point) {
+        let at = self.runs.partition_point(|run| run.entries.end <= point.index);
+        let Some(run) = self.runs.get_mut(at) else { return };
+        let behind = run.points.partition_point(|known| known.index <= point.index);
+        let is_far = |known: &Point| point.offset >= known.offset + POINT_EVERY;
+        // A place from before the log was cut lies before all of the run that replaced it.
+        let is_new = behind.checked_sub(1).and_then(|at| run.points.get(at)).is_some_and(is_far);
+        let is_before_next = run.points.get(behind).is_none_or(|next| next.offset >= point.offset + POINT_EVERY);
+        if run.segment.seq == seq && run.entries.contains(&point.index) && is_new && is_before_next {
+            run.points.insert(behind, point);
+        }
+    }
+
+    /// Bytes of the segments on disk, the zeros behind the last record included.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length()).sum()
+    }
+
+    /// Bytes written behind entry `index`.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        let at = self.runs.partition_point(|run| run.entries.end <= index + 1);
+        let Some(run) = self.runs.get(at) else { return 0 };
+        let point = run.points.partition_point(|point| point.index <= index + 1);
+        let from = point.checked_sub(1).and_then(|at| run.points.get(at)).map_or(0, |point| point.offset);
+        let later = self.segments.iter().filter(|segment| segment.seq > run.segment.seq);
+        run.segment.used().saturating_sub(from) + later.map(|segment| segment.used()).sum::<u64>()
+    }
+
+    /// The last entry that has to go for the newest segments to take no more than `bytes` and be no more than `files`; the
+    /// one that is written to stays in any case. `None` when they do already.
+    pub fn surplus(&self, bytes: u64, files: usize) -> Option<u64> {
+        let mut sum = 0;
+        let fits = |(at, segment): &(usize, &Arc<Segment>)| {
+            sum += segment.length();
+            *at == 0 || (sum <= bytes && *at < files)
+        };
+        let oldest = self.segments.iter().rev().enumerate().take_while(fits).last()?.1.seq;
+        let gone = self.runs.iter().take_while(|run| run.segment.seq < oldest).last()?;
+        Some(gone.entries.end - 1)
+    }
+
+    /// Whether the ring holds more than it may, which only entries that are not on disk yet excuse.
+    pub fn ring_is_full(&self) -> bool {
+        self.ring_bytes > self.limits.bytes || self.ring.len() > self.limits.entries
     }
 
     /// A new segment is being written to.
@@ -294,7 +386,7 @@ impl State {
 
     fn evict(&mut self) {
         let mut first = self.ring_first();
-        while (self.ring_bytes > self.limits.bytes || self.ring.len() > self.limits.entries) && first < self.settled {
+        while self.ring_is_full() && first < self.settled {
             let dropped = self.ring.pop_front();
             self.ring_bytes -= dropped.as_ref().map_or(0, cost);
             first += 1;
@@ -313,6 +405,16 @@ impl State {
     fn ring_first(&self) -> u64 {
         self.next - self.ring.len() as u64
     }
+}
+
+/// The hint that is left of `hint` when everything behind `after` goes.
+pub(super) fn kept_hint(hint: Option<LogId>, after: Option<LogId>) -> Option<LogId> {
+    hint.filter(|hint| after.is_some_and(|after| hint.index <= after.index))
+}
+
+/// The later of two places in the log.
+pub(super) fn later(one: Option<LogId>, other: Option<LogId>) -> Option<LogId> {
+    [one, other].into_iter().flatten().max_by_key(|id| id.index)
 }
 
 /// What `entry` counts against the ring's limit and a read's budget, bytes.

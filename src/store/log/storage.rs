@@ -11,6 +11,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
+use super::meter::LogMeter;
 use super::wal::{Operation, Wal};
 use super::{LogError, read};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
@@ -40,6 +41,11 @@ impl LogStore {
         self.wal.clone()
     }
 
+    /// What tells how much this log keeps.
+    pub fn meter(&self) -> LogMeter {
+        self.wal.meter()
+    }
+
     /// The last purged entry and the last entry (the last purged one when there is none), as far as they are submitted.
     pub fn bounds(&self) -> (Option<LogId>, Option<LogId>) {
         self.wal.state().bounds()
@@ -53,7 +59,10 @@ impl LogStore {
         }
         let disk = reading.disk;
         let read = tokio::task::spawn_blocking(move || read::read(&disk, budget)).await.map_err(io::Error::other)?;
-        let mut entries = read?;
+        let read::Found { mut entries, stopped } = read?;
+        if let Some((seq, place)) = stopped {
+            self.wal.state().note(seq, place);
+        }
         entries.extend(reading.memory);
         Ok(entries)
     }

@@ -12,12 +12,13 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::mark::{Mark, Place};
+use super::meter::LogMeter;
 use super::placer::Placer;
 use super::prepare::Preparer;
-use super::record::{self, Record};
+use super::record::{self, Layout, Life, Record};
 use super::recover::{Recovered, Summary, Tail};
 use super::segment::{HEADER, Header, Segment};
-use super::state::{Point, State, Step, cost};
+use super::state::{Point, State, Step, cost, kept_hint, later};
 use super::{LogError, LogOptions};
 use crate::raft::types::{Entry, LogId, Vote};
 use crate::store::space::Part;
@@ -65,12 +66,14 @@ pub(super) struct Wal {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<State>,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Told after each drain.
     space: Notify,
+    /// Told when a segment was begun.
+    grown: Notify,
     options: LogOptions,
 }
 
@@ -90,6 +93,7 @@ impl Wal {
             queue: Mutex::default(),
             wake: Condvar::new(),
             space: Notify::new(),
+            grown: Notify::new(),
             options,
         });
         let mut writer = Writer {
@@ -119,6 +123,11 @@ impl Wal {
         self.shared.state.lock()
     }
 
+    /// What tells how much the log keeps.
+    pub fn meter(&self) -> LogMeter {
+        LogMeter::new(self.shared.clone())
+    }
+
     /// Sizes.
     pub fn options(&self) -> &LogOptions {
         &self.shared.options
@@ -136,6 +145,10 @@ impl Wal {
         let changed = if queue.failed { Err(LogError::Failed) } else { change(&mut state) };
         match changed {
             Ok(Some(operation)) => {
+                if let Operation::Truncate(after, _) = operation {
+                    // A hint that has not been written yet must not name what comes in the place of what goes.
+                    queue.hint = kept_hint(queue.hint, after);
+                }
                 let bytes = operation.size();
                 queue.bytes += bytes;
                 queue.items.push_back(Item { operation, bytes, done });
@@ -215,6 +228,16 @@ enum Work {
 }
 
 impl Shared {
+    /// The log in memory.
+    pub fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Returns when the next segment was begun.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
     fn next(&self) -> Work {
         let mut queue = self.queue.lock();
         loop {
@@ -329,7 +352,7 @@ impl Writer {
             self.encode(&item.operation, &mut steps);
         }
         steps.extend(self.placer.take(&self.tail.segment));
-        if let Some(hint) = hint {
+        if let Some(hint) = kept_hint(hint, self.summary.last) {
             self.summary.committed = Some(hint);
             self.push(&Record::Committed(hint));
         }
@@ -351,6 +374,7 @@ impl Writer {
                     let before = self.buffer.len();
                     self.tail.chain = record::push_entry(&mut self.buffer, self.tail.chain, entry);
                     self.tail.offset += (self.buffer.len() - before) as u64;
+                    self.summary.last = Some(entry.log_id);
                 }
             }
             Operation::Vote(vote) => {
@@ -359,6 +383,7 @@ impl Writer {
             }
             Operation::Purge(id) => {
                 self.summary.purged = Some(*id);
+                self.summary.last = later(self.summary.last, Some(*id));
                 steps.extend(self.placer.end_run(&self.tail.segment));
                 self.push(&Record::Purged(*id));
                 steps.push(Step::Purged(id.index + 1));
@@ -366,6 +391,8 @@ impl Writer {
             Operation::Truncate(after, next) => {
                 steps.extend(self.placer.end_run(&self.tail.segment));
                 self.push(&Record::Truncated(*after));
+                self.summary.last = later(*after, self.summary.purged);
+                self.summary.committed = kept_hint(self.summary.committed, *after);
                 steps.push(Step::Truncated(*next));
             }
         }
@@ -374,7 +401,8 @@ impl Writer {
     /// Appends a record to the buffer; the tail moves along.
     fn push(&mut self, record: &Record) {
         let before = self.buffer.len();
-        self.tail.chain = record::push(&mut self.buffer, self.tail.chain, self.tail.segment.seq, record);
+        let life = Life { seq: self.tail.segment.seq, nonce: self.tail.nonce };
+        self.tail.chain = record::push(&mut self.buffer, self.tail.chain, life, record);
         self.tail.offset += (self.buffer.len() - before) as u64;
     }
 
@@ -397,7 +425,9 @@ impl Writer {
             }
             self.tail.filled = end;
         }
-        self.tail.segment.write(&self.buffer, start)
+        self.tail.segment.write(&self.buffer, start)?;
+        self.tail.segment.set_used(end);
+        Ok(())
     }
 
     /// Goes on in a new segment: its header and the summary are put into the buffer.
@@ -416,10 +446,14 @@ impl Writer {
         let (bytes, chain) = header.encode();
         self.buffer.extend_from_slice(&bytes);
         let capacity = self.shared.options.segment_bytes;
-        self.tail = Tail { segment: segment.clone(), offset: HEADER as u64, chain, capacity, filled };
+        let nonce = header.nonce;
+        self.tail = Tail { segment: segment.clone(), nonce, offset: HEADER as u64, chain, capacity, filled };
         self.synced = 0;
         self.opened.push(segment);
-        let Summary { vote, purged, committed } = self.summary;
+        let Summary { vote, purged, committed, last } = self.summary;
+        // Everything before this write has settled, so the runs are what is on disk.
+        let runs = self.shared.state.lock().places();
+        self.push(&Record::Layout(Layout { last, runs }));
         let records = [vote.map(Record::Vote), purged.map(Record::Purged), committed.map(Record::Committed)];
         for record in records.iter().flatten() {
             self.push(record);
@@ -429,6 +463,7 @@ impl Writer {
 
     fn settle(&mut self, steps: Vec<Step>) {
         let mut released = Vec::new();
+        let grown = !self.opened.is_empty();
         {
             let mut state = self.shared.state.lock();
             for segment in self.opened.drain(..) {
@@ -437,6 +472,9 @@ impl Writer {
             for step in steps {
                 released.extend(state.settle(step));
             }
+        }
+        if grown {
+            self.shared.grown.notify_waiters();
         }
         self.preparer.release(released);
         self.preparer.progress(self.tail.offset, self.tail.capacity);

@@ -6,6 +6,8 @@ mod crashes;
 mod layers;
 mod merges;
 mod oracle;
+mod partial;
+mod publication;
 mod reads;
 mod snapshots;
 mod speed;

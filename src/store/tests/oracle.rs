@@ -103,7 +103,7 @@ fn command(op: &Op, revision: i64) -> Command {
         Op::Txn { key: at, other, back } => txn(at, other, revision - back),
         Op::Compact { back } => compact(revision - back),
         Op::Grant { id } => Command::LeaseGrant(LeaseGrant { id, ttl: 60 }),
-        Op::Revoke { id } => Command::LeaseRevoke(LeaseRevoke { ids: vec![id], expired_by_term: 0 }),
+        Op::Revoke { id } => Command::LeaseRevoke(LeaseRevoke { ids: vec![id], ..LeaseRevoke::default() }),
         Op::V2 { verb, path, value, expires } => {
             let command = v2::types::Command {
                 verb: verb as i32,

@@ -131,11 +131,9 @@ async fn history_ends_at_its_byte_limit_but_never_inside_a_revision() {
 struct Recorder(Mutex<Vec<Arc<Batch>>>);
 
 impl EventSink for Recorder {
-    fn publish(&self, batch: Arc<Batch>) {
-        self.0.lock().push(batch);
+    fn publish(&self, batch: &Arc<Batch>) {
+        self.0.lock().push(Arc::clone(batch));
     }
-
-    fn reset(&self, _revision: i64, _compacted: i64) {}
 }
 
 #[tokio::test]
@@ -148,7 +146,7 @@ async fn sinks_hear_each_batch_with_wire_ready_events() {
     apply(&mut machine, [entry(3, delete(b"k"))]).await;
     let batches = recorder.0.lock();
     let [batch, empty] = batches.as_slice() else { panic!("two batches, got {}", batches.len()) };
-    assert_eq!((batch.changes[0].0, batch.last, batch.applied_index), (2, 4, 2));
+    assert_eq!((batch.changes[0].0, batch.last, batch.applied_term), (2, 4, 1));
     assert_eq!((empty.last, empty.events().len()), (4, 0));
     let events: Vec<_> = batch.events().iter().map(|e| mvccpb::Event::decode(e.event.clone()).unwrap()).collect();
     let kv = |event: &mvccpb::Event| event.kv.clone().unwrap();

@@ -52,7 +52,7 @@ pub fn run(lab: &Lab, charm: &Path, program: &str) -> Result<(), String> {
     etcdctl::api_2(&dir, &addresses)?;
     etcdctl::api_3(&dir, &addresses)?;
     println!("== Done in {} s: every step worked. The cluster stays up. ==\n", begun.elapsed().as_secs());
-    println!("To reach it:   cd {} && . ./env && ETCDCTL_API=3 etcdctl endpoint health --cluster", dir.display());
+    println!("To reach it:   cd {} && . ./env-v3 && etcdctl endpoint health --cluster", dir.display());
     println!("To look at it: {program} status      {program} ssh {first}      {program} debug-log");
     println!("To stop it:    make demo-down");
     Ok(())

@@ -65,7 +65,8 @@ impl<'a> Cluster<'a> {
         Ok(Self { lab, app, credentials: PathBuf::new() })
     }
 
-    /// Waits until there are exactly `units` units, all of them healthy, one of them leader.
+    /// Waits until there are exactly `units` units, all of them healthy, one of them leader, and the application
+    /// says the same.
     pub fn wait_healthy(&self, units: usize) -> Result<Report, String> {
         let what = format!("{units} healthy units");
         let done = |report: &Report| {
@@ -75,6 +76,7 @@ impl<'a> Cluster<'a> {
                 && all_units_are(report, Some(&self.app), "active")
                 && says("(leader) cluster is healthy") == 1
                 && says("cluster is healthy") == units - 1
+                && app.application_status.message == format!("cluster is healthy: {units} of {units} members")
         };
         self.lab.wait_settled(&what, STAGE_LIMIT, &mut |_| {}, &done)
     }
@@ -273,9 +275,18 @@ impl<'a> Cluster<'a> {
 
     /// `hook "…" failed` lines in the log so far.
     pub fn failed_hooks(&self) -> Result<Vec<String>, String> {
+        self.log_lines(&|line| line.level == "ERROR" && line.message.starts_with("hook "))
+    }
+
+    /// Hooks and actions that asked Juju for something after they had changed something, so far.
+    pub fn reads_after_writes(&self) -> Result<Vec<String>, String> {
+        self.log_lines(&|line| line.module == crate::tools::READ_BACK)
+    }
+
+    fn log_lines(&self, wanted: &dyn Fn(&LogLine) -> bool) -> Result<Vec<String>, String> {
         let answer = self.lab.ask(&Request::Log { from: 0 })?;
         let lines: Vec<LogLine> = serde_json::from_value(answer["lines"].clone()).map_err(|error| error.to_string())?;
-        let failed = |line: &&LogLine| line.level == "ERROR" && line.message.starts_with("hook ");
-        Ok(lines.iter().filter(failed).map(|line| format!("{}: {}", line.entity, line.message)).collect())
+        let wanted = lines.iter().filter(|line| wanted(line));
+        Ok(wanted.map(|line| format!("{}: {}", line.entity, line.message)).collect())
     }
 }

@@ -62,6 +62,9 @@ fn lose(cluster: &mut Cluster<'_>, writer: &Writer, unit: &str, authority: &str,
     let report = lab.wait_until("a new Juju leader", STAGE_LIMIT, &mut |_| {}, &elected)?;
     let leader = cluster.juju_leader(&report).unwrap_or_default();
     println!("{leader} leads in Juju after {} s", begun.elapsed().as_secs());
+    let said = |report: &Report| says_so(report, &cluster.app);
+    lab.wait_until("the others and the application saying that a member is dead", STAGE_LIMIT, &mut |_| {}, &said)?;
+    println!("the units and the application say so after {} s", begun.elapsed().as_secs());
     let added = lab.ask(&Request::AddUnit { app: cluster.app.clone(), count: 1 })?;
     let added = added[0].as_str().ok_or("add-unit gave no name")?.to_owned();
     wait_voting(cluster, &added)?;
@@ -82,6 +85,15 @@ fn lose(cluster: &mut Cluster<'_>, writer: &Writer, unit: &str, authority: &str,
     lab.ask(&Request::RemoveUnit { units: vec![unit.to_owned()], force: true })?;
     writer.set_endpoints(cluster.endpoints(&lab.status()?));
     Ok(())
+}
+
+/// Every unit that is left is blocked, and the application with a count.
+fn says_so(report: &Report, app: &str) -> bool {
+    let app = &report.applications[app];
+    let mut left = app.units.values().filter(|unit| unit.juju_status.current != "lost");
+    left.all(|unit| unit.workload_status.current == "blocked")
+        && app.application_status.current == "blocked"
+        && app.application_status.message == "cluster is degraded: 1 of 3 members not healthy"
 }
 
 fn wait_voting(cluster: &Cluster<'_>, unit: &str) -> Result<(), String> {

@@ -24,7 +24,7 @@ const WRITES_PER_STAGE: usize = 200;
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a unit trusts on each port.
-const TRUST_FILES: [&str; 2] = ["/etc/etcd/tls/server-ca.crt", "/etc/etcd/tls/peer-ca.crt"];
+pub(super) const TRUST_FILES: [&str; 2] = ["/etc/etcd/tls/server-ca.crt", "/etc/etcd/tls/peer-ca.crt"];
 
 pub(super) fn run(lab: &Lab, charm: &Path) -> Result<(), String> {
     let options = Options { update_status_ms: 20_000, lease_ms: 20_000, ..Options::default() };
@@ -128,7 +128,7 @@ fn lose_the_leader(cluster: &mut Cluster<'_>, credentials: &Path) -> Result<(), 
 }
 
 /// The trusted authorities of a unit, per port.
-fn trust_of(cluster: &Cluster<'_>, unit: &str) -> Result<[String; 2], String> {
+pub(super) fn trust_of(cluster: &Cluster<'_>, unit: &str) -> Result<[String; 2], String> {
     Ok([cluster.file(unit, TRUST_FILES[0])?, cluster.file(unit, TRUST_FILES[1])?])
 }
 

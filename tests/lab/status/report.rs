@@ -158,7 +158,7 @@ pub fn report(world: &World, cloud: &str, now: u64) -> Report {
             name: "lab".to_owned(),
             controller: "etcd-charm-lab".to_owned(),
             cloud: cloud.to_owned(),
-            version: crate::hook::JUJU_VERSION.to_owned(),
+            version: world.options.generation.version().to_owned(),
             timestamp: time_of_day(now) + "Z",
         },
         machines: machines.collect(),
@@ -168,7 +168,7 @@ pub fn report(world: &World, cloud: &str, now: u64) -> Report {
 }
 
 fn app_report(world: &World, app: &App, now: u64) -> AppReport {
-    let info = app_status(world, app);
+    let info = app_status(world, app, now);
     let units = world.units_of(&app.name).into_iter().map(|unit| (unit.name.clone(), unit_report(world, unit, now)));
     AppReport {
         charm: app.charm.name.clone(),
@@ -180,8 +180,10 @@ fn app_report(world: &World, app: &App, now: u64) -> AppReport {
     }
 }
 
-/// What `status-set --application` said, else the worst unit's status.
-pub fn app_status(world: &World, app: &App) -> StatusInfo {
+/// What `status-set --application` said, however the units are since then. If it was never called, the worst
+/// unit's status; of several that are equally bad any one, another each time, as Juju walks an unordered map
+/// (4.0 `domain/status/service/status.go`, 3.6 `core/status`).
+pub fn app_status(world: &World, app: &App, now: u64) -> StatusInfo {
     if let Some(status) = &app.status {
         return status.clone();
     }
@@ -189,8 +191,11 @@ pub fn app_status(world: &World, app: &App) -> StatusInfo {
         let word = workload(world, unit).word;
         SEVERITY.iter().position(|known| *known == word).unwrap_or(SEVERITY.len())
     };
-    let worst = world.units_of(&app.name).into_iter().min_by_key(rank);
-    worst.map_or_else(|| StatusInfo::new("unknown", "", 0), |unit| workload(world, unit))
+    let units = world.units_of(&app.name);
+    let worst = units.iter().map(rank).min();
+    let worst: Vec<&&Unit> = units.iter().filter(|unit| Some(rank(unit)) == worst).collect();
+    let shown = worst.get(now as usize % worst.len().max(1));
+    shown.map_or_else(|| StatusInfo::new("unknown", "", 0), |unit| workload(world, unit))
 }
 
 /// The workload status as shown: an error hides what the charm said, a lost agent makes it unknown.

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-use crate::world::World;
+use crate::world::generation::Generation;
+use crate::world::{LogLine, World, unit_tag};
 use flags::Flags;
 
 /// Every tool the lab answers; each is a link on a hook's PATH.
@@ -67,6 +68,33 @@ pub const NAMES: [&str; 42] = [
     "unit-get",
 ];
 
+/// The tools of one generation.
+pub fn names(generation: Generation) -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().filter(move |name| match *name {
+        "leader-get" | "leader-set" => generation.has_leader_settings(),
+        name if name.starts_with("payload-") => generation.has_payloads(),
+        _ => true,
+    })
+}
+
+/// True for tools whose answer may depend on what the same hook has changed.
+fn reads(name: &str) -> bool {
+    const ASKING: [&str; 4] = ["goal-state", "is-leader", "opened-ports", "secret-ids"];
+    ASKING.contains(&name)
+        || name.ends_with("-get")
+        || ["relation-ids", "relation-list", "storage-list"].contains(&name)
+}
+
+/// True for tools that change what Juju holds back until the hook ends.
+fn writes(name: &str) -> bool {
+    const CHANGING: [&str; 4] = ["close-port", "open-port", "relation-set", "state-delete"];
+    let secret = ["secret-add", "secret-grant", "secret-remove", "secret-revoke", "secret-set"];
+    CHANGING.contains(&name) || name == "state-set" || secret.contains(&name)
+}
+
+/// The log module under which reads after a write are told.
+pub const READ_BACK: &str = "lab.read-back";
+
 /// What the executable sends.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Call {
@@ -96,6 +124,13 @@ pub struct Reply {
 pub struct Refusal {
     code: i32,
     message: String,
+}
+
+impl Refusal {
+    /// True for bad flags or arguments.
+    fn is_usage(&self) -> bool {
+        self.code == 2
+    }
 }
 
 /// Exit 2: bad flags or arguments.
@@ -158,6 +193,13 @@ pub fn answer(world: &mut World, call: &Call, now: u64) -> Reply {
     let Some((unit, mut context)) = unit.and_then(|unit| world.contexts.remove_entry(&unit)) else {
         return refused(&failed(format!("bad request: unknown context id {:?}", call.context)));
     };
+    if !names(world.options.generation).any(|name| name == call.name) {
+        world.contexts.insert(unit, context);
+        return refused(&failed(format!("bad request: unknown command {:?}", call.name)));
+    }
+    if let Some(line) = note_read_back(&mut context, &call.name, now) {
+        world.write_log(line);
+    }
     let mut session = Session { world, context: &mut context, files: &call.files, now };
     let outcome = dispatch(&mut session, &call.name, &call.args);
     world.contexts.insert(unit, context);
@@ -165,6 +207,23 @@ pub fn answer(world: &mut World, call: &Call, now: u64) -> Reply {
         Ok(stdout) => Reply { code: 0, stdout, stderr: String::new() },
         Err(refusal) => refused(&refusal),
     }
+}
+
+/// What tells of a hook that reads after it has written: what it is answered then differs between tools and
+/// between Jujus, so this project's charm must not.
+fn note_read_back(context: &mut Context, name: &str, now: u64) -> Option<LogLine> {
+    if writes(name) {
+        context.wrote.get_or_insert_with(|| name.to_owned());
+        return None;
+    }
+    let wrote = context.wrote.as_ref().filter(|_| reads(name))?;
+    Some(LogLine {
+        at: now,
+        entity: unit_tag(&context.unit),
+        level: "WARNING".to_owned(),
+        module: READ_BACK.to_owned(),
+        message: format!("{} asked {name} after {wrote}", context.id),
+    })
 }
 
 fn refused(refusal: &Refusal) -> Reply {
@@ -247,9 +306,41 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn juju_4_has_no_leader_settings_and_no_payloads() {
+        let mut world = running(1, true);
+        for (generation, code) in [(Generation::Juju3, 0), (Generation::Juju4, 1)] {
+            world.options.generation = generation;
+            for line in [["leader-get", "-"], ["leader-set", "a=b"], ["payload-unregister", "a"]] {
+                assert_eq!(call(&mut world, &line).code, code, "{generation:?} {line:?}");
+                assert_eq!(names(generation).any(|name| name == line[0]), code == 0);
+            }
+            assert_eq!(call(&mut world, &["is-leader"]).code, 0);
+        }
+    }
+
+    #[test]
+    fn a_read_after_a_write_is_told_in_the_log_and_a_read_before_it_is_not() {
+        let mut world = running(1, true);
+        call(&mut world, &["relation-get", "-r", "peer:0", "-", "toy/0"]);
+        call(&mut world, &["status-set", "active"]);
+        call(&mut world, &["is-leader"]);
+        assert!(world.log.1.iter().all(|line| line.module != READ_BACK));
+        call(&mut world, &["relation-set", "-r", "peer:0", "a=b"]);
+        call(&mut world, &["relation-set", "-r", "peer:0", "c=d"]);
+        assert!(world.log.1.iter().all(|line| line.module != READ_BACK));
+        call(&mut world, &["relation-get", "-r", "peer:0", "-", "toy/0"]);
+        let told: Vec<&String> =
+            world.log.1.iter().filter(|line| line.module == READ_BACK).map(|line| &line.message).collect();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].ends_with("asked relation-get after relation-set"), "{told:?}");
+    }
+
+    #[test]
     fn every_name_is_answered_or_refused_in_words() {
         for name in NAMES {
-            let reply = call(&mut running(1, true), &[name]);
+            let mut world = running(1, true);
+            world.options.generation = Generation::Juju3;
+            let reply = call(&mut world, &[name]);
             assert!(reply.code == 0 || reply.stderr.starts_with("ERROR "), "{name}: {reply:?}");
             assert!(!reply.stderr.contains("unknown command"), "{name} has no answer");
         }

@@ -125,7 +125,8 @@ fn app_settings(session: &Session<'_>, id: u32, app: &str) -> Result<Settings, R
     Ok(with_writes(live, writes))
 }
 
-/// Own bag live with this hook's writes; a member's bag as it was when last joined or changed ran for it.
+/// Own bag live with this hook's writes; a member's bag as it was when last joined or changed ran for it;
+/// anybody else's as it was when this hook first read it (Juju's `RelationCache`: members and others).
 fn unit_settings(session: &mut Session<'_>, id: u32, unit: &str) -> Result<Settings, Refusal> {
     let live = session.world.relations.get(&id).and_then(|relation| relation.units.get(unit));
     let live = live.map(|bag| bag.settings.clone());
@@ -136,7 +137,13 @@ fn unit_settings(session: &mut Session<'_>, id: u32, unit: &str) -> Result<Setti
     if let Some(member) = local.and_then(|local| local.members.get_mut(unit)) {
         return Ok(member.cache.get_or_insert_with(|| live.unwrap_or_default()).clone());
     }
-    live.ok_or_else(|| failed(format!("cannot read settings for unit {unit:?} in relation {id}: settings not found")))
+    if let Some(read) = session.context.strangers.get(&(id, unit.to_owned())) {
+        return Ok(read.clone());
+    }
+    let missing = || failed(format!("cannot read settings for unit {unit:?} in relation {id}: settings not found"));
+    let live = live.ok_or_else(missing)?;
+    session.context.strangers.insert((id, unit.to_owned()), live.clone());
+    Ok(live)
 }
 
 fn set(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
@@ -187,6 +194,24 @@ mod tests {
         };
         world.begin("toy/0", &op, 2);
         assert_eq!(call(&mut world, &read).stdout, "2\n");
+    }
+
+    #[test]
+    fn the_bag_of_a_unit_that_has_not_joined_stays_for_one_hook_as_it_first_read_it() {
+        let mut world = running(2, true);
+        let read = ["relation-get", "-r", "0", "k", "toy/1"];
+        assert_eq!(call(&mut world, &read).code, 1, "it has written nothing yet");
+        let write = |world: &mut crate::world::World, value: &str| {
+            world.enter_scope(0, "toy/1");
+            let bag = world.relations.get_mut(&0).unwrap().units.get_mut("toy/1").unwrap();
+            bag.settings.insert("k".into(), value.into());
+        };
+        write(&mut world, "1");
+        assert_eq!(call(&mut world, &read).stdout, "1\n");
+        write(&mut world, "2");
+        assert_eq!(call(&mut world, &read).stdout, "1\n");
+        world.contexts.get_mut("toy/0").unwrap().strangers.clear();
+        assert_eq!(call(&mut world, &read).stdout, "2\n", "the next hook reads it afresh");
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn set(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     let id = managed(session, flags)?;
     check_rotation(flags)?;
     let content = value(session, flags, 1)?;
-    session.context.secrets.push(SecretChange::Set {
+    session.context.change_secret(SecretChange::Set {
         id,
         value: (!content.is_empty()).then_some(content),
         label: flags.value("label").map(str::to_owned),
@@ -117,8 +117,7 @@ fn set(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
 
 /// The id in the first argument, if this unit may change that secret now.
 fn managed(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
-    let text = flags.arg(0).ok_or_else(|| usage("missing secret URI"))?;
-    let id = bare_id(text);
+    let id = uri(flags.arg(0).ok_or_else(|| usage("missing secret URI"))?)?;
     let pending = session.context.pending_secret(id);
     let secret = pending.or_else(|| session.world.secrets.get(id));
     let secret = secret.ok_or_else(|| failed(format!("secret {id:?} not found")))?;
@@ -132,8 +131,8 @@ fn managed(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
 /// A secret by id, else by the reader's own label, else by the owner's.
 fn find(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     let (unit, app) = (&session.context.unit, &session.context.app);
-    if let (Some(text), _) = id_and_key(flags) {
-        let id = bare_id(text);
+    if let Some(text) = flags.arg(0) {
+        let id = uri(text)?;
         let known = session.world.secrets.contains_key(id) || session.context.pending_secret(id).is_some();
         return if known { Ok(id.to_owned()) } else { Err(failed(format!("secret {id:?} not found"))) };
     }
@@ -150,17 +149,19 @@ fn find(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
     found.map(|secret| secret.id.clone()).ok_or_else(|| failed(format!("consumer label {label:?} not found")))
 }
 
-/// With a label the first argument may be the key already.
-fn id_and_key(flags: &Flags) -> (Option<&str>, Option<&str>) {
-    match flags.arg(0) {
-        Some(first) if flags.value("label").is_some() && bare_id(first).len() != ID_LENGTH => (None, Some(first)),
-        first => (first, flags.arg(1)),
-    }
+/// The id in a first argument: whatever stands there must be a URI, also beside a label.
+fn uri(text: &str) -> Result<&str, Refusal> {
+    let id = bare_id(text);
+    let letters = id.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+    if id.len() == ID_LENGTH && letters { Ok(id) } else { Err(usage(format!("secret URI {text:?} not valid"))) }
 }
 
 fn get(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
+    if flags.has("peek") && flags.has("refresh") {
+        return Err(usage("specify one of --peek or --refresh but not both"));
+    }
     let id = find(session, flags)?;
-    let (_, key) = id_and_key(flags);
+    let key = flags.arg(1);
     let content = match session.context.pending_secret(&id) {
         Some(secret) => secret.revisions.get(&1).cloned().unwrap_or_default(),
         None => read(session, &id, flags)?,
@@ -199,7 +200,7 @@ fn read(session: &mut Session<'_>, id: &str, flags: &Flags) -> Result<Settings, 
         reader.tracked = latest;
         reader.told = latest;
     }
-    if let (Some(label), (Some(_), _)) = (flags.value("label"), id_and_key(flags)) {
+    if let (Some(label), Some(_)) = (flags.value("label"), flags.arg(0)) {
         reader.label = Some(label.to_owned());
     }
     let tracked = reader.tracked;
@@ -211,12 +212,21 @@ fn read(session: &mut Session<'_>, id: &str, flags: &Flags) -> Result<Settings, 
     secret.revisions.get(&tracked).cloned().ok_or_else(|| failed(format!("secret revision {tracked} not found")))
 }
 
+/// What the agent knows of the unit's own secrets; the answer names the secret as it was asked for.
 fn info(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
-    let id = find(session, flags)?;
+    let asked = match (flags.arg(0), flags.value("label")) {
+        (Some(_), Some(_)) => return Err(usage("specify either a secret URI or label but not both")),
+        (Some(text), None) => uri(text)?,
+        (None, label) => label.unwrap_or_default(),
+    };
+    let unknown = || failed(format!("secret {asked:?} not found"));
+    let id = find(session, flags).map_err(|refusal| if refusal.is_usage() { refusal } else { unknown() })?;
+    if session.context.hides(&id) {
+        return Err(unknown());
+    }
     let secret = session.world.secrets.get(&id).or_else(|| session.context.pending_secret(&id));
-    let secret = secret
-        .filter(|secret| secret.is_owned_by(&session.context.unit, &session.context.app))
-        .ok_or_else(|| failed(format!("secret {id:?} not found")))?;
+    let secret =
+        secret.filter(|secret| secret.is_owned_by(&session.context.unit, &session.context.app)).ok_or_else(unknown)?;
     let mut body = Map::new();
     body.insert("revision".to_owned(), json!(secret.latest()));
     body.insert("label".to_owned(), json!(secret.label.clone().unwrap_or_default()));
@@ -246,6 +256,7 @@ fn ids(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         .values()
         .filter(|secret| secret.is_owned_by(&session.context.unit, &session.context.app))
         .filter(|secret| leads || matches!(secret.owner, Owner::Unit(_)))
+        .filter(|secret| !session.context.hides(&secret.id))
         .map(|secret| &secret.id)
         .collect();
     flags.print(&if owned.is_empty() { Value::Null } else { json!(owned) }, "smart")
@@ -253,6 +264,9 @@ fn ids(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
 
 fn grant_or_revoke(session: &mut Session<'_>, grants: bool, flags: &Flags) -> Result<String, Refusal> {
     let id = managed(session, flags)?;
+    if grants && session.context.hides(&id) {
+        return Err(failed(format!("secret {id:?} not found")));
+    }
     let given = flags.relation().is_some() || session.context.relation.is_some();
     if !grants && given && flags.value("app").is_some() {
         return Err(usage("do not specify both relation and app"));
@@ -280,7 +294,7 @@ fn remove(session: &mut Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| usage(format!("invalid value {text:?} for option --revision")))?),
     };
-    session.context.secrets.push(SecretChange::Remove { id, revision });
+    session.context.change_secret(SecretChange::Remove { id, revision });
     Ok(String::new())
 }
 
@@ -301,8 +315,10 @@ impl Session<'_> {
 mod tests {
     use super::super::tests::{call, running};
     use crate::context::Context;
-    use crate::schedule::Op;
+    use crate::schedule::{Next, Op, next};
     use crate::world::World;
+    use crate::world::generation::Generation;
+    use crate::world::secret::bare_id;
 
     fn commit(world: &mut World) {
         let context = world.contexts.remove("toy/0").unwrap();
@@ -342,6 +358,106 @@ mod tests {
             let reply = call(&mut world, &line);
             assert_eq!((reply.code, reply.stderr), (1, format!("ERROR {text}\n")), "{line:?}");
         }
+    }
+
+    /// A secret `ca` of the application with these contents, one revision each; gives its URI.
+    fn stored(world: &mut World, contents: &[&str]) -> String {
+        let id = call(world, &["secret-add", "--label", "ca", &format!("key={}", contents[0])]);
+        let id = id.stdout.trim().to_owned();
+        commit(world);
+        for content in &contents[1..] {
+            assert_eq!(call(world, &["secret-set", &id, &format!("key={content}")]).code, 0);
+            commit(world);
+        }
+        id
+    }
+
+    fn revisions(world: &World) -> Vec<u64> {
+        world.secrets.values().flat_map(|secret| secret.revisions.keys().copied()).collect()
+    }
+
+    #[test]
+    fn a_secret_is_hidden_for_the_rest_of_a_hook_that_removes_a_revision_of_it() {
+        for generation in Generation::BOTH {
+            let mut world = running(1, true);
+            world.options.generation = generation;
+            let id = stored(&mut world, &["one", "two"]);
+            assert_eq!(call(&mut world, &["secret-info-get", "--label", "ca"]).code, 0);
+            assert_eq!(call(&mut world, &["secret-remove", &id, "--revision", "1"]).code, 0);
+            let reply = call(&mut world, &["secret-info-get", "--label", "ca"]);
+            assert_eq!((reply.code, reply.stderr.as_str()), (1, "ERROR secret \"ca\" not found\n"));
+            assert_eq!(call(&mut world, &["secret-info-get", &id]).code, 1);
+            assert_eq!(call(&mut world, &["secret-ids", "--format=json"]).stdout, "null\n");
+            assert_eq!(call(&mut world, &["secret-remove", &id, "--revision", "7"]).code, 0, "a removal may follow");
+            commit(&mut world);
+            assert_eq!(call(&mut world, &["secret-info-get", "--label", "ca"]).code, 0, "the next hook sees it again");
+            assert_eq!(revisions(&world), [2]);
+        }
+    }
+
+    #[test]
+    fn of_a_set_and_a_removal_in_one_hook_only_the_later_is_kept() {
+        let mut world = running(1, true);
+        let id = stored(&mut world, &["one", "two"]);
+        call(&mut world, &["secret-set", &id, "key=three"]);
+        call(&mut world, &["secret-remove", &id, "--revision", "1"]);
+        commit(&mut world);
+        assert_eq!(revisions(&world), [2], "the set is dropped");
+        let mut world = running(1, true);
+        let id = stored(&mut world, &["one", "two"]);
+        call(&mut world, &["secret-remove", &id, "--revision", "1"]);
+        call(&mut world, &["secret-set", &id, "key=three"]);
+        commit(&mut world);
+        assert_eq!(revisions(&world), [1, 2, 3], "the removal is dropped");
+    }
+
+    #[test]
+    fn secret_get_takes_a_uri_or_a_label_and_never_a_plain_word() {
+        let mut world = running(1, true);
+        let id = stored(&mut world, &["one"]);
+        for line in [vec!["secret-get", "--label", "ca", "key"], vec!["secret-get", "ca"]] {
+            let word = line.last().unwrap();
+            let reply = call(&mut world, &line);
+            assert_eq!((reply.code, reply.stderr), (2, format!("ERROR secret URI {word:?} not valid\n")));
+        }
+        assert_eq!(call(&mut world, &["secret-get", &id, "key", "--label", "mine"]).stdout, "one\n");
+        assert_eq!(call(&mut world, &["secret-get", "--label", "mine"]).stdout, "key: one\n");
+        let both = ["secret-get", "--label", "ca", "--peek", "--refresh"];
+        assert_eq!(call(&mut world, &both).code, 2);
+        assert_eq!(call(&mut world, &["secret-info-get", &id, "--label", "ca"]).code, 2);
+    }
+
+    #[test]
+    fn secret_remove_is_told_once_to_each_unit_and_again_to_a_new_leader() {
+        let mut world = running(2, true);
+        let id = stored(&mut world, &["one", "two"]);
+        let bare = bare_id(&id).to_owned();
+        let due = |world: &World, unit: &str| world.secrets[&bare].unused_revisions(unit);
+        assert_eq!(due(&world, "toy/0"), [1]);
+        world.finish("toy/0", &Op::SecretRemove { id: bare.clone(), revision: 1 }, 0, 0, 1_000);
+        assert_eq!(revisions(&world), [1, 2], "the charm did nothing about it");
+        assert!(due(&world, "toy/0").is_empty());
+        assert_eq!(due(&world, "toy/1"), [1]);
+    }
+
+    #[test]
+    fn after_an_agents_restart_a_secret_changed_that_was_due_never_runs_and_the_old_revision_stays_pinned() {
+        let mut world = running(1, true);
+        let id = stored(&mut world, &["one"]);
+        let bare = bare_id(&id).to_owned();
+        assert_eq!(call(&mut world, &["secret-get", &id, "key"]).stdout, "one\n");
+        call(&mut world, &["secret-set", &id, "key=two"]);
+        commit(&mut world);
+        let unit = world.units.get_mut("toy/0").unwrap();
+        (unit.installed, unit.told_leader) = (true, true);
+        let due = Next::Run(Op::SecretChanged { id: bare.clone() });
+        assert_eq!(next(&world, &world.units["toy/0"], 1, &mut |_| 0), due);
+        world.restart_agent("toy/0").unwrap();
+        assert_ne!(next(&world, &world.units["toy/0"], 1, &mut |_| 0), due);
+        assert_eq!(call(&mut world, &["secret-get", &id, "key"]).stdout, "one\n");
+        assert!(world.secrets[&bare].unused_revisions("toy/0").is_empty(), "a reader pins it");
+        call(&mut world, &["secret-get", &id, "--refresh"]);
+        assert_eq!(world.secrets[&bare].unused_revisions("toy/0"), [1]);
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn status_get(session: &Session<'_>, flags: &Flags) -> Result<String, Refusal> {
         return Err(failed("finding application status: this unit is not the leader"));
     }
     let app = session.world.apps.get(&session.context.app).ok_or_else(|| failed("application not found"))?;
-    let info = report::app_status(session.world, app);
+    let info = report::app_status(session.world, app, session.now);
     let units: Map<String, Value> =
         session.world.units_of(&app.name).iter().map(|unit| (unit.name.clone(), unit_value(&unit.name))).collect();
     let value = json!({"application-status":
@@ -247,6 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn the_application_shows_what_its_leader_set_and_before_that_one_or_another_of_its_units() {
+        let mut world = running(2, true);
+        for (unit, message) in [("toy/0", "(leader) well"), ("toy/1", "well")] {
+            world.units.get_mut(unit).unwrap().workload = crate::world::StatusInfo::new("active", message, 0);
+            world.machines.values_mut().for_each(|machine| machine.state = crate::world::MachineState::Started);
+        }
+        let shown = |world: &crate::world::World| -> std::collections::BTreeSet<String> {
+            (0..10).map(|now| super::report::app_status(world, &world.apps["toy"], now).message).collect()
+        };
+        assert_eq!(shown(&world).into_iter().collect::<Vec<_>>(), ["(leader) well", "well"], "another each time");
+        assert_eq!(call(&mut world, &["status-set", "--application", "blocked", "1", "of", "2"]).code, 0);
+        assert_eq!(shown(&world).into_iter().collect::<Vec<_>>(), ["1 of 2"]);
+        let reply = call(&mut world, &["status-get", "--application"]);
+        assert_eq!(reply.stdout, "blocked\n");
+        world.units.get_mut("toy/1").unwrap().workload = crate::world::StatusInfo::new("blocked", "worse", 0);
+        assert_eq!(shown(&world).len(), 1, "it is not derived again");
+    }
+
+    #[test]
     fn charm_state_is_held_back_and_strict_reads_fail() {
         let mut world = running(1, true);
         assert_eq!(call(&mut world, &["state-set", "a=1"]).code, 0);
@@ -259,7 +278,7 @@ mod tests {
     #[test]
     fn goal_state_names_all_own_units_and_marks_leavers() {
         let mut world = running(2, true);
-        world.remove_unit("toy/1", true).unwrap();
+        world.remove_unit("toy/1").unwrap();
         let reply = call(&mut world, &["goal-state", "--format=json"]);
         let value: serde_json::Value = serde_json::from_str(&reply.stdout).unwrap();
         assert_eq!(value["units"]["toy/1"]["status"], "dying");

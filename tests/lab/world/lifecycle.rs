@@ -60,7 +60,7 @@ impl World {
         let number = self.next_unit.entry(app.to_owned()).or_insert(0);
         let name = format!("{app}/{number}");
         *number += 1;
-        let machine = self.take_number("machine") as u32;
+        let machine = self.machine_number();
         self.machines.insert(machine, pending_machine(machine));
         let storage = self.storage_for(&charm, &wanted);
         let unit = Unit {
@@ -71,11 +71,14 @@ impl World {
             installed: false,
             started: false,
             stopped: false,
-            told_leader: None,
+            told_leader: false,
             leader_settings_seen: 0,
             charm_revision: 0,
             config_seen: None,
             relations: BTreeMap::new(),
+            queued: None,
+            unaware_of: BTreeSet::new(),
+            interrupted: false,
             failed: None,
             resolved: None,
             executing: None,
@@ -89,6 +92,14 @@ impl World {
         };
         self.units.insert(name.clone(), unit);
         Ok(name)
+    }
+
+    /// A machine's number, from which its address follows.
+    fn machine_number(&mut self) -> u32 {
+        if self.options.reuse_machines {
+            return (0..).find(|number| !self.machines.contains_key(number)).unwrap_or_default();
+        }
+        self.take_number("machine") as u32
     }
 
     fn storage_for(&mut self, charm: &Charm, wanted: &[String]) -> Vec<Storage> {
@@ -119,13 +130,9 @@ impl World {
         Ok(self.new_storage(name, spec.location.as_deref()))
     }
 
-    /// Marks a unit as leaving. `resigns` tells whether it gives up leadership at once or with `stop`.
-    pub fn remove_unit(&mut self, unit: &str, resigns: bool) -> Result<(), String> {
-        let unit = self.units.get_mut(unit).ok_or(format!("unit {unit:?} not found"))?;
-        unit.life = Life::Dying;
-        if resigns && let Some(app) = self.apps.get_mut(&unit.app) {
-            app.lease.resign(&unit.name);
-        }
+    /// Marks a unit as leaving. A leader keeps its lease, and renews it, until it is dead.
+    pub fn remove_unit(&mut self, unit: &str) -> Result<(), String> {
+        self.units.get_mut(unit).ok_or(format!("unit {unit:?} not found"))?.life = Life::Dying;
         Ok(())
     }
 
@@ -133,6 +140,11 @@ impl World {
     pub fn forget_unit(&mut self, name: &str) -> Option<u32> {
         let unit = self.units.remove(name)?;
         self.machines.remove(&unit.machine);
+        if self.options.withhold_departures {
+            for other in self.units.values_mut().filter(|other| other.app == unit.app) {
+                other.unaware_of.insert(name.to_owned());
+            }
+        }
         self.contexts.remove(name);
         for task in self.tasks.values_mut().filter(|task| task.unit == name && !task.is_over()) {
             task.state = TaskState::Aborted;
@@ -175,7 +187,6 @@ impl World {
 
     /// What changes as a hook starts: scope, membership, caches, Juju's own status sentences.
     pub fn begin(&mut self, name: &str, op: &Op, now: u64) {
-        let lease_holder = self.is_leader(name, now);
         if let Op::Relation { hook: RelationHook::Created, relation, .. } = op {
             self.enter_scope(*relation, name);
         }
@@ -189,9 +200,8 @@ impl World {
             Op::Plain("remove") => {
                 unit.workload = StatusInfo::new("maintenance", "cleaning up prior to charm deletion", now);
             }
-            Op::Plain("leader-elected") => unit.told_leader = Some(true),
+            Op::Plain("leader-elected") => unit.told_leader = true,
             Op::Plain("leader-settings-changed") => {
-                unit.told_leader = Some(lease_holder);
                 unit.leader_settings_seen = self.apps.get(&unit.app).map_or(0, |app| app.leader_settings.0);
             }
             Op::Relation { hook, relation, remote } => {
@@ -219,6 +229,7 @@ impl World {
     pub fn finish(&mut self, name: &str, op: &Op, config_seen: u64, now: u64, update_status_in: u64) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let revision = self.apps.get(&unit.app).map_or(0, |app| app.charm_revision);
+        unit.queued = None;
         unit.failed = None;
         unit.resolved = None;
         unit.update_status_at = now + update_status_in;
@@ -229,16 +240,23 @@ impl World {
             }
             Op::Plain("upgrade-charm") => {
                 unit.charm_revision = revision;
-                unit.config_seen = None;
+                unit.queued = Some(Op::Plain("config-changed"));
             }
-            Op::Plain("config-changed") => unit.config_seen = Some(config_seen),
+            Op::Plain("config-changed") => {
+                unit.config_seen = Some(config_seen);
+                unit.queued = (!unit.started).then_some(Op::Plain("start"));
+            }
             Op::Plain("start") => {
                 unit.started = true;
                 if !unit.status_set {
                     unit.workload = StatusInfo::new("unknown", "", now);
                 }
             }
-            Op::Plain("stop") => unit.stopped = true,
+            // Juju itself has the last word, whatever the charm said in the hook.
+            Op::Plain("stop") => {
+                unit.stopped = true;
+                unit.workload = StatusInfo::new("maintenance", "", now);
+            }
             Op::Plain("remove") => {
                 unit.installed = false;
                 unit.workload = StatusInfo::new("terminated", "", now);
@@ -260,20 +278,65 @@ impl World {
             }
             Op::SecretRemove { id, revision } => {
                 if let Some(secret) = self.secrets.get_mut(id) {
-                    secret.remove_told.insert(*revision);
+                    secret.remove_told.insert((name.to_owned(), *revision));
                 }
             }
             _ => {}
         }
-        if *op == Op::Plain("stop")
-            && let Some(app) = self.units.get(name).map(|unit| unit.app.clone())
-        {
-            if let Some(app) = self.apps.get_mut(&app) {
-                app.lease.resign(name);
+    }
+
+    /// The agent of a unit ends and starts again, between two hooks. It takes the latest revision of every
+    /// secret it reads as the one it was told of: a `secret-changed` that was due until then never runs. It
+    /// learns of the units that have gone.
+    pub fn restart_agent(&mut self, name: &str) -> Result<(), String> {
+        let unit = self.units.get_mut(name).ok_or(format!("unit {name:?} not found"))?;
+        unit.unaware_of.clear();
+        for secret in self.secrets.values_mut() {
+            let latest = secret.latest();
+            if let Some(reader) = secret.consumers.get_mut(name) {
+                reader.told = latest;
             }
-            for relation in self.relations.keys().copied().collect::<Vec<_>>() {
-                self.leave_scope(relation, name);
-            }
+        }
+        Ok(())
+    }
+
+    /// A former leader's agent notes that it leads no more. No hook tells the charm.
+    pub fn note_deposition(&mut self, name: &str, now: u64) {
+        let leads = self.is_leader(name, now);
+        if let Some(unit) = self.units.get_mut(name).filter(|_| !leads) {
+            unit.told_leader = false;
+        }
+    }
+
+    /// Hands the lease to another living unit whose machine runs; gives its name.
+    pub fn move_leadership(&mut self, app: &str, now: u64) -> Result<String, String> {
+        let length = self.options.lease_ms;
+        let holder = self.apps.get(app).and_then(|app| app.lease.holder_at(now)).map(str::to_owned);
+        // Whoever was told in a hook that it leads was promised the time to finish it.
+        let busy = |name: &String| self.units.get(name).is_some_and(|unit| unit.executing.is_some());
+        if let Some(holder) = holder.as_ref().filter(|holder| busy(holder)) {
+            return Err(format!("{holder} leads and runs a hook: try again when it has ended"));
+        }
+        let names: Vec<String> = self
+            .units_of(app)
+            .into_iter()
+            .filter(|unit| unit.life == Life::Alive && unit.installed && self.reachable(unit))
+            .map(|unit| unit.name.clone())
+            .collect();
+        let at = names.iter().position(|name| Some(name) == holder.as_ref()).map_or(0, |at| at + 1);
+        let next = names.get(at % names.len().max(1)).ok_or(format!("no unit of {app:?} can lead"))?.clone();
+        let lease = self.apps.get_mut(app).map(|app| &mut app.lease).ok_or(format!("application {app:?} not found"))?;
+        *lease = Lease::default();
+        lease.claim(&next, now, length);
+        Ok(next)
+    }
+
+    /// A signal ended the hook, which says nothing about it: it runs again, and no error is shown.
+    pub fn requeue(&mut self, name: &str, op: &Op) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.failed = None;
+            unit.resolved = None;
+            unit.queued = Some(op.clone());
         }
     }
 
@@ -283,6 +346,7 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let attempts = unit.failed.as_ref().map_or(0, |failed| failed.attempts) + 1;
         let pause = (first << (attempts - 1).min(16)).min(MAX_RETRY_MS) as f64 * (0.8 + 0.4 * jitter);
+        unit.queued = None;
         unit.failed = Some(Failure { op: op.clone(), attempts, retry_at: now + pause as u64 });
         unit.resolved = None;
     }
@@ -342,6 +406,7 @@ pub mod tests {
     use super::*;
     use crate::schedule::{Next, fingerprint, next};
     use crate::world::Options;
+    use crate::world::generation::Generation;
 
     /// A model with `units` units of a charm `toy` that has one peer relation `peer`.
     pub fn deployed(units: usize) -> World {
@@ -356,7 +421,7 @@ pub mod tests {
     }
 
     /// Runs one unit until it has nothing to do and gives the hook names in order.
-    fn settle(world: &mut World, unit: &str, now: u64) -> Vec<String> {
+    pub fn settle(world: &mut World, unit: &str, now: u64) -> Vec<String> {
         let mut trace = Vec::new();
         while let Next::Run(op) = next(world, &world.units[unit], now, &mut |_| 0) {
             let app = world.units[unit].app.clone();
@@ -386,7 +451,6 @@ pub mod tests {
         let second = [
             "install",
             "peer-relation-created",
-            "leader-settings-changed",
             "config-changed",
             "start",
             "peer-relation-joined(toy/0)",
@@ -398,12 +462,75 @@ pub mod tests {
     }
 
     #[test]
+    fn a_hook_that_a_signal_ended_runs_again_before_any_other_and_shows_no_error() {
+        let mut world = deployed(1);
+        settle(&mut world, "toy/0", 0);
+        world.apps.get_mut("toy").unwrap().lease.claim("toy/0", 0, 60_000);
+        let op = Op::Plain("update-status");
+        world.requeue("toy/0", &op);
+        world.units.get_mut("toy/0").unwrap().config_seen = None;
+        assert_eq!(next(&world, &world.units["toy/0"], 0, &mut |_| 0), Next::Run(op));
+        assert!(world.units["toy/0"].failed.is_none());
+        assert_eq!(settle(&mut world, "toy/0", 0), ["update-status", "config-changed"]);
+    }
+
+    #[test]
+    fn config_changed_directly_follows_upgrade_charm_even_before_leader_elected() {
+        let mut world = deployed(1);
+        settle(&mut world, "toy/0", 0);
+        world.apps.get_mut("toy").unwrap().charm_revision += 1;
+        let op = Op::Plain("upgrade-charm");
+        assert_eq!(next(&world, &world.units["toy/0"], 0, &mut |_| 0), Next::Run(op.clone()));
+        world.begin("toy/0", &op, 0);
+        world.finish("toy/0", &op, 0, 0, 1_000);
+        world.units.get_mut("toy/0").unwrap().told_leader = false;
+        assert_eq!(settle(&mut world, "toy/0", 0), ["config-changed", "leader-elected"]);
+    }
+
+    #[test]
+    fn after_stop_the_status_is_jujus_whatever_the_charm_said() {
+        let mut world = deployed(1);
+        settle(&mut world, "toy/0", 0);
+        world.remove_unit("toy/0").unwrap();
+        let op = Op::Plain("stop");
+        world.begin("toy/0", &op, 5);
+        world.units.get_mut("toy/0").unwrap().workload = StatusInfo::new("blocked", "the charm's own words", 6);
+        world.finish("toy/0", &op, 0, 7, 1_000);
+        assert_eq!(world.units["toy/0"].workload, StatusInfo::new("maintenance", "", 7));
+    }
+
+    #[test]
+    fn a_unit_that_is_no_longer_leader_hears_nothing_and_is_elected_again_later() {
+        for generation in Generation::BOTH {
+            let mut world = deployed(2);
+            world.options.generation = generation;
+            world.machines.values_mut().for_each(|machine| machine.state = MachineState::Started);
+            settle(&mut world, "toy/0", 0);
+            settle(&mut world, "toy/1", 0);
+            settle(&mut world, "toy/0", 0);
+            assert_eq!(world.move_leadership("toy", 10).as_deref(), Ok("toy/1"));
+            world.note_deposition("toy/0", 10);
+            assert_eq!(next(&world, &world.units["toy/1"], 10, &mut |_| 0), Next::Run(Op::Plain("leader-elected")));
+            assert!(matches!(next(&world, &world.units["toy/0"], 10, &mut |_| 0), Next::WaitUntil(_)));
+            world.apps.get_mut("toy").unwrap().leader_settings.0 += 1;
+            let told = next(&world, &world.units["toy/0"], 10, &mut |_| 0);
+            let hears = told == Next::Run(Op::Plain("leader-settings-changed"));
+            assert_eq!(hears, generation == Generation::Juju3, "{generation:?}: {told:?}");
+            world.units.get_mut("toy/1").unwrap().executing = Some("running x hook".to_owned());
+            assert!(world.move_leadership("toy", 10).unwrap_err().contains("try again"));
+            world.units.get_mut("toy/1").unwrap().executing = None;
+            assert_eq!(world.move_leadership("toy", 10).as_deref(), Ok("toy/0"));
+        }
+    }
+
+    #[test]
     fn a_leaving_unit_departs_from_each_peer_then_stops_and_never_breaks_the_peer_relation() {
         let mut world = deployed(3);
+        world.options.generation = Generation::Juju3;
         for unit in ["toy/0", "toy/1", "toy/2", "toy/0", "toy/1"] {
             settle(&mut world, unit, 0);
         }
-        world.remove_unit("toy/2", true).unwrap();
+        world.remove_unit("toy/2").unwrap();
         assert_eq!(settle(&mut world, "toy/0", 0), ["peer-relation-departed(toy/2)"]);
         let leaving = ["peer-relation-departed(toy/0)", "peer-relation-departed(toy/1)", "stop", "remove"];
         assert_eq!(settle(&mut world, "toy/2", 0), leaving);
@@ -440,7 +567,7 @@ pub mod tests {
         settle(&mut world, "toy/1", 0);
         world.apps.get_mut("toy").unwrap().dying = true;
         for unit in ["toy/0", "toy/1"] {
-            world.remove_unit(unit, true).unwrap();
+            world.remove_unit(unit).unwrap();
         }
         settle(&mut world, "toy/0", 0);
         settle(&mut world, "toy/1", 0);

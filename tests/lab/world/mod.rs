@@ -4,7 +4,10 @@
 //! in by the caller and choices come in as values. The controller owns the only copy, behind one lock.
 
 pub mod charm;
+pub mod generation;
 pub mod lease;
+#[cfg(test)]
+mod leaving;
 pub mod lifecycle;
 pub mod relation;
 pub mod secret;
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::schedule::Op;
 use charm::Charm;
+use generation::Generation;
 use lease::Lease;
 use relation::{LocalRelation, Relation};
 use secret::Secret;
@@ -42,11 +46,27 @@ pub struct Options {
     pub jitter_ms: u64,
     /// First retry delay of a failed hook, in milliseconds (Juju: five seconds, doubling to five minutes).
     pub retry_ms: u64,
+    /// The Juju the lab behaves as.
+    pub generation: Generation,
+    /// Agents learn that a unit has gone only when they start again or their charm is refreshed, as was seen
+    /// with Juju 4.0.
+    pub withhold_departures: bool,
+    /// A new machine takes the lowest free number, and with it the address of one that is gone.
+    pub reuse_machines: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, update_status_ms: 300_000, lease_ms: 60_000, jitter_ms: 300, retry_ms: 5_000 }
+        Self {
+            seed: 1,
+            update_status_ms: 300_000,
+            lease_ms: 60_000,
+            jitter_ms: 300,
+            retry_ms: 5_000,
+            generation: Generation::default(),
+            withhold_departures: false,
+            reuse_machines: false,
+        }
     }
 }
 
@@ -164,8 +184,8 @@ pub struct Unit {
     pub started: bool,
     /// `stop` has succeeded.
     pub stopped: bool,
-    /// What the last leadership hook told this unit; `None` before the first.
-    pub told_leader: Option<bool>,
+    /// `leader-elected` has run for the lease this unit holds.
+    pub told_leader: bool,
     /// Version of the leader settings this unit was last told of.
     pub leader_settings_seen: u64,
     /// Revision of the charm unpacked on its machine.
@@ -174,6 +194,13 @@ pub struct Unit {
     pub config_seen: Option<u64>,
     /// Its own view of each relation.
     pub relations: BTreeMap<u32, LocalRelation>,
+    /// A hook that runs next without an error having been shown: one that must follow another at once, or
+    /// one that a signal ended.
+    pub queued: Option<Op>,
+    /// Units that have gone without this agent's knowledge.
+    pub unaware_of: BTreeSet<String>,
+    /// The agent is to be killed in the middle of the hook it runs.
+    pub interrupted: bool,
     /// Set while the unit is in error.
     pub failed: Option<Failure>,
     /// Set by `resolve`: retry at once (`true`) or skip the hook (`false`).

@@ -100,22 +100,23 @@ pub struct LocalRelation {
 }
 
 impl World {
-    /// Remote units that `unit` should see in `relation` now. Nobody, once either side is leaving.
+    /// Remote units that `unit` should see in `relation` now. Nobody, once either side is leaving; in Juju 4
+    /// a remote unit that is leaving is seen until it is dead.
     pub fn visible_remotes(&self, relation: &Relation, unit: &Unit) -> Vec<String> {
         if relation.dying || unit.life == super::Life::Dying {
             return Vec::new();
         }
         let remote_app = relation.remote_app(&unit.app);
+        let until_death = self.options.generation.departs_at_death();
         let mut names: Vec<String> = relation
             .units
             .iter()
             .filter(|(name, bag)| {
                 bag.in_scope
                     && **name != unit.name
-                    && self
-                        .units
-                        .get(*name)
-                        .is_some_and(|other| other.app == remote_app && other.life == super::Life::Alive)
+                    && self.units.get(*name).is_some_and(|other| {
+                        other.app == remote_app && (until_death || other.life == super::Life::Alive)
+                    })
             })
             .map(|(name, _)| name.clone())
             .collect();

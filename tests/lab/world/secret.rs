@@ -50,8 +50,9 @@ pub struct Secret {
     pub expire: Option<String>,
     /// Contents by revision, from 1.
     pub revisions: BTreeMap<u64, Settings>,
-    /// Revisions whose `secret-remove` hook has been sent.
-    pub remove_told: BTreeSet<u64>,
+    /// Which units were sent `secret-remove` for which revision. Each agent remembers what it was told, so it
+    /// is told once, whatever the charm made of it, and a new leader is told again.
+    pub remove_told: BTreeSet<(String, u64)>,
     /// Readers by unit name.
     pub consumers: BTreeMap<String, Consumer>,
     /// Grants.
@@ -77,14 +78,15 @@ impl Secret {
         self.is_owned_by(unit, app) || self.grants.iter().any(|grant| grant.to == unit || grant.to == app)
     }
 
-    /// Revisions older than the latest that no reader follows any more and whose owner was not told yet.
-    pub fn unused_revisions(&self) -> Vec<u64> {
+    /// Revisions older than the latest that no reader follows any more and that `unit` was not told of yet.
+    pub fn unused_revisions(&self, unit: &str) -> Vec<u64> {
+        let told = |revision: u64| self.remove_told.contains(&(unit.to_owned(), revision));
         let used: BTreeSet<u64> = self.consumers.values().map(|consumer| consumer.tracked).collect();
         let latest = self.latest();
         self.revisions
             .keys()
             .copied()
-            .filter(|revision| *revision < latest && !used.contains(revision) && !self.remove_told.contains(revision))
+            .filter(|revision| *revision < latest && !used.contains(revision) && !told(*revision))
             .collect()
     }
 }

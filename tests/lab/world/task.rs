@@ -9,7 +9,7 @@ use serde_json::Value;
 pub enum Work {
     /// An action of the charm with its checked parameters.
     Action { name: String, params: BTreeMap<String, Value> },
-    /// Shell text in a hook-like context (`juju exec`).
+    /// Shell text in a hook-like context (`juju-exec` on the unit's machine).
     Exec { script: String },
 }
 
@@ -69,6 +69,23 @@ pub struct Task {
 }
 
 impl Task {
+    /// A task that waits for its unit, queued at `now`.
+    pub fn new(id: u64, unit: &str, work: Work, now: u64) -> Self {
+        Self {
+            id,
+            unit: unit.to_owned(),
+            work,
+            state: TaskState::Pending,
+            message: String::new(),
+            results: serde_json::json!({}),
+            exit: None,
+            stdout: String::new(),
+            stderr: String::new(),
+            log: Vec::new(),
+            times: [now, 0, 0],
+        }
+    }
+
     /// True when nothing more will happen to it.
     pub fn is_over(&self) -> bool {
         matches!(self.state, TaskState::Completed | TaskState::Failed | TaskState::Aborted)

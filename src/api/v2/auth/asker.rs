@@ -7,12 +7,13 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Request, header};
 
 use super::super::V2;
-use super::Failure;
+use super::super::propose::{Failure, busy};
 use crate::api::body::AnyBody;
 use crate::listen::Caller;
 use crate::model::v2::auth::types::User;
 use crate::model::v2::auth::{self as model, ROOT, Want};
 use crate::model::view::ViewError;
+use crate::work::Source;
 
 /// The credentials that came with a request. They are looked up when they are needed, and only while authentication is
 /// on; otherwise nobody looks at them, as in etcd.
@@ -22,8 +23,8 @@ pub(in crate::api::v2) enum Asker {
     Nobody,
     /// The common name of a verified client certificate.
     Certificate(String),
-    /// A name and a password.
-    Basic(String, String),
+    /// A name and a password, and the connection they came on.
+    Basic(String, String, Source),
     /// A header that does not read as a name and a password: it lets nobody in, not even as a guest.
     Malformed,
 }
@@ -40,9 +41,17 @@ enum Known {
 
 /// Reads the credentials of a request. A header comes before a certificate.
 pub(in crate::api::v2) fn asker(v2: &V2, request: &Request<AnyBody>) -> Asker {
-    let caller = request.extensions().get::<Caller>().filter(|_| v2.client_cert_auth);
+    let named = request.extensions().get::<Caller>().filter(|_| v2.client_cert_auth);
     // The leaf's name only: etcd also tries the names of the authorities above it.
-    credentials(request.headers(), caller.and_then(Caller::common_name))
+    match credentials(request.headers(), named.and_then(Caller::common_name)) {
+        Asker::Basic(name, password, _) => Asker::Basic(name, password, source(request)),
+        other => other,
+    }
+}
+
+/// The connection a request came on.
+pub(in crate::api::v2) fn source<B>(request: &Request<B>) -> Source {
+    request.extensions().get::<Caller>().map(Caller::source).unwrap_or_default()
 }
 
 pub(super) fn credentials(headers: &HeaderMap, common_name: Option<&str>) -> Asker {
@@ -50,7 +59,7 @@ pub(super) fn credentials(headers: &HeaderMap, common_name: Option<&str>) -> Ask
     if value.is_empty() {
         return common_name.map_or(Asker::Nobody, |name| Asker::Certificate(name.to_owned()));
     }
-    basic(value).map_or(Asker::Malformed, |(name, password)| Asker::Basic(name, password))
+    basic(value).map_or(Asker::Malformed, |(name, password)| Asker::Basic(name, password, Source::default()))
 }
 
 fn basic(value: &[u8]) -> Option<(String, String)> {
@@ -87,12 +96,12 @@ impl Asker {
         let (name, checked) = match self {
             Self::Nobody | Self::Malformed => return Ok(false),
             Self::Certificate(name) => (name, None),
-            Self::Basic(name, password) => {
+            Self::Basic(name, password, source) => {
                 let auth = v2.state.store.auth();
                 let hash = auth.user(name).filter(|user| !user.no_password).map(|user| user.password.clone());
                 let passwords = v2.state.identities.passwords();
-                let right =
-                    passwords.is_right(v2.deadline(), hash.as_ref().map(|hash| &hash.expose()[..]), password).await?;
+                let stored = hash.as_ref().map(|hash| &hash.expose()[..]);
+                let right = passwords.is_right(*source, v2.deadline(), stored, password).await.map_err(busy)?;
                 match hash {
                     Some(hash) if right => (name, Some(hash)),
                     _ => return Ok(false),
@@ -111,10 +120,10 @@ impl Asker {
             Self::Nobody => Ok(Known::Guest),
             Self::Malformed => Ok(Known::Stranger),
             Self::Certificate(name) => Ok(user(name)?.map_or(Known::Guest, Known::User)),
-            Self::Basic(name, password) => {
+            Self::Basic(name, password, source) => {
                 let user = user(name)?;
                 let hash = user.as_ref().map(|user| user.password.as_bytes());
-                let right = v2.passwords.is_right(v2.deadline(), hash, password).await?;
+                let right = v2.passwords.is_right(*source, v2.deadline(), hash, password).await.map_err(busy)?;
                 Ok(user.filter(|_| right).map_or(Known::Stranger, Known::User))
             }
         }
@@ -138,8 +147,11 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_go_reads_it_and_never_falls_back() {
-        assert_eq!(asked("Basic cm9vdDpy", None), Asker::Basic("root".into(), "r".into()));
-        assert_eq!(asked("basic cm9vdDpwOnE=", Some("cn")), Asker::Basic("root".into(), "p:q".into()));
+        assert_eq!(asked("Basic cm9vdDpy", None), Asker::Basic("root".into(), "r".into(), Source::default()));
+        assert_eq!(
+            asked("basic cm9vdDpwOnE=", Some("cn")),
+            Asker::Basic("root".into(), "p:q".into(), Source::default())
+        );
         for value in ["Bearer x", "Basic !!", "Basic", "Basic cm9vdA==", "Basic cm9vdDpwOnE"] {
             assert_eq!(asked(value, Some("cn")), Asker::Malformed, "{value}");
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 
-pub(super) use asker::{Asker, asker};
+pub(super) use asker::{Asker, asker, source};
 
 use super::propose::{Failure, propose};
 use super::{V2, Whole, json as json_response, message, not_allowed, with_cluster_id};
@@ -71,7 +71,7 @@ fn list(v2: &V2, kind: Kind) -> Response<ClientBody> {
 async fn item(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Whole>) -> Response<ClientBody> {
     let answer = match *request.method() {
         Method::GET => show(v2, kind, name),
-        Method::PUT => put(v2, kind, name, request.into_body()).await,
+        Method::PUT => put(v2, kind, name, request).await,
         _ => delete(v2, kind, name).await,
     };
     with_cluster_id(v2, answer.unwrap_or_else(|refused| *refused))
@@ -98,7 +98,9 @@ fn show(v2: &V2, kind: Kind, name: &str) -> Result<Response<ClientBody>, Refused
     Ok(json_response(StatusCode::OK, body + "\n"))
 }
 
-async fn put(v2: &Arc<V2>, kind: Kind, name: &str, body: Whole) -> Result<Response<ClientBody>, Refused> {
+async fn put(v2: &Arc<V2>, kind: Kind, name: &str, request: Request<Whole>) -> Result<Response<ClientBody>, Refused> {
+    let source = source(&request);
+    let body = request.into_body();
     let bad = |text: &'static str| Box::new(message(StatusCode::BAD_REQUEST, text));
     let body = body.ok_or_else(|| bad(json::INVALID))?;
     let change = match kind {
@@ -106,8 +108,8 @@ async fn put(v2: &Arc<V2>, kind: Kind, name: &str, body: Whole) -> Result<Respon
             let mut user = json::read_user(&body, name).map_err(bad)?;
             if !user.password.is_empty() {
                 let password = std::mem::take(&mut user.password);
-                user.password =
-                    v2.passwords.hash(v2.deadline(), password).await.map_err(|error| failed(error.into()))?;
+                let hashed = v2.passwords.hash(source, v2.deadline(), password).await;
+                user.password = hashed.map_err(|error| failed(error.into()))?;
             }
             Change::PutUser(user)
         }

@@ -1,5 +1,6 @@
 //! The log from outside: openraft's own suite, recovery from every kind of cut and damage, order, and power cuts.
 
+mod any_order;
 mod behaviour;
 mod conformance;
 mod faults;

@@ -1,0 +1,314 @@
+//! A unit that takes another's place: who leads meanwhile, whose member is whose, and that no second cluster
+//! is ever begun.
+
+use super::*;
+use crate::plan::Plan;
+use crate::plan::bootstrap::{begin_anew, is_gone};
+use crate::text::InitialCluster;
+
+/// The leader etcd/1, the only member, is being removed; etcd/2 has published its requests.
+fn replaced() -> Facts {
+    let mut facts = healthy(&[1, 2]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    cluster(&mut facts).members.truncate(1);
+    peer(&mut facts).app.certificates.retain(|(owner, _), _| *owner == unit(1));
+    peer(&mut facts).units.insert(unit(2), bag(2, false));
+    facts
+}
+
+fn learner(number: u32) -> Member {
+    Member { name: MemberName::read(""), learner: true, reachable: false, healthy: false, ..member(number) }
+}
+
+/// etcd/2, which leads now that etcd/1 is gone with the only member.
+fn bereft() -> Facts {
+    let mut facts = healthy(&[1, 2]);
+    facts.unit = unit(2);
+    let peer = peer(&mut facts);
+    let gone = std::mem::replace(&mut peer.own, bag(2, false));
+    peer.units = BTreeMap::from([(unit(1), gone)]);
+    facts.goal = Some(BTreeMap::from([(unit(2), Life::Alive)]));
+    facts.store = Store::Unreachable;
+    facts.ports.clear();
+    facts.presented.clear();
+    facts.host = Host { config: None, data: false, service: Service::Stopped, ..facts.host };
+    facts
+}
+
+fn begins(step: &Plan) -> bool {
+    let begins = |action: &Action| match action {
+        Action::WriteConfig(config) => config.initial_cluster_state == "new",
+        Action::PublishApp(AppChange::Bootstrap(_)) => true,
+        _ => false,
+    };
+    step.actions.iter().any(begins)
+}
+
+#[test]
+fn a_leaving_leader_with_the_only_copy_signs_for_its_successor_adds_it_and_then_ends_stop() {
+    let mut facts = replaced();
+    for event in [Event::Leaving, Event::Stop, Event::Reconcile] {
+        let step = plan(&facts, &event);
+        let issued = step.actions.iter().filter(|a| matches!(a, Action::Issue { unit: u, .. } if *u == unit(2)));
+        assert_eq!(issued.count(), 2, "{event:?}: {step:?}");
+    }
+    assert_eq!(plan(&facts, &Event::Stop).status, Status::AwaitingSuccessor);
+    assert!(plan(&facts, &Event::Stop).hold, "nothing that the successor needs is published yet");
+    for side in Side::BOTH {
+        peer(&mut facts).app.certificates.insert((unit(2), side), certificate(2, side));
+    }
+    let added = Action::AddLearner { unit: unit(2), peer_url: peer_url(2) };
+    assert_eq!(plan(&facts, &Event::Stop).actions, [added]);
+    cluster(&mut facts).members.push(learner(2));
+    let step = plan(&facts, &Event::Stop);
+    assert!(matches!(&step.actions[..], [Action::PublishApp(AppChange::Join(u, _))] if *u == unit(2)) && step.hold);
+    let line = "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380";
+    peer(&mut facts).app.joins.insert(unit(2), line.into());
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!((step.actions, step.hold, step.status), (vec![], false, Status::HandingOver));
+}
+
+#[test]
+fn a_leaving_leader_publishes_a_step_that_reached_the_secret_only_because_nothing_is_signed_before() {
+    let mut facts = replaced();
+    facts.authorities = Authorities::Held(introduced());
+    let published = Action::PublishApp(AppChange::Trust(introduced()));
+    assert_eq!(plan(&facts, &Event::Stop).actions, [published]);
+    peer(&mut facts).app.trust = Some(introduced());
+    let step = plan(&facts, &Event::Stop);
+    assert!(step.actions.iter().any(|action| matches!(action, Action::Issue { .. })), "{step:?}");
+}
+
+#[test]
+fn remove_is_held_until_the_successor_votes_and_only_then_the_member_leaves_and_its_data_goes() {
+    let mut facts = replaced();
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.hold, step.status), (true, Status::HoldsLastCopy(unit(1))), "stop was skipped");
+    // What this hook itself has written reaches nobody while it is held.
+    cluster(&mut facts).members.push(learner(2));
+    peer(&mut facts).app.joins.insert(unit(2), "etcd2=https://10.0.0.2:2380".into());
+    facts.done.app_written = true;
+    assert_eq!(plan(&facts, &Event::Remove).status, Status::HoldsLastCopy(unit(1)));
+    facts.done.app_written = false;
+    cluster(&mut facts).members[1] = Member { learner: true, ..member(2) };
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.hold, step.status), (true, Status::HandingOver));
+    cluster(&mut facts).members[1].learner = false;
+    let step = plan(&facts, &Event::Remove);
+    let remove = Action::RemoveMember { id: 1, name: "etcd1".into() };
+    assert_eq!((step.actions, step.hold), (vec![Action::MoveLeader { to: 2 }, remove], true));
+    cluster(&mut facts).members.remove(0);
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.actions.last(), step.hold), (Some(&Action::CleanHost { keep_data: false }), false));
+}
+
+#[test]
+fn a_unit_that_has_left_ends_although_nobody_answers_and_one_that_has_not_is_held() {
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    facts.store = Store::Unreachable;
+    facts.host.data = true;
+    facts.host.service = Service::Stopped;
+    assert!(plan(&facts, &Event::Remove).hold);
+    peer(&mut facts).own.member = None;
+    assert!(plan(&facts, &Event::Remove).hold, "the hook that started the member may have published nothing");
+    let unheard = facts.store.clone();
+    facts.store = healthy(&[2, 3]).store;
+    let step = plan(&facts, &Event::Stop);
+    let Some(Action::PublishUnit(bag)) = step.actions.iter().find(|a| matches!(a, Action::PublishUnit(_))) else {
+        panic!("it does not say that it has left: {step:?}");
+    };
+    assert!(bag.left);
+    peer(&mut facts).own = (**bag).clone();
+    facts.store = unheard;
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { keep_data: true }], false));
+}
+
+#[test]
+fn no_unit_begins_a_second_cluster_whatever_became_of_the_first() {
+    let rows: [(&str, fn(&mut Facts)); 5] = [
+        ("the unit that began it is gone", |_| {}),
+        ("its databag is gone too", |f| peer(f).units.clear()),
+        ("it was added and never started", |f| {
+            peer(f).app.joins.insert(unit(2), "etcd1=https://10.0.0.1:2380,etcd2=https://10.0.0.2:2380".into());
+        }),
+        ("others wait too", |f| {
+            f.goal.as_mut().unwrap().insert(unit(3), Life::Alive);
+            peer(f).units.insert(unit(3), bag(3, false));
+        }),
+        ("Juju does not say who exists", |f| f.goal = None),
+    ];
+    for (what, change) in rows {
+        let mut facts = bereft();
+        change(&mut facts);
+        let step = plan(&facts, &Event::Reconcile);
+        assert!(!begins(&step), "{what}: {step:?}");
+        if facts.goal.is_some() {
+            assert_eq!(step.status, Status::ClusterGone("etcd".into()), "{what}");
+            assert_eq!(step.status.word(), Word::Blocked, "{what}");
+        }
+    }
+}
+
+#[test]
+fn data_that_somebody_may_have_is_not_called_gone() {
+    let rows: [(&str, fn(&mut Facts)); 5] = [
+        ("the unit that began it is going", |f| {
+            f.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+        }),
+        ("another unit has a member", |f| {
+            f.goal.as_mut().unwrap().insert(unit(3), Life::Dying);
+            peer(f).units.insert(unit(3), bag(3, true));
+        }),
+        ("another unit was told how to join", |f| {
+            f.goal.as_mut().unwrap().insert(unit(3), Life::Alive);
+            peer(f).units.insert(unit(3), bag(3, false));
+            peer(f).app.joins.insert(unit(3), "etcd3=https://10.0.0.3:2380".into());
+        }),
+        ("there is data here", |f| f.host.data = true),
+        ("the cluster answers", |f| f.store = healthy(&[1, 2]).store),
+    ];
+    assert!(is_gone(&bereft().of_the_living()));
+    for (what, change) in rows {
+        let mut facts = bereft();
+        change(&mut facts);
+        assert!(!is_gone(&facts.of_the_living()), "{what}");
+    }
+}
+
+#[test]
+fn a_cluster_is_given_up_only_by_name_on_the_leader_and_when_nobody_else_has_its_data() {
+    let rows: [(&str, &str, fn(&mut Facts)); 6] = [
+        ("yes", "confirm", |_| {}),
+        ("etcd", "leader", |f| f.leader = false),
+        ("etcd", "no cluster has begun", |f| peer(f).app.bootstrap = None),
+        ("etcd", "does not say which units", |f| f.goal = None),
+        ("etcd", "the cluster answers", |f| f.store = healthy(&[1, 2]).store),
+        ("etcd", "etcd/3 has a member", |f| {
+            f.goal.as_mut().unwrap().insert(unit(3), Life::Alive);
+            peer(f).units.insert(unit(3), bag(3, true));
+        }),
+    ];
+    for (confirm, wanted, change) in rows {
+        let mut facts = bereft();
+        change(&mut facts);
+        let refusal = begin_anew(&facts.of_the_living(), confirm).unwrap_err();
+        assert!(refusal.contains(wanted), "{refusal}");
+    }
+}
+
+#[test]
+fn a_cluster_that_was_given_up_is_followed_by_one_with_another_token_and_its_old_members_are_strangers() {
+    let mut facts = bereft();
+    peer(&mut facts).app.joins.insert(unit(2), "etcd9=https://10.0.0.9:2380".into());
+    let before = peer(&mut facts).app.token();
+    let actions = begin_anew(&facts.clone().of_the_living(), "etcd").unwrap();
+    let changes = [AppChange::JoinEnds(unit(2)), AppChange::GivenUp(1), AppChange::Bootstrap(unit(2))];
+    assert_eq!(actions[1..], changes.map(Action::PublishApp));
+    let app = &mut peer(&mut facts).app;
+    app.joins.clear();
+    app.given_up = 1;
+    app.bootstrap = Some(unit(2));
+    assert_ne!(app.token(), before);
+    for side in Side::BOTH {
+        facts.host.pairs.get_mut(&side).unwrap().request = Some(request(2, side));
+    }
+    facts.network = Some(Network { names: names(2), ..facts.network.unwrap() });
+    let step = plan(&facts, &Event::Reconcile);
+    assert!(begins(&step), "{step:?}");
+    let mut old = healthy(&[1, 2]);
+    peer(&mut old).app.given_up = 1;
+    assert_eq!(reconcile(&old).status, Status::ForeignData("/var/lib/etcd".into()));
+}
+
+#[test]
+fn a_chosen_unit_gives_the_choice_back_as_it_leaves_only_when_it_cannot_have_started() {
+    let unchosen = |facts: &Facts| {
+        let given_back = Action::PublishApp(AppChange::Unchoose);
+        [Event::Stop, Event::Remove].map(|event| plan(facts, &event).actions.contains(&given_back))
+    };
+    let mut facts = bereft();
+    facts.goal = Some(BTreeMap::from([(unit(2), Life::Dying), (unit(3), Life::Alive)]));
+    peer(&mut facts).app.bootstrap = Some(unit(2));
+    assert_eq!(unchosen(&facts), [true; 2]);
+    let rows: [(&str, fn(&mut Facts)); 4] = [
+        ("another was chosen", |f| peer(f).app.bootstrap = Some(unit(3))),
+        ("settings were written, so the member may have started in a storage that is gone", |f| {
+            f.host.config = healthy(&[1]).host.config;
+        }),
+        ("it has a member", |f| peer(f).own.member = Some(2)),
+        ("it may not write", |f| f.leader = false),
+    ];
+    for (what, change) in rows {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        assert_eq!(unchosen(&facts), [false; 2], "{what}");
+    }
+}
+
+#[test]
+fn a_unit_that_goal_state_no_longer_has_is_gone_whatever_its_databag_says() {
+    // etcd/3 was on the machine that etcd/4 is on now; Juju goes on listing it.
+    let mut facts = healthy(&[1, 2, 3, 4]);
+    facts.goal.as_mut().unwrap().remove(&unit(3));
+    cluster(&mut facts).members.truncate(2);
+    let newcomer = UnitBag { peer_url: Some(peer_url(3)), ..bag(4, false) };
+    peer(&mut facts).units.insert(unit(4), newcomer);
+    peer(&mut facts).app.joins.insert(unit(3), line(&[(1, 1), (3, 3)]));
+    let added = Action::AddLearner { unit: unit(4), peer_url: peer_url(3) };
+    assert!(reconcile(&facts).actions.contains(&added));
+    for id in [3, 7] {
+        let mut facts = facts.clone();
+        cluster(&mut facts).members.push(Member { id, ..learner(3) });
+        let actions = reconcile(&facts).actions;
+        assert!(!actions.iter().any(|a| matches!(a, Action::RemoveMember { .. })), "{actions:?}");
+        assert!(actions.iter().any(|a| matches!(a, Action::PublishApp(AppChange::Join(u, _)) if *u == unit(4))));
+    }
+    // Nor does the newcomer take the one that is gone for a twin.
+    facts.unit = unit(4);
+    facts.leader = false;
+    facts.authorities = Authorities::Unasked;
+    facts.secret_revision = None;
+    let address: std::net::IpAddr = "10.0.0.3".parse().unwrap();
+    facts.network = Some(Network { bind: vec![address], ingress: address, names: names(1) });
+    facts.host = Host { config: None, data: false, service: Service::Stopped, ..facts.host };
+    let newcomer = peer(&mut facts).units.remove(&unit(4)).unwrap();
+    peer(&mut facts).own = newcomer;
+    assert_eq!(reconcile(&facts).status, Status::AwaitingJoin(unit(1)));
+}
+
+#[test]
+fn an_address_alone_does_not_make_a_member_somebodys() {
+    let mut facts = healthy(&[1, 2, 3]);
+    cluster(&mut facts).members.truncate(2);
+    // etcd/2 has started another member; that its URL is the same says nothing.
+    let mut nameless = Member { id: 9, ..learner(2) };
+    cluster(&mut facts).members.push(nameless.clone());
+    let pruned = Action::RemoveMember { id: 9, name: MemberName::read("") };
+    assert!(reconcile(&facts).actions.contains(&pruned));
+    // Of two units with one address the wanted one is meant, then the one that it was laid down for.
+    cluster(&mut facts).members.pop();
+    nameless.peer_url = peer_url(3);
+    cluster(&mut facts).members.push(nameless.clone());
+    for number in [3, 4] {
+        facts.goal.as_mut().unwrap().insert(unit(number), Life::Alive);
+        peer(&mut facts).units.insert(unit(number), UnitBag { peer_url: Some(peer_url(3)), ..bag(number, false) });
+    }
+    let owner = |facts: &Facts| super::super::membership::unit_of(facts, &nameless);
+    assert_eq!(owner(&facts), Some(unit(3)));
+    peer(&mut facts).app.joins.insert(unit(4), line(&[(1, 1), (4, 3)]));
+    assert_eq!(owner(&facts), Some(unit(4)));
+    facts.goal.as_mut().unwrap().insert(unit(4), Life::Dying);
+    assert_eq!(owner(&facts), Some(unit(3)));
+    // A voter without a name may have voted already: nobody is told to begin in its place.
+    cluster(&mut facts).members[2].learner = false;
+    let actions = reconcile(&facts).actions;
+    assert!(!actions.iter().any(|a| matches!(a, Action::PublishApp(AppChange::Join(..)))), "{actions:?}");
+}
+
+/// A static list of (unit, the unit whose address it has).
+fn line(members: &[(u32, u32)]) -> InitialCluster {
+    InitialCluster::of(members.iter().map(|(n, at)| (MemberName::read(&format!("etcd{n}")), peer_url(*at))).collect())
+        .unwrap()
+}
