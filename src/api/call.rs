@@ -60,10 +60,8 @@ impl Call {
     /// Those of [`Call::admit`].
     pub fn of<T>(state: &State, request: &tonic::Request<T>, audience: Audience) -> Result<Self, ApiError> {
         let (metadata, extensions) = (request.metadata().as_ref(), request.extensions());
-        let mut call = Self::admit_from(state, metadata, || extensions.get(), audience)?;
-        // A call from the gateway brings the source alone, without the caller's certificate.
-        call.source = extensions.get().copied().or_else(|| extensions.get().map(Caller::source)).unwrap_or_default();
-        Ok(call)
+        let call = Self::admit_from(state, metadata, || extensions.get(), audience)?;
+        Ok(Self { source: source(extensions), ..call })
     }
 
     /// Admits a request with these headers, in etcd's order: learner, then leader. Who asks is told by a token among
@@ -80,7 +78,8 @@ impl Call {
     /// # Errors
     /// Those of [`Call::admit`].
     pub fn of_head(state: &State, head: &http::request::Parts, audience: Audience) -> Result<Self, ApiError> {
-        Self::admit_from(state, &head.headers, || head.extensions.get(), audience)
+        let call = Self::admit_from(state, &head.headers, || head.extensions.get(), audience)?;
+        Ok(Self { source: source(&head.extensions), ..call })
     }
 
     /// The caller is looked for only when he matters.
@@ -240,6 +239,11 @@ impl Call {
         pending.done();
         Ok((revision, outcome?))
     }
+}
+
+/// The connection that a call came on. A call from the gateway brings that alone, without the caller's certificate.
+fn source(extensions: &http::Extensions) -> Source {
+    extensions.get().copied().or_else(|| extensions.get().map(Caller::source)).unwrap_or_default()
 }
 
 /// Longest client timeout that is taken literally; longer ones are cut by the request timeout anyway.

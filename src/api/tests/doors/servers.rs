@@ -265,7 +265,10 @@ impl Server {
                 let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("etcd accepts");
                 if with_certificate {
                     let name = ClientTls::server_name("localhost").expect("a name");
-                    let stream = tls.connector().connect(name, stream).await.expect("a handshake");
+                    // Calls to members offer no protocol (note 077); etcd takes who offers none for HTTP/1.
+                    let connector = tls.connector();
+                    let offering = connector.with_alpn(vec![b"h2".to_vec()]);
+                    let stream = offering.connect(name, stream).await.expect("a handshake");
                     over_http2(TokioIo::new(stream), "https", port, request, is_stream).await
                 } else if is_grpc {
                     over_http2(TokioIo::new(stream), "http", port, request, is_stream).await
