@@ -30,7 +30,7 @@ pub(super) fn refuse<B>(request: &Request<B>) -> Option<Response<ClientBody>> {
     let mut response = typed(StatusCode::BAD_REQUEST, HeaderValue::from_static("text/plain; charset=utf-8"), said);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     // The sentence is in the status line too.
-    let reason = ReasonPhrase::from_static(said[STATUS.len()..].as_bytes());
+    let reason = ReasonPhrase::from_static(&said.as_bytes()[STATUS.len()..]);
     response.extensions_mut().insert(reason);
     Some(response)
 }
