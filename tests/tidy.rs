@@ -20,7 +20,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("jsonwebtoken::", &["src/api/identity/jwt"]),
     ("aws_lc_rs::", &["src/api/identity/jwt", "src/tls", "src/pki"]),
     ("prost_reflect::", &["src/api/gateway/"]),
-    ("bcrypt::", &["src/api/identity/passwords", "src/api/v2/auth/passwords"]),
+    ("bcrypt::", &["src/api/identity/passwords"]),
     ("loona_hpack::", &["src/listen/authority"]),
     ("rcgen::", &["src/pki", "src/tls"]),
     ("x509_parser::", &["src/pki", "src/tls"]),

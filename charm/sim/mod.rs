@@ -225,7 +225,7 @@ impl World {
             leader: None,
             clusters: Vec::new(),
             begun: BTreeSet::new(),
-            juju4: seed % 2 == 0,
+            juju4: seed.is_multiple_of(2),
             addresses: Vec::new(),
             certificates: BTreeMap::new(),
             serial: 0,

@@ -2,15 +2,19 @@
 //!
 //! Nothing here costs more than a relaxed load while authentication is off. What goes through the log is judged again at
 //! apply, on replicated data ([`signed`] puts the asker's name and auth revision beside the command); what is read is
-//! judged before the read, and the auth revision is compared after it ([`Reading`]). The table of all methods is a test
-//! (`api/tests/permissions.rs`), in which every method of the port must have its row.
+//! judged before the read, and the auth revision is compared after it ([`Reading`]). Which right a method or route asks for
+//! stands in [`super::rights`]; [`rpc`] and `api::v2::guard` ask for it before any handler runs. What depends on the
+//! message ([`Right::Named`]) is asked by the method, with the functions below. The whole table is walked by
+//! `api/tests/doors.rs`.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::call::Call;
+use super::call::{Audience, Call};
 use super::error::ApiError;
+use super::methods::Rpc;
+use super::rights::Right;
 use super::state::State;
 use crate::model::auth::{Auth, AuthError, Identity, check};
 use crate::model::command::{self, Command};
@@ -18,6 +22,41 @@ use crate::model::effects::Refusal;
 use crate::model::kv::Failure;
 use crate::model::view::{Lease, View};
 use crate::proto::etcdserverpb as pb;
+
+/// Whether [`rpc`] has something to judge: a call of another method is judged by the method, or not at all.
+pub fn is_judged_at_the_door(rpc: Rpc) -> bool {
+    !matches!(rpc.right(), Right::Open | Right::Named)
+}
+
+/// Lets pass who has the right that the method asks for, as far as its message does not decide it. A member that lags may
+/// not have heard of a grant, so a refusal is looked at again after it has caught up.
+///
+/// # Errors
+/// [`ApiError::NotSupportedForLearner`], [`ApiError::NoLeader`], [`ApiError::BadTimeout`]; those of [`root`]; barrier
+/// errors.
+pub async fn rpc(state: &State, rpc: Rpc, head: &http::request::Parts) -> Result<(), ApiError> {
+    if !state.store.auth_mark().is_on() {
+        return Ok(());
+    }
+    let audience = match rpc {
+        Rpc::Status | Rpc::Snapshot => Audience::Anyone,
+        _ => Audience::Voters,
+    };
+    let call = Call::of_head(state, head, audience)?;
+    match rpc.right() {
+        Right::Known => somebody(state, &call).await,
+        Right::Root => match root(state, &call).await {
+            Err(ApiError::Auth(AuthError::Denied | AuthError::UserNotFound)) => {
+                call.read_barrier(state).await?;
+                root(state, &call).await
+            }
+            judged => judged,
+        },
+        Right::Open | Right::Named => Ok(()),
+        // Rights of v2, which no method has.
+        Right::Keys | Right::About | Right::Admin | Right::Members => Err(AuthError::Denied.into()),
+    }
+}
 
 /// Lets pass who has the root role.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
@@ -168,6 +168,8 @@ fn counted(count: &mut CallCount, frame: Option<&Frame<Bytes>>) {
         count.finish(Status::from_header_map(trailers).map_or(Code::Unknown, |status| status.code()));
     }
 }
+/// Flag and length before a gRPC message, bytes.
+const MESSAGE_HEAD: usize = 5;
 
 /// How long a request that is one message may take to arrive after its head.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -240,6 +242,35 @@ impl<B> RequestBody<B> {
     }
 }
 
+/// A body that has arrived: its frames, and the error that may have ended it.
+pub(super) type Arrived = StreamBody<futures::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, BodyError>>>>;
+
+impl<B> RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    /// Waits for the end of a body that is one message of at most `most` bytes.
+    ///
+    /// # Errors
+    /// The bytes that came, when they are more than that: nothing is to be carried out that has no end.
+    pub(super) async fn whole(mut self, most: usize) -> Result<Arrived, usize> {
+        let (mut frames, mut bytes) = (Vec::new(), 0);
+        while let Some(frame) = self.frame().await {
+            bytes += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+            if bytes > most.saturating_add(MESSAGE_HEAD) {
+                return Err(bytes - MESSAGE_HEAD);
+            }
+            let broken = frame.is_err();
+            frames.push(frame);
+            if broken {
+                break;
+            }
+        }
+        Ok(StreamBody::new(futures::stream::iter(frames)))
+    }
+}
+
 impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -281,8 +312,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::StreamBody;
-
     use super::*;
 
     type Pieces = Vec<Result<Frame<Bytes>, std::convert::Infallible>>;

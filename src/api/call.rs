@@ -60,10 +60,8 @@ impl Call {
     /// Those of [`Call::admit`].
     pub fn of<T>(state: &State, request: &tonic::Request<T>, audience: Audience) -> Result<Self, ApiError> {
         let (metadata, extensions) = (request.metadata().as_ref(), request.extensions());
-        let mut call = Self::admit_from(state, metadata, || extensions.get(), audience)?;
-        // A call from the gateway brings the source alone, without the caller's certificate.
-        call.source = extensions.get().copied().or_else(|| extensions.get().map(Caller::source)).unwrap_or_default();
-        Ok(call)
+        let call = Self::admit_from(state, metadata, || extensions.get(), audience)?;
+        Ok(Self { source: source(extensions), ..call })
     }
 
     /// Admits a request with these headers, in etcd's order: learner, then leader. Who asks is told by a token among
@@ -71,9 +69,17 @@ impl Call {
     ///
     /// # Errors
     /// [`ApiError::NotSupportedForLearner`], [`ApiError::NoLeader`], [`ApiError::BadTimeout`].
-    #[allow(dead_code, reason = "the way in for requests that are not gRPC")]
     pub fn admit(state: &State, headers: &HeaderMap, audience: Audience) -> Result<Self, ApiError> {
         Self::admit_from(state, headers, || None, audience)
+    }
+
+    /// The same for a gRPC request of which only the head has been read.
+    ///
+    /// # Errors
+    /// Those of [`Call::admit`].
+    pub fn of_head(state: &State, head: &http::request::Parts, audience: Audience) -> Result<Self, ApiError> {
+        let call = Self::admit_from(state, &head.headers, || head.extensions.get(), audience)?;
+        Ok(Self { source: source(&head.extensions), ..call })
     }
 
     /// The caller is looked for only when he matters.
@@ -233,6 +239,11 @@ impl Call {
         pending.done();
         Ok((revision, outcome?))
     }
+}
+
+/// The connection that a call came on. A call from the gateway brings that alone, without the caller's certificate.
+fn source(extensions: &http::Extensions) -> Source {
+    extensions.get().copied().or_else(|| extensions.get().map(Caller::source)).unwrap_or_default()
 }
 
 /// Longest client timeout that is taken literally; longer ones are cut by the request timeout anyway.

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::health::CHECKS;
-use super::methods::METHODS;
+use super::methods::Rpc;
 use super::metrics::{CheckCounters, Metrics};
 use super::process;
 use super::state::State;
@@ -276,21 +276,22 @@ fn peers(page: &mut Page, state: &State) {
     }
 }
 
+/// What tells the series of one method from those of another.
+fn labels(rpc: Rpc) -> [(&'static str, &'static str); 3] {
+    [("grpc_method", rpc.name()), ("grpc_service", rpc.service().name()), ("grpc_type", rpc.kind().label())]
+}
+
 fn calls(page: &mut Page, metrics: &Metrics) {
     page.head("grpc_server_started_total", "counter", "Calls begun.");
-    for ((service, method, kind), counters) in METHODS.iter().zip(&metrics.methods) {
-        let labels = [("grpc_method", *method), ("grpc_service", service.name()), ("grpc_type", kind.label())];
+    for (rpc, counters) in Rpc::ALL.iter().zip(&metrics.methods) {
+        let labels = labels(*rpc);
         page.sample("grpc_server_started_total", &labels, counters.started.load(Relaxed));
     }
     page.head("grpc_server_handled_total", "counter", "Calls ended, by code.");
-    for ((service, method, kind), counters) in METHODS.iter().zip(&metrics.methods) {
+    for (rpc, counters) in Rpc::ALL.iter().zip(&metrics.methods) {
         for (code, count) in CODE_NAMES.iter().zip(&counters.handled) {
-            let labels = [
-                ("grpc_code", *code),
-                ("grpc_method", *method),
-                ("grpc_service", service.name()),
-                ("grpc_type", kind.label()),
-            ];
+            let [method, service, kind] = labels(*rpc);
+            let labels = [("grpc_code", *code), method, service, kind];
             page.sample("grpc_server_handled_total", &labels, count.load(Relaxed));
         }
     }
@@ -300,10 +301,10 @@ fn calls(page: &mut Page, metrics: &Metrics) {
 fn handling(page: &mut Page, metrics: &Metrics) {
     let Some(handling) = &metrics.handling else { return };
     page.head("grpc_server_handling_seconds", "histogram", "How long calls took.");
-    for ((service, method, kind), histogram) in METHODS.iter().zip(handling) {
+    for (rpc, histogram) in Rpc::ALL.iter().zip(handling) {
         let seen = histogram.read();
         if seen.count > 0 {
-            let labels = [("grpc_method", *method), ("grpc_service", service.name()), ("grpc_type", kind.label())];
+            let labels = labels(*rpc);
             page.buckets("grpc_server_handling_seconds", &labels, &seen);
         }
     }

@@ -7,12 +7,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::body::ClientBody;
 use super::call::Call;
 use super::error::ApiError;
-use super::http::{not_found, only_get, plain, text};
+use super::http::{not_found, plain, text};
 use super::state::State;
 use crate::model::view::View;
 use crate::proto::etcdserverpb::AlarmType;
@@ -61,11 +61,8 @@ impl Check {
     }
 }
 
-/// Answers a probe. `path` starts with `/health`, `/livez` or `/readyz`.
-pub(super) async fn answer(state: &Arc<State>, method: &Method, path: &str, query: &str) -> Response<ClientBody> {
-    if method != Method::GET {
-        return only_get(method, not_found);
-    }
+/// Answers a GET of a probe. `path` starts with `/health`, `/livez` or `/readyz`.
+pub(super) async fn answer(state: &Arc<State>, path: &str, query: &str) -> Response<ClientBody> {
     let question = Question::read(query);
     let (root, one) = match path[1..].split_once('/') {
         Some((root, one)) => (root, Some(one)),

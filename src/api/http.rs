@@ -8,11 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 
 use super::body::{AnyBody, BODY_TIMEOUT, BodyError, ClientBody, TimedBody};
+use super::host;
 use super::identity::GATEWAY_REFUSAL;
+use super::routes::Route;
 use super::service::ClientService;
 use super::state::State;
 use super::v2::{self, V2};
@@ -58,7 +60,7 @@ impl Web {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + Send,
     {
-        if !self.options.tls && !self.options.hosts.allows(&host_of(&request)) {
+        if !self.options.tls && !self.options.hosts.allows(&host::name(&request)) {
             return text(StatusCode::MISDIRECTED_REQUEST, "the host of this request is not on --host-whitelist");
         }
         let cors = cors_headers(&self.options.cors, request.headers());
@@ -78,48 +80,72 @@ impl Web {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError> + Send,
     {
-        let path = request.uri().path();
-        if path == "/version" {
-            return only_get(request.method(), || version(&self.state));
+        let Some(route) = Route::find(request.uri().path()).filter(|route| self.has(*route)) else {
+            return not_found();
+        };
+        if let Some(refusal) = wrong_method(route, request.method()) {
+            return refusal;
         }
-        if self.options.gateway {
-            if gateway::is_gateway(path) {
+        match route {
+            Route::GatewayFolder => moved("/v3/"),
+            Route::Gateway => {
                 if self.state.identities.refuses_at_gateway(&self.state, request.extensions().get::<Caller>()) {
                     return text(StatusCode::BAD_REQUEST, GATEWAY_REFUSAL);
                 }
-                return gateway::answer(service, request).await;
+                gateway::answer(service, request).await
             }
-            if path == "/v3" {
-                return moved("/v3/");
+            Route::Version => version(&self.state),
+            Route::Debug => debug::answer(&self.state, request.uri().path()),
+            Route::Health | Route::Livez | Route::Readyz | Route::Metrics => {
+                observe(&self.state, route, request.uri()).await
             }
-        }
-        if self.options.debug && path.starts_with("/debug/") {
-            return only_get(request.method(), || debug::answer(&self.state, path));
-        }
-        match &self.v2 {
-            Some(v2) if path == "/v2" || path.starts_with("/v2/") => {
+            Route::V2Keys
+            | Route::V2Machines
+            | Route::V2Members
+            | Route::V2Member
+            | Route::V2StatsSelf
+            | Route::V2StatsLeader
+            | Route::V2StatsStore
+            | Route::V2Export
+            | Route::V2AuthEnable
+            | Route::V2AuthUsers
+            | Route::V2AuthUser
+            | Route::V2AuthRoles
+            | Route::V2AuthRole => {
+                let Some(v2) = &self.v2 else { return not_found() };
                 let request = request.map(|body| AnyBody::new(TimedBody::new(body, Some(BODY_TIMEOUT))));
-                v2::answer(v2, request).await
+                v2::answer(v2, route, request).await
             }
-            _ => observe(&self.state, request.method(), path, request.uri().query().unwrap_or_default()).await,
         }
+    }
+
+    /// Whether the settings leave the route in.
+    fn has(&self, route: Route) -> bool {
+        (self.options.gateway || !route.is_gateway())
+            && (self.options.debug || route != Route::Debug)
+            && (self.v2.is_some() || !route.is_v2())
     }
 }
 
-/// Answers what a metrics listener serves: metrics and health, nothing that reads or writes data.
-pub async fn observe(state: &Arc<State>, method: &Method, path: &str, query: &str) -> Response<ClientBody> {
-    match path {
-        "/metrics" => only_get(method, || {
-            state.metrics.scrapes.fetch_add(1, Relaxed);
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            typed(StatusCode::OK, kind, exposition::render(state))
-        }),
-        "/health" | "/livez" | "/readyz" => health::answer(state, method, path, query).await,
-        _ if path.starts_with("/livez/") || path.starts_with("/readyz/") => {
-            health::answer(state, method, path, query).await
-        }
-        _ => not_found(),
+/// Answers any request of the metrics port.
+pub async fn answer_metrics(state: &Arc<State>, method: &Method, uri: &Uri) -> Response<ClientBody> {
+    match Route::find(uri.path()).filter(|route| route.is_on_metrics_port()) {
+        Some(route) => match wrong_method(route, method) {
+            Some(refusal) => refusal,
+            None => observe(state, route, uri).await,
+        },
+        None => not_found(),
     }
+}
+
+/// Answers what a metrics listener serves too: metrics and health, nothing that reads or writes data.
+async fn observe(state: &Arc<State>, route: Route, uri: &Uri) -> Response<ClientBody> {
+    if route != Route::Metrics {
+        return health::answer(state, uri.path(), uri.query().unwrap_or_default()).await;
+    }
+    state.metrics.scrapes.fetch_add(1, Relaxed);
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    typed(StatusCode::OK, kind, exposition::render(state))
 }
 
 fn version(state: &State) -> Response<ClientBody> {
@@ -130,14 +156,10 @@ fn version(state: &State) -> Response<ClientBody> {
     typed(StatusCode::OK, HeaderValue::from_static("application/json"), body)
 }
 
-/// The answer to a GET; anything else is told that only GET is allowed.
-pub(super) fn only_get(method: &Method, answer: impl FnOnce() -> Response<ClientBody>) -> Response<ClientBody> {
-    if method == Method::GET {
-        return answer();
-    }
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-    response
+/// What is said to a method that the route does not have.
+fn wrong_method(route: Route, method: &Method) -> Option<Response<ClientBody>> {
+    let allowed = route.methods();
+    (!allowed.is_empty() && !allowed.contains(method)).then(|| v2::not_allowed(allowed))
 }
 
 /// As Go's router sends callers of a folder without its slash.
@@ -193,32 +215,9 @@ fn cors_headers(allowed: &AllowList, request: &HeaderMap) -> Option<[(HeaderName
     ])
 }
 
-/// The host a request is addressed to, without its port.
-fn host_of<B>(request: &Request<B>) -> String {
-    let header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(header).unwrap_or_default();
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    host.trim_start_matches('[').trim_end_matches(']').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_are_read_without_their_port() {
-        let host = |value: &'static str| {
-            let request = Request::builder().uri("/health").header(header::HOST, value).body(()).expect("a request");
-            host_of(&request)
-        };
-        assert_eq!(host("a.example:2379"), "a.example");
-        assert_eq!(host("a.example"), "a.example");
-        assert_eq!(host("[::1]:2379"), "::1");
-        assert_eq!(host("[::1]"), "::1");
-    }
 
     #[test]
     fn an_unlisted_origin_gets_no_cors_headers_and_a_listed_one_is_echoed() {

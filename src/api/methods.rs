@@ -1,4 +1,5 @@
-//! Every gRPC method this port serves, by path. The order here is the index of the counters in `metrics`.
+//! Every gRPC method this port serves. One row says all that is to be said of it: service, name, kind, and the paths of
+//! the JSON gateway that lead to it. Who may call it stands in [`super::rights`].
 
 /// How many messages go each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,68 +63,100 @@ impl Service {
     }
 }
 
-/// One method: its service, name and kind.
-pub type Method = (Service, &'static str, Kind);
+macro_rules! rpcs {
+    ($($rpc:ident: $service:ident, $name:literal, $kind:ident, [$($path:literal),*];)*) => {
+        /// A method. As a number it is the index of its counters in `metrics`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(usize)]
+        pub enum Rpc {
+            $(#[doc = concat!("`", stringify!($service), ".", $name, "`")] $rpc,)*
+        }
 
-/// Every method. Calls are looked up from the top, so the ones that carry the load come first.
-pub const METHODS: [Method; 50] = [
-    (Service::Kv, "Range", Kind::Unary),
-    (Service::Kv, "Put", Kind::Unary),
-    (Service::Kv, "Txn", Kind::Unary),
-    (Service::Kv, "DeleteRange", Kind::Unary),
-    (Service::Kv, "Compact", Kind::Unary),
-    (Service::Watch, "Watch", Kind::BidiStream),
-    (Service::Lease, "LeaseKeepAlive", Kind::BidiStream),
-    (Service::Lease, "LeaseGrant", Kind::Unary),
-    (Service::Lease, "LeaseRevoke", Kind::Unary),
-    (Service::Lease, "LeaseTimeToLive", Kind::Unary),
-    (Service::Lease, "LeaseLeases", Kind::Unary),
-    (Service::Cluster, "MemberAdd", Kind::Unary),
-    (Service::Cluster, "MemberRemove", Kind::Unary),
-    (Service::Cluster, "MemberUpdate", Kind::Unary),
-    (Service::Cluster, "MemberList", Kind::Unary),
-    (Service::Cluster, "MemberPromote", Kind::Unary),
-    (Service::Maintenance, "Alarm", Kind::Unary),
-    (Service::Maintenance, "Status", Kind::Unary),
-    (Service::Maintenance, "Defragment", Kind::Unary),
-    (Service::Maintenance, "Hash", Kind::Unary),
-    (Service::Maintenance, "HashKV", Kind::Unary),
-    (Service::Maintenance, "Snapshot", Kind::ServerStream),
-    (Service::Maintenance, "MoveLeader", Kind::Unary),
-    (Service::Maintenance, "Downgrade", Kind::Unary),
-    (Service::Auth, "AuthEnable", Kind::Unary),
-    (Service::Auth, "AuthDisable", Kind::Unary),
-    (Service::Auth, "AuthStatus", Kind::Unary),
-    (Service::Auth, "Authenticate", Kind::Unary),
-    (Service::Auth, "UserAdd", Kind::Unary),
-    (Service::Auth, "UserGet", Kind::Unary),
-    (Service::Auth, "UserList", Kind::Unary),
-    (Service::Auth, "UserDelete", Kind::Unary),
-    (Service::Auth, "UserChangePassword", Kind::Unary),
-    (Service::Auth, "UserGrantRole", Kind::Unary),
-    (Service::Auth, "UserRevokeRole", Kind::Unary),
-    (Service::Auth, "RoleAdd", Kind::Unary),
-    (Service::Auth, "RoleGet", Kind::Unary),
-    (Service::Auth, "RoleList", Kind::Unary),
-    (Service::Auth, "RoleDelete", Kind::Unary),
-    (Service::Auth, "RoleGrantPermission", Kind::Unary),
-    (Service::Auth, "RoleRevokePermission", Kind::Unary),
-    (Service::Lock, "Lock", Kind::Unary),
-    (Service::Lock, "Unlock", Kind::Unary),
-    (Service::Election, "Campaign", Kind::Unary),
-    (Service::Election, "Proclaim", Kind::Unary),
-    (Service::Election, "Leader", Kind::Unary),
-    (Service::Election, "Observe", Kind::ServerStream),
-    (Service::Election, "Resign", Kind::Unary),
-    (Service::Health, "Check", Kind::Unary),
-    (Service::Health, "Watch", Kind::ServerStream),
-];
+        impl Rpc {
+            /// Every method. Calls are looked up from the top, so the ones that carry the load come first.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$rpc),*];
+
+            /// Its service.
+            pub fn service(self) -> Service {
+                match self { $(Self::$rpc => Service::$service,)* }
+            }
+
+            /// Its name within the service.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$rpc => $name,)* }
+            }
+
+            /// How many messages go each way.
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$rpc => Kind::$kind,)* }
+            }
+
+            /// Its paths below `/v3/` in the JSON gateway, all of them POST: etcd's annotations.
+            pub fn gateway_paths(self) -> &'static [&'static str] {
+                match self { $(Self::$rpc => &[$($path),*],)* }
+            }
+        }
+    };
+}
+
+rpcs! {
+    Range: Kv, "Range", Unary, ["kv/range"];
+    Put: Kv, "Put", Unary, ["kv/put"];
+    Txn: Kv, "Txn", Unary, ["kv/txn"];
+    DeleteRange: Kv, "DeleteRange", Unary, ["kv/deleterange"];
+    Compact: Kv, "Compact", Unary, ["kv/compaction"];
+    Watch: Watch, "Watch", BidiStream, ["watch"];
+    LeaseKeepAlive: Lease, "LeaseKeepAlive", BidiStream, ["lease/keepalive"];
+    LeaseGrant: Lease, "LeaseGrant", Unary, ["lease/grant"];
+    LeaseRevoke: Lease, "LeaseRevoke", Unary, ["lease/revoke", "kv/lease/revoke"];
+    LeaseTimeToLive: Lease, "LeaseTimeToLive", Unary, ["lease/timetolive", "kv/lease/timetolive"];
+    LeaseLeases: Lease, "LeaseLeases", Unary, ["lease/leases", "kv/lease/leases"];
+    MemberAdd: Cluster, "MemberAdd", Unary, ["cluster/member/add"];
+    MemberRemove: Cluster, "MemberRemove", Unary, ["cluster/member/remove"];
+    MemberUpdate: Cluster, "MemberUpdate", Unary, ["cluster/member/update"];
+    MemberList: Cluster, "MemberList", Unary, ["cluster/member/list"];
+    MemberPromote: Cluster, "MemberPromote", Unary, ["cluster/member/promote"];
+    Alarm: Maintenance, "Alarm", Unary, ["maintenance/alarm"];
+    Status: Maintenance, "Status", Unary, ["maintenance/status"];
+    Defragment: Maintenance, "Defragment", Unary, ["maintenance/defragment"];
+    Hash: Maintenance, "Hash", Unary, ["maintenance/hash"];
+    HashKv: Maintenance, "HashKV", Unary, ["maintenance/hashkv"];
+    Snapshot: Maintenance, "Snapshot", ServerStream, ["maintenance/snapshot"];
+    MoveLeader: Maintenance, "MoveLeader", Unary, ["maintenance/transfer-leadership"];
+    Downgrade: Maintenance, "Downgrade", Unary, ["maintenance/downgrade"];
+    AuthEnable: Auth, "AuthEnable", Unary, ["auth/enable"];
+    AuthDisable: Auth, "AuthDisable", Unary, ["auth/disable"];
+    AuthStatus: Auth, "AuthStatus", Unary, ["auth/status"];
+    Authenticate: Auth, "Authenticate", Unary, ["auth/authenticate"];
+    UserAdd: Auth, "UserAdd", Unary, ["auth/user/add"];
+    UserGet: Auth, "UserGet", Unary, ["auth/user/get"];
+    UserList: Auth, "UserList", Unary, ["auth/user/list"];
+    UserDelete: Auth, "UserDelete", Unary, ["auth/user/delete"];
+    UserChangePassword: Auth, "UserChangePassword", Unary, ["auth/user/changepw"];
+    UserGrantRole: Auth, "UserGrantRole", Unary, ["auth/user/grant"];
+    UserRevokeRole: Auth, "UserRevokeRole", Unary, ["auth/user/revoke"];
+    RoleAdd: Auth, "RoleAdd", Unary, ["auth/role/add"];
+    RoleGet: Auth, "RoleGet", Unary, ["auth/role/get"];
+    RoleList: Auth, "RoleList", Unary, ["auth/role/list"];
+    RoleDelete: Auth, "RoleDelete", Unary, ["auth/role/delete"];
+    RoleGrantPermission: Auth, "RoleGrantPermission", Unary, ["auth/role/grant"];
+    RoleRevokePermission: Auth, "RoleRevokePermission", Unary, ["auth/role/revoke"];
+    Lock: Lock, "Lock", Unary, ["lock/lock"];
+    Unlock: Lock, "Unlock", Unary, ["lock/unlock"];
+    Campaign: Election, "Campaign", Unary, ["election/campaign"];
+    Proclaim: Election, "Proclaim", Unary, ["election/proclaim"];
+    Leader: Election, "Leader", Unary, ["election/leader"];
+    Observe: Election, "Observe", ServerStream, ["election/observe"];
+    Resign: Election, "Resign", Unary, ["election/resign"];
+    HealthCheck: Health, "Check", Unary, [];
+    HealthWatch: Health, "Watch", ServerStream, [];
+}
 
 /// What a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup<'a> {
-    /// A method, by its index in [`METHODS`].
-    Found(usize),
+    /// A method.
+    Found(Rpc),
     /// A service of ours without such a method.
     NoMethod(&'a str, &'a str),
     /// Not a service of ours.
@@ -136,11 +169,11 @@ pub fn lookup(path: &str) -> Lookup<'_> {
         return Lookup::NoService(path);
     };
     let mut known = false;
-    for (index, (owner, name, _kind)) in METHODS.iter().enumerate() {
-        if owner.name() == service {
+    for rpc in Rpc::ALL {
+        if rpc.service().name() == service {
             known = true;
-            if *name == method {
-                return Lookup::Found(index);
+            if rpc.name() == method {
+                return Lookup::Found(rpc);
             }
         }
     }
@@ -152,9 +185,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_method_is_found_by_its_own_path() {
-        for (index, (service, method, _)) in METHODS.iter().enumerate() {
-            assert_eq!(lookup(&format!("/{}/{method}", service.name())), Lookup::Found(index));
+    fn every_method_is_found_by_its_own_path_and_numbered_in_order() {
+        for (index, rpc) in Rpc::ALL.into_iter().enumerate() {
+            assert_eq!(lookup(&format!("/{}/{}", rpc.service().name(), rpc.name())), Lookup::Found(rpc));
+            assert_eq!(rpc as usize, index);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 use super::key_count::KeyCount;
-use super::methods::METHODS;
+use super::methods::Rpc;
 use super::v2::HubStats;
 use crate::histogram::{Bounds, DISK, Histogram, doubling};
 use crate::model::effects::LeaseChange;
@@ -69,10 +69,10 @@ impl CheckCounters {
 pub struct Metrics {
     /// What they are made for.
     pub options: MetricsOptions,
-    /// How long calls took, by index in [`METHODS`]; only when asked for.
+    /// How long calls took, by [`Rpc`]; only when asked for.
     pub handling: Option<Box<[Histogram]>>,
-    /// By index in [`METHODS`].
-    pub methods: [MethodCounters; METHODS.len()],
+    /// By [`Rpc`].
+    pub methods: [MethodCounters; Rpc::ALL.len()],
     /// Bytes of gRPC request bodies.
     pub received_bytes: AtomicU64,
     /// Bytes of gRPC answer bodies.
@@ -146,7 +146,7 @@ const CALL_BOUNDS: Bounds =
 impl Metrics {
     /// Nothing counted yet.
     pub fn new(options: MetricsOptions) -> Self {
-        let handling = || METHODS.iter().map(|_| Histogram::new(CALL_BOUNDS)).collect();
+        let handling = || Rpc::ALL.iter().map(|_| Histogram::new(CALL_BOUNDS)).collect();
         Self {
             handling: options.extensive.then(handling),
             options,
@@ -276,7 +276,8 @@ pub struct CallCount {
 
 impl CallCount {
     /// Counts a call of this method as started.
-    pub fn start(metrics: Arc<Metrics>, method: usize) -> Self {
+    pub fn start(metrics: Arc<Metrics>, rpc: Rpc) -> Self {
+        let method = rpc as usize;
         metrics.methods[method].started.fetch_add(1, Relaxed);
         let begun = metrics.handling.as_ref().map(|_| Instant::now());
         Self { metrics, method, open: true, begun }
@@ -315,11 +316,11 @@ mod tests {
     #[test]
     fn a_call_is_handled_once_and_canceled_when_given_up() {
         let metrics = Arc::new(Metrics::new(MetricsOptions::default()));
-        let mut call = CallCount::start(Arc::clone(&metrics), 0);
+        let mut call = CallCount::start(Arc::clone(&metrics), Rpc::ALL[0]);
         call.finish(Code::Ok);
         call.finish(Code::Internal);
         drop(call);
-        drop(CallCount::start(Arc::clone(&metrics), 0));
+        drop(CallCount::start(Arc::clone(&metrics), Rpc::ALL[0]));
         assert_eq!(metrics.methods[0].started.load(Relaxed), 2);
         assert_eq!(handled(&metrics, Code::Ok), 1);
         assert_eq!(handled(&metrics, Code::Internal), 0);

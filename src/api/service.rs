@@ -3,6 +3,7 @@
 //! gRPC calls pass no layer and no router here: a table lookup, the generated server, and a body that counts.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,9 +14,11 @@ use http_body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::access;
 use super::body::{BODY_TIMEOUT, BodyError, ClientBody, RequestBody};
+use super::host;
 use super::http::{self, HttpOptions, Web};
-use super::methods::{self, Lookup, METHODS};
+use super::methods::{self, Lookup, Rpc};
 use super::metrics::CallCount;
 use super::paid::Carried;
 use super::state::State;
@@ -116,18 +119,52 @@ impl ClientService {
         B::Error: Into<BodyError> + Send,
     {
         let Shared { state, .. } = &*self.0;
-        let method = match methods::lookup(request.uri().path()) {
-            Lookup::Found(method) => method,
+        let rpc = match methods::lookup(request.uri().path()) {
+            Lookup::Found(rpc) => rpc,
             Lookup::NoMethod(service, method) => {
                 return ClientFuture::refuse(format!("unknown method {method} for service {service}"));
             }
             Lookup::NoService(service) => return ClientFuture::refuse(format!("unknown service {service}")),
         };
-        let count = CallCount::start(Arc::clone(&state.metrics), method);
-        let limit = (METHODS[method].2 != methods::Kind::BidiStream).then_some(BODY_TIMEOUT);
+        let count = CallCount::start(Arc::clone(&state.metrics), rpc);
+        let limit = (rpc.kind() != methods::Kind::BidiStream).then_some(BODY_TIMEOUT);
         let most = state.limits.max_message_bytes();
         let request = request.map(|body| RequestBody::new(body, limit, most, Arc::clone(&state.metrics)));
-        let call = match METHODS[method].0 {
+        let call = if access::is_judged_at_the_door(rpc) {
+            self.admit_and_dispatch(rpc, request, most)
+        } else {
+            self.dispatch(rpc, request)
+        };
+        ClientFuture(Kind::Grpc { call, count: Some(count) })
+    }
+
+    /// Asks for the method's right before its handler runs, and when the request is whole: what somebody may is asked when
+    /// his request can be carried out, not when its first byte came.
+    fn admit_and_dispatch<B>(&self, rpc: Rpc, request: Request<RequestBody<B>>, most: usize) -> GrpcFuture
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError> + Send,
+    {
+        let service = self.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = match body.whole(most).await {
+                Ok(body) => body,
+                Err(found) => return Ok(too_large(found, most).into_http()),
+            };
+            if let Err(error) = access::rpc(&service.0.state, rpc, &head).await {
+                return Ok(Status::from(error).into_http());
+            }
+            service.dispatch(rpc, Request::from_parts(head, body)).await
+        })
+    }
+
+    fn dispatch<B>(&self, rpc: Rpc, request: Request<B>) -> GrpcFuture
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError> + Send,
+    {
+        match rpc.service() {
             methods::Service::Kv => self.0.kv.clone().call(request),
             methods::Service::Watch => self.0.watch.clone().call(request),
             methods::Service::Lease => self.0.lease.clone().call(request),
@@ -137,8 +174,7 @@ impl ClientService {
             methods::Service::Lock => self.0.lock.clone().call(request),
             methods::Service::Election => self.0.election.clone().call(request),
             methods::Service::Health => self.0.health.clone().call(request),
-        };
-        ClientFuture(Kind::Grpc { call, count: Some(count) })
+        }
     }
 }
 
@@ -156,6 +192,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ClientFuture {
+        if let Some(refusal) = host::refuse(&request) {
+            return ClientFuture(Kind::Refused(Some(refusal)));
+        }
         match (is_grpc(&request), self.1) {
             (true, Serves::Both | Serves::Grpc) => return self.call_grpc(request),
             (false, Serves::Both | Serves::Http) => {}
@@ -195,11 +234,12 @@ impl<B: Send + 'static> Service<Request<B>> for MetricsService {
     }
 
     fn call(&mut self, request: Request<B>) -> ClientFuture {
+        if let Some(refusal) = host::refuse(&request) {
+            return ClientFuture(Kind::Refused(Some(refusal)));
+        }
         let state = Arc::clone(&self.0);
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        ClientFuture(Kind::Http(Box::pin(async move {
-            http::observe(&state, &method, uri.path(), uri.query().unwrap_or_default()).await
-        })))
+        ClientFuture(Kind::Http(Box::pin(async move { http::answer_metrics(&state, &method, &uri).await })))
     }
 }
 
@@ -259,9 +299,11 @@ fn reword(status: &Status) -> Status {
         Some((found, rest.strip_suffix(" bytes")?))
     };
     match numbers() {
-        Some((found, limit)) if status.code() == Code::OutOfRange => {
-            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
-        }
+        Some((found, limit)) if status.code() == Code::OutOfRange => too_large(found, limit),
         _ => status.clone(),
     }
+}
+
+fn too_large(found: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }

@@ -44,13 +44,14 @@ pub const POOL_THREADS: usize = READ_THREADS
     + PRINT_THREADS
     + FILE_THREADS
     + EXPORT_THREADS
+    + SNAPSHOT_FILES
     + 2 * PASSWORD_THREADS
     + MEMBER_THREADS;
 
 /// Requests of one connection that may wait in one lane. More are refused with etcd's "too many requests".
 pub const WAITING_PER_SOURCE: usize = 1024;
 
-/// Snapshot files for clients at once, with their disk space, until their readers have them.
+/// Snapshot files for clients at once, with their disk space, until their readers have them. Each is read by one thread.
 pub const SNAPSHOT_FILES: usize = 2;
 /// Bytes of a snapshot file that are in memory at a time, for each.
 pub const FILE_PIECE_BYTES: usize = 1 << 20;
@@ -118,7 +119,7 @@ pub struct Lanes {
     pub files: Lane,
     /// Walks of the v2 tree.
     pub exports: Lane,
-    /// Snapshot files that exist. Its turns are no threads.
+    /// Snapshot files that exist. A turn takes a thread while a piece is read.
     pub snapshots: Lane,
     /// Answers that wait for their readers.
     pub answers: Budget,

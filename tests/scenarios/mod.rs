@@ -13,6 +13,7 @@ mod etcdctl_words;
 mod floods;
 mod force_new;
 mod hostile;
+mod hosts;
 mod lab;
 mod leaderless;
 mod listeners;

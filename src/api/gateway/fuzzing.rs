@@ -11,7 +11,8 @@ use tonic::{Code, Status};
 
 use super::requests::{self, Many};
 use super::schema::Shape;
-use super::{metadata, routes, schema, write};
+use super::{metadata, schema, write};
+use crate::api::methods::Rpc;
 
 /// Far above what is fed in.
 const LIMIT: usize = 1 << 20;
@@ -25,10 +26,11 @@ type Read = Result<Bytes, (Code, String)>;
 /// A body or, where the first byte names no method, headers.
 pub(crate) fn gateway(data: &[u8]) {
     let Some((pick, rest)) = data.split_first() else { return };
-    match routes::ROUTES.get(usize::from(pick % CHOICES)) {
-        Some((_, service, method)) => {
-            let shape = schema::shape(service, method).unwrap_or_else(|| panic!("{service}/{method} has no shape"));
-            body(&shape, rest);
+    let mut paths = Rpc::ALL.into_iter().flat_map(|rpc| rpc.gateway_paths().iter().map(move |_| rpc));
+    match paths.nth(usize::from(pick % CHOICES)) {
+        Some(rpc) => {
+            let shape = schema::shape(rpc.service().name(), rpc.name());
+            body(&shape.unwrap_or_else(|| panic!("{rpc:?} has no shape")), rest);
         }
         None => headers(rest),
     }

@@ -37,14 +37,13 @@ use super::body::{BodyError, ClientBody};
 use super::service::ClientService;
 use crate::listen::Caller;
 use answers::Answers;
-pub use routes::is_gateway;
 use schema::Shape;
 use write::Printer;
 
 /// JSON bytes per byte of the largest gRPC message: base64, names, and escapes of what need not be escaped.
 const JSON_PER_BYTE: usize = 2;
 
-/// Answers a request whose path [`is_gateway`] takes.
+/// Answers a request of `Route::Gateway`.
 pub async fn answer<B>(service: &ClientService, request: Request<B>) -> Response<ClientBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -61,10 +60,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError> + Send,
 {
-    let (owner, method) = routes::find(request.uri().path()).ok_or_else(|| Status::not_found("Not Found"))?;
+    let rpc = routes::find(request.uri().path()).ok_or_else(|| Status::not_found("Not Found"))?;
     if request.method() != Method::POST {
         return Err(Status::unimplemented("Method Not Allowed"));
     }
+    let (owner, method) = (rpc.service().name(), rpc.name());
     let shape = schema::shape(owner, method).ok_or_else(|| Status::internal("this method has no description"))?;
     let (metadata, timeout) = metadata::translate(request.headers())?;
     let deadline = Deadline(timeout.map(|timeout| Instant::now() + timeout));

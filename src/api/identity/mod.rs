@@ -29,6 +29,7 @@ use crate::listen::Caller;
 use crate::model::auth::Identity;
 use crate::settings::AuthToken;
 use crate::store::{AuthEvent, Batch, EventSink, Moment};
+use crate::work;
 
 /// A header that only requests relayed by etcd's JSON gateway carry; whose certificate that is says nothing.
 const GATEWAY_MARK: &str = "grpcgateway-accept";
@@ -99,7 +100,7 @@ impl Identities {
         Ok(Arc::new(Self {
             tokens,
             by_certificate: options.by_certificate,
-            passwords: Passwords::new(options.bcrypt_cost),
+            passwords: Passwords::new(options.bcrypt_cost, work::password_threads(processors())),
             clock,
             changes: watch::Sender::new(()),
         }))
@@ -183,6 +184,10 @@ impl Identities {
         let named = || caller.and_then(Caller::common_name).is_some_and(|name| !name.is_empty());
         self.by_certificate && state.store.auth_mark().is_on() && named()
     }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the JSON gateway answers whoever comes with a certificate that has a common name.

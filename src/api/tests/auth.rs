@@ -264,7 +264,7 @@ async fn a_certificate_stands_for_its_common_name_unless_a_token_or_the_gateway_
     refused(kv_as!(member, "ann").put(relayed).await, EMPTY);
     let through_gateway = async |caller: Option<Caller>| {
         let body = Full::new(Bytes::from_static(br#"{"key":"Yg=="}"#));
-        let mut request = http::Request::post("/v3/kv/range").body(body).expect("a request");
+        let mut request = http::Request::post("/v3/kv/range").header("host", "x").body(body).expect("a request");
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }

@@ -27,7 +27,8 @@ async fn send(member: &Member, request: Request<Full<Bytes>>) -> (u16, HeaderMap
 }
 
 fn request(method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
-    Request::builder().method(method).uri(path).body(Full::new(Bytes::from(body.to_owned()))).expect("a request")
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request")
 }
 
 async fn post(member: &Member, path: &str, body: &str) -> (u16, String) {
@@ -46,7 +47,8 @@ async fn line(body: &mut ClientBody) -> String {
 async fn open(member: &Member, path: &str) -> (mpsc::Sender<Bytes>, tokio::task::JoinHandle<Response<ClientBody>>) {
     let (sender, chunks) = mpsc::channel::<Bytes>(8);
     let frames = ReceiverStream::new(chunks).map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-    let request = Request::builder().method(Method::POST).uri(path).body(StreamBody::new(frames)).expect("a request");
+    let request = Request::builder().method(Method::POST).uri(path).header("host", "localhost");
+    let request = request.body(StreamBody::new(frames)).expect("a request");
     let service = member.service();
     (sender, tokio::spawn(async move { service.oneshot(request).await.expect("infallible") }))
 }

@@ -16,7 +16,8 @@ use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 
 async fn ask(member: &Member, method: &str, path: &str) -> (u16, HeaderMap, String) {
-    let request = Request::builder().method(method).uri(path).body(Full::<Bytes>::default()).expect("a request");
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let request = request.body(Full::<Bytes>::default()).expect("a request");
     let response = member.service().oneshot(request).await.expect("infallible");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
@@ -143,7 +144,8 @@ async fn the_process_is_shown_only_where_that_is_asked_for() {
     assert_eq!(ask(&member, "POST", "/debug/vars").await.0, 405);
     let closed = HttpOptions { debug: false, gateway: false, ..member.http_options() };
     for path in ["/debug/vars", "/debug/pprof/", "/v3/kv/range"] {
-        let request = Request::builder().uri(path).body(Full::<Bytes>::default()).expect("a request");
+        let request = Request::builder().uri(path).header("host", "localhost");
+        let request = request.body(Full::<Bytes>::default()).expect("a request");
         let service = ClientService::new(member.state.clone(), closed.clone(), None);
         assert_eq!(service.oneshot(request).await.expect("infallible").status(), 404, "{path}");
     }

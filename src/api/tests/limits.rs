@@ -144,7 +144,8 @@ async fn authentication_is_off_and_needs_a_root_and_what_is_missing_is_unimpleme
         ("/v3nopepb.Nope/Nope", "unknown service v3nopepb.Nope"),
         ("/etcdserverpb.KV/RangeStream", "unknown method RangeStream for service etcdserverpb.KV"),
     ] {
-        let request = http::Request::post(path).header("content-type", "application/grpc");
+        let request = http::Request::post(path).version(http::Version::HTTP_2);
+        let request = request.header("content-type", "application/grpc");
         let request = request.body(tonic::body::Body::empty()).expect("a request");
         let answer = tower::ServiceExt::oneshot(member.service(), request).await.expect("infallible");
         let status = Status::from_header_map(answer.headers()).expect("a status");

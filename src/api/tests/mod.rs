@@ -2,12 +2,12 @@
 //! through the generated clients without a network between.
 
 mod auth;
+mod doors;
 mod gateway;
 mod http;
 mod kv;
 mod lease;
 mod limits;
 mod member;
-mod permissions;
 mod queue;
 mod watch;

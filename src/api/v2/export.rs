@@ -11,26 +11,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::auth::{asker, root_only, source};
-use super::keys::{broken, raft_error, refused, undone, with_raft};
-use super::propose::Failure;
+use super::auth::source;
+use super::keys::{broken, raft_error, refused, with_raft};
+use super::propose::{Failure, busy};
 use super::request::{clean, unescape};
-use super::{V2, not_allowed, respond, unix_now, with_cluster_id};
-use crate::api::body::{AnyBody, ClientBody};
+use super::{V2, respond, unix_now, with_cluster_id};
+use crate::api::body::ClientBody;
 use crate::model::v2::types::{Error, Stored, UnixNanos};
 use crate::model::v2::{self};
 use crate::model::view::ViewError;
 use crate::treefile::{Header, Node, WriteError, Writer};
-use crate::work::{Source, Undone};
+use crate::work::Source;
 
 /// Where it is served.
-pub(super) const PATH: &str = "/v2/export";
+const PATH: &str = "/v2/export";
 /// Bytes handed to the connection at once.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Chunks that wait for the connection.
@@ -39,18 +39,10 @@ const CHUNKS: usize = 4;
 const READER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Answers with the whole tree below the path.
-pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    const GET: &[Method] = &[Method::GET];
-    if request.method() != Method::GET {
-        return not_allowed(GET);
-    }
+pub(super) async fn answer<B>(v2: &Arc<V2>, request: &Request<B>) -> Response<ClientBody> {
     let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
-    let path = unescape(path.as_bytes(), false).and_then(|path| clean(&path));
-    if let Err(refused) = root_only(v2, asker(v2, &request)).await {
-        return *refused;
-    }
-    let response = match path {
-        Ok(path) => start(v2, source(&request), path).await,
+    let response = match unescape(path.as_bytes(), false).and_then(|path| clean(&path)) {
+        Ok(path) => start(v2, source(request), path).await,
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };
     with_cluster_id(v2, response)
@@ -66,8 +58,7 @@ async fn start(v2: &Arc<V2>, source: Source, path: Bytes) -> Response<ClientBody
     // Lanes apart: a walk goes as slowly as its reader, and nobody's list is to wait for that.
     let turn = match v2.state.work.exports.turn(source, Some(v2.deadline())).await {
         Ok(turn) => turn,
-        Err(Undone::Late) => return refused(&raft_error(&Failure::TooManyRequests.to_string())),
-        Err(other) => return refused(&raft_error(&undone(other).to_string())),
+        Err(undone) => return refused(&raft_error(&busy(undone).to_string())),
     };
     let view = v2.state.store.view();
     let now = unix_now();

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use super::auth::{self, Asker};
 use super::propose::{Failure, propose};
 use super::request::{BadRequest, KeyRequest, MAX_BODY_BYTES};
-use super::{V2, json, not_allowed, render, unix_now, wait, with_cluster_id};
+use super::{V2, guard, json, render, unix_now, wait, with_cluster_id};
 use crate::api::body::{AnyBody, ClientBody};
 use crate::api::limited::{Granted, Limited};
 use crate::api::paid::Paid;
+use crate::api::rights::Right;
+use crate::api::routes::Route;
 use crate::model::v2::auth::Want;
-use crate::model::v2::types::{Error, Outcome, Verb, code};
+use crate::model::v2::types::{Error, Outcome, Verb};
 use crate::model::v2::{self, Budget};
 use crate::model::view::{View, ViewError};
 use crate::work::{FREE_ANSWER_BYTES, Grant, Source, Undone};
@@ -25,40 +27,27 @@ const INLINE_NODES: usize = 256;
 /// What a stored byte becomes while a tree is read and printed: once as it is, and up to twice as JSON.
 const PRINTED_FACTOR: usize = 3;
 
-const METHODS: &[Method] = &[Method::HEAD, Method::GET, Method::PUT, Method::POST, Method::DELETE];
-
-/// Answers any request for a key.
+/// Answers any request for a key. Strangers are turned away before their body is read, all others when they have said
+/// which key: errors of the request come before those of the caller, as in etcd.
 pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    if !METHODS.contains(request.method()) {
-        return not_allowed(METHODS);
-    }
     let (asker, source) = (auth::asker(v2, &request), auth::source(&request));
+    if let Err(refusal) = guard::admit(v2, Right::Keys, &asker).await {
+        return with_cluster_id(v2, refusal.response(Route::V2Keys));
+    }
     let response = match parse(request).await {
-        // Errors of the request come before those of the caller, as in etcd.
-        Ok(request) => match permitted(v2, asker, &request).await {
+        Ok(request) => match touches(v2, &asker, &request).await {
             Ok(()) => run(v2, source, request).await,
-            Err(response) => *response,
+            Err(refusal) => refusal.response(Route::V2Keys),
         },
         Err(refusal) => refused(&Error { code: refusal.code, cause: refusal.cause.into(), index: 0 }),
     };
     with_cluster_id(v2, response)
 }
 
-async fn permitted(v2: &Arc<V2>, asker: Asker, request: &KeyRequest) -> Result<(), Box<Response<ClientBody>>> {
-    if !v2.state.store.v2_auth_is_on() {
-        return Ok(());
-    }
+async fn touches(v2: &Arc<V2>, asker: &Asker, request: &KeyRequest) -> Result<(), guard::Refusal> {
     let path = request.asked_path();
     let write = !matches!(request.method, Method::GET | Method::HEAD);
-    let want = Want { path: &path, recursive: request.recursive, write };
-    match asker.may_touch(v2, want).await {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let cause = "Insufficient credentials".into();
-            Err(Box::new(refused(&Error { code: code::UNAUTHORIZED, cause, index: 0 })))
-        }
-        Err(error) => Err(Box::new(refused(&raft_error(&error.to_string())))),
-    }
+    guard::touches(v2, asker, Want { path: &path, recursive: request.recursive, write }).await
 }
 
 async fn parse(request: Request<AnyBody>) -> Result<KeyRequest, BadRequest> {
@@ -176,8 +165,8 @@ async fn read_aside(
     })))
 }
 
-/// What v2 answers when there was no turn for a request.
-pub(super) fn undone(undone: Undone) -> Failure {
+/// What v2 answers when there was no turn for a read.
+fn undone(undone: Undone) -> Failure {
     match undone {
         Undone::Late => Failure::Timeout,
         Undone::TooMany => Failure::TooManyRequests,

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::{V2, auth, json, message, not_allowed, only, plain, render, respond, with_cluster_id};
-use crate::api::body::{AnyBody, ClientBody};
+use super::auth::Refused;
+use super::{V2, Whole, json, message, plain, render, respond, with_cluster_id};
+use crate::api::body::ClientBody;
 use crate::raft::{MemberError, MemberInfo};
 
-const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
-const COLLECTION: &[Method] = &[Method::GET, Method::POST, Method::DELETE, Method::PUT];
 /// Largest accepted body, bytes. A member has a handful of URLs.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
@@ -22,25 +20,15 @@ struct Wanted {
     peer_urls: Vec<String>,
 }
 
-/// A refusal that is an answer already.
-type Refused = Box<Response<ClientBody>>;
-
 /// Client URLs of all started members, sorted, as one line.
-pub(super) fn machines(v2: &V2, method: &Method) -> Response<ClientBody> {
-    only(GET_HEAD, method, || {
-        let mut urls: Vec<String> = members(v2).into_iter().flat_map(|info| info.member.client_urls).collect();
-        urls.sort();
-        respond(StatusCode::OK, "text/plain; charset=utf-8", urls.join(", "))
-    })
+pub(super) fn machines(v2: &V2) -> Response<ClientBody> {
+    let mut urls: Vec<String> = members(v2).into_iter().flat_map(|info| info.member.client_urls).collect();
+    urls.sort();
+    respond(StatusCode::OK, "text/plain; charset=utf-8", urls.join(", "))
 }
 
 /// `/v2/members`: the list, or a new member.
-pub(super) async fn collection(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    if changes(request.method())
-        && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
-    {
-        return *refused;
-    }
+pub(super) async fn collection(v2: &Arc<V2>, request: Request<Whole>) -> Response<ClientBody> {
     let response = match *request.method() {
         Method::GET => {
             let mut out = String::from("{\"members\":[");
@@ -54,14 +42,13 @@ pub(super) async fn collection(v2: &Arc<V2>, request: Request<AnyBody>) -> Respo
             json(StatusCode::OK, out)
         }
         Method::POST => add(v2, request).await,
-        Method::PUT | Method::DELETE => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-        _ => return not_allowed(COLLECTION),
+        _ => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
     };
     with_cluster_id(v2, response)
 }
 
 /// A GET of `/v2/members/leader`; other methods take the word for an id.
-pub(super) fn leader(v2: &V2) -> Response<ClientBody> {
+fn leader(v2: &V2) -> Response<ClientBody> {
     let leader = v2.state.consensus.leader_watch().borrow().leader;
     let response = match members(v2).iter().find(|info| Some(info.id) == leader) {
         Some(info) => {
@@ -76,30 +63,20 @@ pub(super) fn leader(v2: &V2) -> Response<ClientBody> {
 }
 
 /// `/v2/members/ID`: other URLs, or removal.
-pub(super) async fn one(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    if changes(request.method())
-        && let Err(refused) = auth::root_only(v2, auth::asker(v2, &request)).await
-    {
-        return *refused;
-    }
+pub(super) async fn one(v2: &Arc<V2>, request: Request<Whole>) -> Response<ClientBody> {
     let text = request.uri().path().trim_start_matches("/v2/members/").to_owned();
     let response = match *request.method() {
         Method::POST => add(v2, request).await,
         Method::PUT => update(v2, &text, request).await,
         Method::DELETE => remove(v2, &text).await,
-        Method::GET => message(StatusCode::NOT_FOUND, "Not found"),
-        _ => return not_allowed(COLLECTION),
+        _ if request.uri().path() == "/v2/members/leader" => return leader(v2),
+        _ => message(StatusCode::NOT_FOUND, "Not found"),
     };
     with_cluster_id(v2, response)
 }
 
-/// What only root may do while authentication is on.
-fn changes(method: &Method) -> bool {
-    COLLECTION.contains(method) && *method != Method::GET
-}
-
-async fn add(v2: &V2, request: Request<AnyBody>) -> Response<ClientBody> {
-    let urls = match peer_urls(request).await {
+async fn add(v2: &V2, request: Request<Whole>) -> Response<ClientBody> {
+    let urls = match peer_urls(request) {
         Ok(urls) => urls,
         Err(refusal) => return *refusal,
     };
@@ -119,9 +96,9 @@ async fn add(v2: &V2, request: Request<AnyBody>) -> Response<ClientBody> {
     }
 }
 
-async fn update(v2: &V2, text: &str, request: Request<AnyBody>) -> Response<ClientBody> {
+async fn update(v2: &V2, text: &str, request: Request<Whole>) -> Response<ClientBody> {
     let Some(id) = parse_id(text) else { return no_such(text) };
-    let urls = match peer_urls(request).await {
+    let urls = match peer_urls(request) {
         Ok(urls) => urls,
         Err(refusal) => return *refusal,
     };
@@ -155,14 +132,14 @@ fn parse_id(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| !text.starts_with('+'))
 }
 
-async fn peer_urls(request: Request<AnyBody>) -> Result<Vec<String>, Refused> {
+fn peer_urls(request: Request<Whole>) -> Result<Vec<String>, Refused> {
     let refuse = |status, text: &str| Err(Box::new(message(status, text)));
     let (head, body) = request.into_parts();
     if let Err(kind) = is_json(&head.headers) {
         let text = format!("Bad Content-Type {kind}, accept application/json");
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &text);
     }
-    let Ok(bytes) = Limited::new(body, MAX_BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes) else {
+    let Some(bytes) = body.filter(|body| body.len() <= MAX_BODY_BYTES) else {
         return refuse(StatusCode::BAD_REQUEST, "the request body is too large or broke off");
     };
     match wanted_urls(&bytes) {

@@ -6,12 +6,14 @@
 //! wakes the clients that wait for an event and [`wait`] answers them.
 //!
 //! Invariants: every mutation is one command through the log; a plain read is local, a quorum read passes a read
-//! barrier; a waiting client holds no thread and no event; passwords are hashed and checked off the serving thread.
+//! barrier; a waiting client holds no thread and no event; passwords are hashed and checked off the serving thread;
+//! [`guard`] judges every request before its handler runs.
 
 mod auth;
 mod export;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+pub(super) mod guard;
 mod hub;
 mod keys;
 mod members;
@@ -25,17 +27,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use tokio::time::Instant;
 
+use super::identity::passwords::Passwords;
+use super::routes::Route;
 use super::state::State;
 use crate::api::body::{AnyBody, ClientBody};
 use crate::model::v2::types::UnixNanos;
-
-use auth::Passwords;
+use crate::work;
 
 pub use hub::{Hub, HubStats, LINE_BYTES};
 pub use stats::Counters;
+
+/// etcd's own cost of v2 passwords.
+const COST: u32 = 10;
+/// Largest accepted body of what is no key request, bytes. A role with a thousand patterns is far below it.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// What v2 handlers share.
 pub struct V2 {
@@ -43,6 +53,7 @@ pub struct V2 {
     hub: Arc<Hub>,
     counters: Counters,
     rates: stats::Rates,
+    /// At work on half of the processors at most, so that strangers with wrong passwords cannot take all of them.
     passwords: Passwords,
     /// `--client-cert-auth`: the common name of a client's certificate is a user's name.
     client_cert_auth: bool,
@@ -54,6 +65,7 @@ impl V2 {
     /// Serves `state`. The caller subscribes `hub` to the store. Must be called inside the serving runtime.
     pub fn new(state: Arc<State>, hub: Arc<Hub>, client_cert_auth: bool) -> Arc<Self> {
         let now = unix_now();
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut leaders = state.consensus.leader_watch();
         let (stopping, ending) = (state.stopping.clone(), hub.clone());
         tokio::spawn(async move {
@@ -65,7 +77,7 @@ impl V2 {
             hub,
             counters: Counters::default(),
             rates: stats::Rates::new(),
-            passwords: Passwords::new(),
+            passwords: Passwords::new(COST, work::password_threads(processors).min(processors / 2)),
             client_cert_auth,
             started: now,
             led_since: AtomicI64::new(now),
@@ -85,34 +97,61 @@ impl V2 {
         self.led_since.load(Ordering::Relaxed)
     }
 
+    /// How often passwords of v2 have been computed.
+    #[cfg(test)]
+    pub fn computed(&self) -> u64 {
+        self.passwords.computed()
+    }
+
     fn deadline(&self) -> Instant {
         Instant::now() + self.state.limits.request_timeout()
     }
 }
 
-/// Answers everything under `/v2/`.
-pub(super) async fn answer(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    let path = request.uri().path();
-    if path == "/v2/keys" || path.starts_with("/v2/keys/") {
+/// The body of a request that is no key request: all of it, or `None` when it broke off or was too large.
+type Whole = Option<Bytes>;
+
+/// Answers a request of a v2 route and of one of its methods. Nobody's handler runs before the caller has been judged.
+pub(super) async fn answer(v2: &Arc<V2>, route: Route, request: Request<AnyBody>) -> Response<ClientBody> {
+    if route == Route::V2Keys {
         return keys::answer(v2, request).await;
     }
     // Boxed: nobody else's request is to carry what these need.
-    Box::pin(others(v2, request)).await
+    Box::pin(others(v2, route, request)).await
 }
 
-async fn others(v2: &Arc<V2>, request: Request<AnyBody>) -> Response<ClientBody> {
-    let path = request.uri().path();
-    match path {
-        "/v2/machines" => members::machines(v2, request.method()),
-        "/v2/members" | "/v2/members/" => members::collection(v2, request).await,
-        "/v2/members/leader" if request.method() == Method::GET => members::leader(v2),
-        "/v2/stats/self" => stats::own(v2, request.method()),
-        "/v2/stats/leader" => stats::leader(v2, request.method()),
-        "/v2/stats/store" => stats::store(v2, request.method()),
-        _ if path == export::PATH || path.starts_with("/v2/export/") => export::answer(v2, request).await,
-        _ if path.starts_with("/v2/members/") => members::one(v2, request).await,
-        _ if path.starts_with("/v2/auth/") => auth::answer(v2, request).await.unwrap_or_else(not_found),
-        _ => not_found(),
+async fn others(v2: &Arc<V2>, route: Route, request: Request<AnyBody>) -> Response<ClientBody> {
+    let asker = auth::asker(v2, &request);
+    let (head, body) = request.into_parts();
+    // Read before the caller is judged: what he may is asked when the request can be carried out, not when it began.
+    let body = match head.method {
+        Method::GET | Method::HEAD => Some(Bytes::new()),
+        _ => Limited::new(body, MAX_BODY_BYTES).collect().await.ok().map(http_body_util::Collected::to_bytes),
+    };
+    if let Err(refusal) = guard::admit(v2, route.right(&head.method), &asker).await {
+        return refusal.response(route);
+    }
+    let request = Request::from_parts(head, body);
+    match route {
+        Route::V2Machines => members::machines(v2),
+        Route::V2Members => members::collection(v2, request).await,
+        Route::V2Member => members::one(v2, request).await,
+        Route::V2StatsSelf => stats::own(v2),
+        Route::V2StatsLeader => stats::leader(v2),
+        Route::V2StatsStore => stats::store(v2),
+        Route::V2Export => export::answer(v2, &request).await,
+        Route::V2AuthEnable => auth::switch(v2, request.method()).await,
+        Route::V2AuthUsers | Route::V2AuthUser => auth::answer(v2, auth::Kind::User, request).await,
+        Route::V2AuthRoles | Route::V2AuthRole => auth::answer(v2, auth::Kind::Role, request).await,
+        Route::V2Keys
+        | Route::Gateway
+        | Route::GatewayFolder
+        | Route::Health
+        | Route::Livez
+        | Route::Readyz
+        | Route::Metrics
+        | Route::Version
+        | Route::Debug => not_found(),
     }
 }
 
@@ -144,16 +183,8 @@ fn not_found() -> Response<ClientBody> {
     plain(StatusCode::NOT_FOUND, "404 page not found")
 }
 
-/// 405 with the list of what is allowed, or the answer.
-fn only(
-    allowed: &'static [Method],
-    method: &Method,
-    answer: impl FnOnce() -> Response<ClientBody>,
-) -> Response<ClientBody> {
-    if allowed.contains(method) { answer() } else { not_allowed(allowed) }
-}
-
-fn not_allowed(allowed: &'static [Method]) -> Response<ClientBody> {
+/// 405 with the list of what is allowed.
+pub(super) fn not_allowed(allowed: &'static [Method]) -> Response<ClientBody> {
     let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     if let Ok(value) = HeaderValue::from_str(&names.join(",")) {

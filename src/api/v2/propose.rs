@@ -3,10 +3,12 @@
 use prost::Message;
 
 use super::V2;
+use crate::api::identity::passwords::HashError;
 use crate::model::command::{self, Command as Replicated};
 use crate::model::effects::Response;
 use crate::model::v2::types::{Command, Outcome};
 use crate::raft::{ProposeError, ReadError};
+use crate::work::Undone;
 
 /// Why a command or a barrier has no outcome. After [`Failure::Timeout`] and its kin a command may still take effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +59,23 @@ impl From<ReadError> for Failure {
             ReadError::LeaderChanged => Self::LeaderChanged,
             ReadError::NoLeader | ReadError::Timeout | ReadError::Fatal(_) => Self::Timeout,
         }
+    }
+}
+
+impl From<HashError> for Failure {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Undone(undone) => busy(undone),
+            HashError::Failed(_) => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Why there was no turn for what waits only for its like: other exports, other passwords.
+pub(super) fn busy(undone: Undone) -> Failure {
+    match undone {
+        Undone::Late | Undone::TooMany => Failure::TooManyRequests,
+        Undone::Stopped => Failure::Stopped,
     }
 }
 

@@ -7,14 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use parking_lot::Mutex;
 
-use super::{V2, json, message, only, render, unix_now};
+use super::{V2, json, message, render, unix_now};
 use crate::api::body::ClientBody;
 use crate::model::v2::types::{UnixNanos, Verb};
-
-const GET: &[Method] = &[Method::GET];
 
 /// Successes and failures of one kind of operation.
 #[derive(Debug, Default)]
@@ -58,28 +56,26 @@ impl Counters {
 }
 
 /// `/v2/stats/store`.
-pub(super) fn store(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
-    only(GET, method, || {
-        let counters = &v2.counters;
-        let pairs = [
-            ("gets", &counters.gets),
-            ("sets", &counters.sets),
-            ("delete", &counters.deletes),
-            ("update", &counters.updates),
-            ("create", &counters.creates),
-            ("compareAndSwap", &counters.swaps),
-            ("compareAndDelete", &counters.conditional_deletes),
-        ];
-        let mut out = String::from("{");
-        for (name, pair) in pairs {
-            let (success, fail) = (pair.success.load(Ordering::Relaxed), pair.fail.load(Ordering::Relaxed));
-            let _ = write!(out, "\"{name}Success\":{success},\"{name}Fail\":{fail},");
-        }
-        let hub = v2.hub.stats();
-        let (expired, waiting) = (hub.expired.load(Ordering::Relaxed), hub.waiting.load(Ordering::Relaxed));
-        let _ = write!(out, "\"expireCount\":{expired},\"watchers\":{waiting}}}");
-        json(StatusCode::OK, out)
-    })
+pub(super) fn store(v2: &Arc<V2>) -> Response<ClientBody> {
+    let counters = &v2.counters;
+    let pairs = [
+        ("gets", &counters.gets),
+        ("sets", &counters.sets),
+        ("delete", &counters.deletes),
+        ("update", &counters.updates),
+        ("create", &counters.creates),
+        ("compareAndSwap", &counters.swaps),
+        ("compareAndDelete", &counters.conditional_deletes),
+    ];
+    let mut out = String::from("{");
+    for (name, pair) in pairs {
+        let (success, fail) = (pair.success.load(Ordering::Relaxed), pair.fail.load(Ordering::Relaxed));
+        let _ = write!(out, "\"{name}Success\":{success},\"{name}Fail\":{fail},");
+    }
+    let hub = v2.hub.stats();
+    let (expired, waiting) = (hub.expired.load(Ordering::Relaxed), hub.waiting.load(Ordering::Relaxed));
+    let _ = write!(out, "\"expireCount\":{expired},\"watchers\":{waiting}}}");
+    json(StatusCode::OK, out)
 }
 
 /// Counts of appends when `/v2/stats/self` was last asked for: what its rates are counted from.
@@ -133,62 +129,58 @@ fn appends(v2: &V2) -> Sample {
 }
 
 /// `/v2/stats/self`.
-pub(super) fn own(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
-    only(GET, method, || {
-        let status = v2.state.consensus.status();
-        let members = v2.state.consensus.members();
-        let name = members.iter().find(|info| info.id == status.id).map(|info| info.member.name.clone());
-        let since = v2.led_since();
-        let mut out = String::from("{\"name\":");
-        render::text(&mut out, &name.unwrap_or_default());
-        let state = match (status.is_leader, status.is_candidate) {
-            (true, _) => "StateLeader",
-            (false, true) => "StateCandidate",
-            (false, false) => "StateFollower",
-        };
-        let leader = status.leader.map(|id| format!("{id:x}")).unwrap_or_default();
-        let _ = write!(
-            out,
-            ",\"id\":\"{:x}\",\"state\":\"{state}\",\"startTime\":\"{}\",\"leaderInfo\":{{\"leader\":\"{leader}\",\"uptime\":\"{}\",\"startTime\":\"{}\"}}{}}}",
-            status.id,
-            render::rfc3339(v2.started),
-            go_duration(unix_now().saturating_sub(since)),
-            render::rfc3339(since),
-            v2.rates.fields(appends(v2)),
-        );
-        json(StatusCode::OK, out)
-    })
+pub(super) fn own(v2: &Arc<V2>) -> Response<ClientBody> {
+    let status = v2.state.consensus.status();
+    let members = v2.state.consensus.members();
+    let name = members.iter().find(|info| info.id == status.id).map(|info| info.member.name.clone());
+    let since = v2.led_since();
+    let mut out = String::from("{\"name\":");
+    render::text(&mut out, &name.unwrap_or_default());
+    let state = match (status.is_leader, status.is_candidate) {
+        (true, _) => "StateLeader",
+        (false, true) => "StateCandidate",
+        (false, false) => "StateFollower",
+    };
+    let leader = status.leader.map(|id| format!("{id:x}")).unwrap_or_default();
+    let _ = write!(
+        out,
+        ",\"id\":\"{:x}\",\"state\":\"{state}\",\"startTime\":\"{}\",\"leaderInfo\":{{\"leader\":\"{leader}\",\"uptime\":\"{}\",\"startTime\":\"{}\"}}{}}}",
+        status.id,
+        render::rfc3339(v2.started),
+        go_duration(unix_now().saturating_sub(since)),
+        render::rfc3339(since),
+        v2.rates.fields(appends(v2)),
+    );
+    json(StatusCode::OK, out)
 }
 
 /// `/v2/stats/leader`, answered by the leader only.
-pub(super) fn leader(v2: &Arc<V2>, method: &Method) -> Response<ClientBody> {
-    only(GET, method, || {
-        let status = v2.state.consensus.status();
-        if !status.is_leader {
-            return message(StatusCode::FORBIDDEN, "not current leader");
-        }
-        let mut out = format!("{{\"leader\":\"{:x}\",\"followers\":{{", status.id);
-        let others = v2.state.consensus.members().into_iter().filter(|info| info.id != status.id);
-        for (place, info) in others.enumerate() {
-            let comma = if place > 0 { "," } else { "" };
-            let peer = v2.state.consensus.peers().get(info.id);
-            let trips = peer.map(|peer| peer.traffic.trips()).unwrap_or_default();
-            let _ = write!(
-                out,
-                "{comma}\"{:x}\":{{\"latency\":{{\"current\":{:.6},\"average\":{:.6},\"standardDeviation\":{:.6},\"minimum\":{:.6},\"maximum\":{:.6}}},\"counts\":{{\"fail\":{},\"success\":{}}}}}",
-                info.id,
-                trips.current_ms,
-                trips.average_ms(),
-                trips.deviation_ms(),
-                trips.minimum_ms,
-                trips.maximum_ms,
-                trips.failures,
-                trips.count,
-            );
-        }
-        out.push_str("}}");
-        json(StatusCode::OK, out)
-    })
+pub(super) fn leader(v2: &Arc<V2>) -> Response<ClientBody> {
+    let status = v2.state.consensus.status();
+    if !status.is_leader {
+        return message(StatusCode::FORBIDDEN, "not current leader");
+    }
+    let mut out = format!("{{\"leader\":\"{:x}\",\"followers\":{{", status.id);
+    let others = v2.state.consensus.members().into_iter().filter(|info| info.id != status.id);
+    for (place, info) in others.enumerate() {
+        let comma = if place > 0 { "," } else { "" };
+        let peer = v2.state.consensus.peers().get(info.id);
+        let trips = peer.map(|peer| peer.traffic.trips()).unwrap_or_default();
+        let _ = write!(
+            out,
+            "{comma}\"{:x}\":{{\"latency\":{{\"current\":{:.6},\"average\":{:.6},\"standardDeviation\":{:.6},\"minimum\":{:.6},\"maximum\":{:.6}}},\"counts\":{{\"fail\":{},\"success\":{}}}}}",
+            info.id,
+            trips.current_ms,
+            trips.average_ms(),
+            trips.deviation_ms(),
+            trips.minimum_ms,
+            trips.maximum_ms,
+            trips.failures,
+            trips.count,
+        );
+    }
+    out.push_str("}}");
+    json(StatusCode::OK, out)
 }
 
 /// A duration as Go prints it, to the hundredth of a second: `3m12.66s`.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
 
+use super::guard::Controls;
 use super::hub::{Waiter, Wish};
 use super::keys::{broken, refused, with_raft};
 use super::request::KeyRequest;
@@ -39,7 +40,7 @@ pub(super) fn answer(v2: &Arc<V2>, request: &KeyRequest) -> Response<ClientBody>
             if let Some(refusal) = cleared(since, later, oldest) {
                 return refused(&refusal);
             }
-            let body = Events { v2: v2.clone(), waiter, stream: request.stream, done: false };
+            let body = Events { v2: v2.clone(), waiter, stream: request.stream, under: Controls::now(v2), done: false };
             with_raft(v2, now, json(StatusCode::OK, ClientBody::streamed(body)))
         }
         Err(error) => broken(&error),
@@ -59,6 +60,8 @@ struct Events {
     v2: Arc<V2>,
     waiter: Waiter,
     stream: bool,
+    /// What the client was judged by. When a switch has been moved since, he must ask again.
+    under: Controls,
     done: bool,
 }
 
@@ -70,7 +73,8 @@ impl http_body::Body for Events {
         if self.done {
             return Poll::Ready(None);
         }
-        let Some(index) = ready!(self.waiter.poll_next(cx)) else {
+        let next = ready!(self.waiter.poll_next(cx)).filter(|_| self.under == Controls::now(&self.v2));
+        let Some(index) = next else {
             self.done = true;
             return Poll::Ready(None);
         };

@@ -1,7 +1,8 @@
 //! The Auth service: switching authentication on and off, logins, users, roles and permissions.
 //!
 //! What changes anything goes through the log and is judged there; what is read is read after a barrier, since etcd sends
-//! these reads through its log too. Passwords are hashed here, before anything is proposed, and go no further.
+//! these reads through its log too. Passwords are hashed here, before anything is proposed, and go no further; that is slow
+//! on purpose and not for everybody, so strangers have been turned away before (`api::rights`).
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::kv::mismatch;
 use crate::api::access;
 use crate::api::call::{Audience, Call};
 use crate::api::error::ApiError;
+use crate::api::identity::passwords::{HashError, LONGEST};
 use crate::api::identity::{jwt, simple};
 use crate::api::state::State;
 use crate::model::auth::{AuthError, ROOT};
@@ -83,12 +85,38 @@ async fn password_is_right(state: &State, call: &Call, name: &str, password: &st
     if !auth.is_enabled() {
         return Err(AuthError::NotEnabled.into());
     }
-    let user = auth.user(name).ok_or(AuthError::LoginFailed)?;
-    if user.no_password {
-        return Err(AuthError::NoPasswordUser.into());
+    let user = auth.user(name);
+    // Computed for everybody, so that the time of a refusal does not tell whether there is such a user.
+    let hash = user.filter(|user| !user.no_password).map(|user| &user.password.expose()[..]);
+    let passwords = state.identities.passwords();
+    let right = passwords
+        .is_right(call.source(), call.deadline(), hash, password)
+        .await
+        .map_err(|undone| call.undone(undone))?;
+    match user {
+        Some(user) if user.no_password => Err(AuthError::NoPasswordUser.into()),
+        Some(_) if right => Ok(auth.revision()),
+        _ => Err(AuthError::LoginFailed.into()),
     }
-    let right = state.identities.passwords().matches(call, password.to_owned(), &user.password).await?;
-    if right { Ok(auth.revision()) } else { Err(AuthError::LoginFailed.into()) }
+}
+
+/// The hash of a new password.
+///
+/// # Errors
+/// [`ApiError::PasswordTooLong`]; no turn at hashing in time.
+async fn hashed(state: &State, call: &Call, password: String) -> Result<Bytes, ApiError> {
+    if password.len() > LONGEST {
+        // Refused rather than cut.
+        return Err(ApiError::PasswordTooLong);
+    }
+    match state.identities.passwords().hash(call.source(), call.deadline(), password).await {
+        Ok(hash) => Ok(hash.into()),
+        Err(HashError::Undone(undone)) => Err(call.undone(undone)),
+        Err(error @ HashError::Failed(_)) => {
+            tracing::error!(%error, "a password could not be hashed");
+            Err(ApiError::Internal)
+        }
+    }
 }
 
 /// A token that says itself whose it is.
@@ -119,11 +147,8 @@ pub async fn user_add(
     call: &Call,
     request: pb::AuthUserAddRequest,
 ) -> Result<pb::AuthUserAddResponse, ApiError> {
-    // First: hashing is slow on purpose, and not for everybody.
-    access::root(state, call).await?;
     let no_password = request.options.is_some_and(|options| options.no_password);
-    let password_hash =
-        if no_password { Bytes::new() } else { state.identities.passwords().hash(call, request.password).await? };
+    let password_hash = if no_password { Bytes::new() } else { hashed(state, call, request.password).await? };
     let action = Action::UserAdd(NewUser { name: request.name, password_hash, no_password });
     Ok(pb::AuthUserAddResponse { header: change(state, call, action).await? })
 }
@@ -138,11 +163,10 @@ pub async fn user_change_password(
     call: &Call,
     request: pb::AuthUserChangePasswordRequest,
 ) -> Result<pb::AuthUserChangePasswordResponse, ApiError> {
-    access::root(state, call).await?;
     let password_hash = if request.password.is_empty() {
         STANDARD.decode(&request.hashed_password).map_err(|_| ApiError::Auth(AuthError::NoPasswordUser))?.into()
     } else {
-        state.identities.passwords().hash(call, request.password).await?
+        hashed(state, call, request.password).await?
     };
     let action = Action::UserChangePassword(NewPassword { user: request.name, password_hash });
     Ok(pb::AuthUserChangePasswordResponse { header: change(state, call, action).await? })

@@ -32,7 +32,7 @@ const PIECES: usize = 4;
 /// others wait for.
 pub fn stream(state: &Arc<State>, source: Source) -> Answers<SnapshotResponse> {
     let ending = ending(state, false);
-    let download = Download { state: Arc::clone(state), source, ending, step: Step::Waiting, _turn: None };
+    let download = Download { state: Arc::clone(state), source, ending, step: Step::Waiting };
     let (pieces, answers) = mpsc::channel(PIECES);
     let making = tokio::spawn(hand_over(download, pieces, STALLED));
     // The channel ends when the task has; only then is it known whether that was the end of the file.
@@ -71,8 +71,6 @@ struct Download {
     source: Source,
     ending: Ending,
     step: Step,
-    /// Held until the file is gone.
-    _turn: Option<Turn>,
 }
 
 enum Step {
@@ -90,13 +88,15 @@ struct Sending {
     read: Bytes,
     hash: Sha256,
     len: u64,
+    /// Held until the file is gone; `None` while a thread has it, that reads a part.
+    turn: Option<Turn>,
 }
 
 impl Download {
     async fn advance(&mut self) -> Result<Option<SnapshotResponse>, ApiError> {
         if matches!(self.step, Step::Waiting) {
-            self._turn = Some(self.state.work.snapshots.turn(self.source, None).await.map_err(refused)?);
-            self.step = Step::Sending(make(&self.state, self.source).await?);
+            let turn = self.state.work.snapshots.turn(self.source, None).await.map_err(refused)?;
+            self.step = Step::Sending(make(&self.state, self.source, turn).await?);
         }
         let Step::Sending(sending) = &mut self.step else { return Ok(None) };
         if sending.read.is_empty() && sending.unread > 0 {
@@ -139,12 +139,12 @@ fn refused(undone: Undone) -> ApiError {
 }
 
 /// Makes the file on a blocking thread, which stops when nobody waits for it any more.
-async fn make(state: &State, source: Source) -> Result<Sending, ApiError> {
+async fn make(state: &State, source: Source, turn: Turn) -> Result<Sending, ApiError> {
     let store = state.store.clone();
     let made = state.work.files.run(source, None, move |gone| store.export(gone.flag())).await;
     let EtcdFile { file, len, revision } = made.map_err(refused)??;
     tracing::info!(total_bytes = len, revision, "sending database snapshot to client");
-    Ok(Sending { file, unread: len, read: Bytes::new(), hash: Sha256::new(), len })
+    Ok(Sending { file, unread: len, read: Bytes::new(), hash: Sha256::new(), len, turn: Some(turn) })
 }
 
 impl Sending {
@@ -153,13 +153,16 @@ impl Sending {
         let want = (FILE_PIECE_BYTES as u64).min(self.unread) as usize;
         let mut file = self.file.try_clone().map_err(unreadable)?;
         let mut hash = std::mem::take(&mut self.hash);
-        let read = tokio::task::spawn_blocking(move || {
+        let turn = self.turn.take().ok_or(ApiError::Stopped)?;
+        let reading = turn.run(move |_| {
             let mut buffer = vec![0; want];
             file.read_exact(&mut buffer)?;
             hash.update(&buffer);
             Ok((Bytes::from(buffer), hash))
         });
-        let (read, hash) = read.await.map_err(|_stopped| ApiError::Stopped)?.map_err(unreadable)?;
+        let (read, turn) = reading.await.map_err(refused)?;
+        self.turn = Some(turn);
+        let (read, hash) = read.map_err(unreadable)?;
         self.unread -= read.len() as u64;
         (self.read, self.hash) = (read, hash);
         Ok(())

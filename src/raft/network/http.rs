@@ -2,7 +2,8 @@
 //!
 //! `GET /members` answers a JSON list and the cluster's id in `X-Etcd-Cluster-ID`, as etcd does; `GET /version` the
 //! version; `GET /space`, which etcd does not have, whether disk space is low. One request per connection, small and
-//! bounded.
+//! bounded. Nothing here changes anything, so nobody has to show more than the port's TLS asks for: [`Route`] is the whole
+//! list, and its matches are exhaustive.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,23 +61,86 @@ pub(super) async fn answer(stream: &mut Stream, first: BytesMut, inner: &Arc<Inn
             return Err(WireError::Closed);
         }
     }
-    let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let path = line.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    let (status, body) = match path {
-        b"/members" => ("200 OK", members_json(inner)),
-        b"/version" => ("200 OK", version_json()),
-        b"/space" => ("200 OK", if inner.store.space().is_low() { SPACE_IS_LOW } else { SPACE_SUFFICES }.to_owned()),
-        _ => ("404 Not Found", "404 page not found\n".to_owned()),
+    let answer = match Route::of(&head) {
+        Ok(route) => found(route, inner),
+        Err(refusal) => refusal.text(),
     };
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{CLUSTER_ID}: {:x}\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        inner.cluster_id,
-        body.len()
-    );
     stream.write_all(answer.as_bytes()).await?;
     stream.flush().await?;
     Ok(stream.shutdown().await?)
+}
+
+/// Everything that the peer port serves as HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Members,
+    Version,
+    Space,
+}
+
+/// A request that is not answered with what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    NotFound,
+    /// Go's words for a `Host` that is missing, or there twice, for which it has none.
+    BadHost(&'static str),
+}
+
+impl Route {
+    const ALL: [Self; 3] = [Self::Members, Self::Version, Self::Space];
+
+    fn path(self) -> &'static [u8] {
+        match self {
+            Self::Members => b"/members",
+            Self::Version => b"/version",
+            Self::Space => b"/space",
+        }
+    }
+
+    /// The route that a request's head asks for.
+    fn of(head: &[u8]) -> Result<Self, Refusal> {
+        let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+        let mut words = lines.next().unwrap_or_default().split(|byte| *byte == b' ');
+        // What does not begin with GET is taken for a member's handshake, and does not come here.
+        let (path, version) = (words.nth(1).unwrap_or_default(), words.next());
+        let is_host = |line: &&[u8]| line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:"));
+        match lines.take_while(|line| !line.is_empty()).filter(is_host).count() {
+            0 if version == Some(b"HTTP/1.1") => {
+                return Err(Refusal::BadHost("400 Bad Request: missing required Host header"));
+            }
+            0 | 1 => {}
+            _ => return Err(Refusal::BadHost("400 Bad Request")),
+        }
+        Self::ALL.into_iter().find(|route| route.path() == path).ok_or(Refusal::NotFound)
+    }
+}
+
+impl Refusal {
+    fn text(self) -> String {
+        let (status, body) = match self {
+            Self::NotFound => ("404 Not Found", "404 page not found\n"),
+            Self::BadHost(said) => (said, said),
+        };
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+    }
+}
+
+fn found(route: Route, inner: &Inner) -> String {
+    let body = match route {
+        Route::Members => members_json(inner),
+        Route::Version => version_json(),
+        Route::Space => if inner.store.space().is_low() { SPACE_IS_LOW } else { SPACE_SUFFICES }.to_owned(),
+    };
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{CLUSTER_ID}: {:x}\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        inner.cluster_id,
+        body.len()
+    )
 }
 
 fn members_json(inner: &Inner) -> String {
@@ -180,6 +244,21 @@ mod tests {
             [(1, false), (2, true)]
         );
         assert_eq!(read.members[0].member.client_urls, ["http://a:2"]);
+    }
+
+    #[test]
+    fn every_route_is_read_from_requests_that_name_one_host() {
+        let of = |path: &[u8], rest: &str| {
+            Route::of(format!("GET {} {rest}\r\n\r\n", String::from_utf8_lossy(path)).as_bytes())
+        };
+        for route in Route::ALL {
+            assert_eq!(of(route.path(), "HTTP/1.1\r\nhost: a"), Ok(route));
+            assert_eq!(of(route.path(), "HTTP/1.0"), Ok(route));
+            let bad = |why| Err(Refusal::BadHost(why));
+            assert_eq!(of(route.path(), "HTTP/1.1"), bad("400 Bad Request: missing required Host header"));
+            assert_eq!(of(route.path(), "HTTP/1.1\r\nHost: a\r\nHOST: b"), bad("400 Bad Request"));
+        }
+        assert_eq!(of(b"/v2/members", "HTTP/1.1\r\nhost: a"), Err(Refusal::NotFound));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who asks: the user of an `Authorization` header, of a client certificate, or nobody.
+//! Who asks: the user of an `Authorization` header, of a client certificate, or nobody; and whether he is a root.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Request, header};
 
 use super::super::V2;
-use super::Failure;
+use super::super::propose::{Failure, busy};
 use crate::api::body::AnyBody;
 use crate::listen::Caller;
 use crate::model::v2::auth::types::User;
@@ -50,7 +50,7 @@ pub(in crate::api::v2) fn asker(v2: &V2, request: &Request<AnyBody>) -> Asker {
 }
 
 /// The connection a request came on.
-pub(in crate::api::v2) fn source(request: &Request<AnyBody>) -> Source {
+pub(in crate::api::v2) fn source<B>(request: &Request<B>) -> Source {
     request.extensions().get::<Caller>().map(Caller::source).unwrap_or_default()
 }
 
@@ -73,11 +73,8 @@ fn basic(value: &[u8]) -> Option<(String, String)> {
 }
 
 impl Asker {
-    /// Whether keys may be touched so.
+    /// Whether keys may be touched so, by v2's own rules.
     pub(in crate::api::v2) async fn may_touch(&self, v2: &Arc<V2>, want: Want<'_>) -> Result<bool, Failure> {
-        if !v2.state.store.v2_auth_is_on() {
-            return Ok(true);
-        }
         let user = match self.known(v2).await? {
             Known::Guest => None,
             Known::User(user) => Some(user),
@@ -86,15 +83,35 @@ impl Asker {
         model::may(&v2.state.store.view(), user.as_ref(), want).map_err(unreadable)
     }
 
-    /// Whether users, roles, the switch and members may be changed.
-    pub(in crate::api::v2) async fn may_administer(&self, v2: &Arc<V2>) -> Result<bool, Failure> {
-        if !v2.state.store.v2_auth_is_on() {
-            return Ok(true);
-        }
+    /// Whether this is somebody with the role root of v2.
+    pub(in crate::api::v2) async fn is_v2_root(&self, v2: &Arc<V2>) -> Result<bool, Failure> {
         match self.known(v2).await? {
             Known::User(user) => Ok(user.roles().iter().any(|role| role == ROOT)),
             Known::Guest | Known::Stranger => Ok(false),
         }
+    }
+
+    /// Whether this is somebody with the role root of v3, by his password or certificate there.
+    pub(in crate::api::v2) async fn is_v3_root(&self, v2: &Arc<V2>) -> Result<bool, Failure> {
+        let (name, checked) = match self {
+            Self::Nobody | Self::Malformed => return Ok(false),
+            Self::Certificate(name) => (name, None),
+            Self::Basic(name, password, source) => {
+                let auth = v2.state.store.auth();
+                let hash = auth.user(name).filter(|user| !user.no_password).map(|user| user.password.clone());
+                let passwords = v2.state.identities.passwords();
+                let stored = hash.as_ref().map(|hash| &hash.expose()[..]);
+                let right = passwords.is_right(*source, v2.deadline(), stored, password).await.map_err(busy)?;
+                match hash {
+                    Some(hash) if right => (name, Some(hash)),
+                    _ => return Ok(false),
+                }
+            }
+        };
+        // As users and roles are now: the check of a password takes its time.
+        let auth = v2.state.store.auth();
+        let user = auth.user(name).filter(|user| checked.is_none_or(|hash| hash.expose() == user.password.expose()));
+        Ok(user.is_some_and(crate::model::auth::User::is_root))
     }
 
     async fn known(&self, v2: &Arc<V2>) -> Result<Known, Failure> {
@@ -105,8 +122,8 @@ impl Asker {
             Self::Certificate(name) => Ok(user(name)?.map_or(Known::Guest, Known::User)),
             Self::Basic(name, password, source) => {
                 let user = user(name)?;
-                let hash = user.as_ref().map(|user| user.password.as_str());
-                let right = v2.passwords.is_right(*source, hash, password, v2.deadline()).await?;
+                let hash = user.as_ref().map(|user| user.password.as_bytes());
+                let right = v2.passwords.is_right(*source, v2.deadline(), hash, password).await.map_err(busy)?;
                 Ok(user.filter(|_| right).map_or(Known::Stranger, Known::User))
             }
         }
