@@ -78,11 +78,11 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Divides the open files that the process may have: a quarter to clients that are not let in yet, a sixteenth each to
+    /// Divides the open files that the process may have: a quarter to clients that are not let in yet, a thirty-second each to
     /// the four smaller pools, the rest to clients.
     pub fn of(open_files: u64) -> Self {
         let files = usize::try_from(open_files.saturating_sub(RESERVED_FILES).max(LEAST_FILES)).unwrap_or(usize::MAX);
-        let (quarter, sixteenth) = (files / 4, files / 16);
+        let (quarter, few) = (files / 4, files / 32);
         let waiting = |connections, bytes| Pool::new(Limits { connections, bytes, each: EACH_WAITING });
         let seats = |connections: usize| {
             Pool::new(Limits {
@@ -92,11 +92,11 @@ impl Shares {
             })
         };
         Self {
-            clients: Port { waiting: waiting(quarter, WAITING_BYTES), seats: seats(files - quarter - 4 * sixteenth) },
-            metrics: Port { waiting: waiting(sixteenth.max(1), WAITING_BYTES_METRICS), seats: seats(sixteenth.max(1)) },
+            clients: Port { waiting: waiting(quarter, WAITING_BYTES), seats: seats(files - quarter - 4 * few) },
+            metrics: Port { waiting: waiting(few.max(1), WAITING_BYTES_METRICS), seats: seats(few.max(1)) },
             peers: Port {
-                waiting: waiting(sixteenth.max(LEAST_PEERS), WAITING_BYTES),
-                seats: seats(sixteenth.clamp(LEAST_PEERS, MOST_PEERS)),
+                waiting: waiting(few.max(LEAST_PEERS), WAITING_BYTES),
+                seats: seats(few.clamp(LEAST_PEERS, MOST_PEERS)),
             },
         }
     }
@@ -174,10 +174,10 @@ mod tests {
     #[test]
     fn open_files_are_divided_and_some_are_kept_back() {
         for (open_files, clients, metrics, peers) in [
-            (65_536, (16_346, 32_696), (4_086, 4_086), (4_086, 1024)),
-            (1024, (218, 440), (54, 54), (54, 54)),
-            (256, (26, 56), (6, 6), (32, 32)),
-            (0, (8, 16), (2, 2), (32, 32)),
+            (65_536, (16_346, 40_868), (2_043, 2_043), (2_043, 1024)),
+            (1024, (218, 548), (27, 27), (32, 32)),
+            (256, (26, 68), (3, 3), (32, 32)),
+            (0, (8, 20), (1, 1), (32, 32)),
         ] {
             let shares = Shares::of(open_files);
             assert_eq!(connections(&shares.clients), clients, "{open_files}");

@@ -41,7 +41,8 @@ pub async fn presented(endpoint: &str, tls: &TlsPem) -> Result<Presented, Client
     let key = any_supported_type(&key).map_err(|e| ClientError::Tls { what: "private key", cause: e.to_string() })?;
     let witness = Arc::new(Witness { pair: Arc::new(CertifiedKey::new(chain, key)), heard: Mutex::default() });
     let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as Arc<dyn ResolvesClientCert>);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    // The client port speaks both, the peer port the second only, and refuses who insists on the first.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session would show what an earlier handshake agreed on.
     config.resumption = rustls::client::Resumption::disabled();
     let shake = async {
@@ -97,6 +98,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_shows_its_certificate_and_every_authority_it_accepts() {
+        for protocols in [crate::tls::CLIENT_PORT, crate::tls::PEER_PORT] {
+            shows_itself(protocols).await;
+        }
+    }
+
+    async fn shows_itself(protocols: &'static [&'static [u8]]) {
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let make = |name: &str| pki::make_authority(name, now).unwrap();
         let (old, new) = (make("clients 1"), make("clients 2"));
@@ -115,7 +122,7 @@ mod tests {
         };
         let server = ServerTls::load(
             "test",
-            crate::tls::CLIENT_PORT,
+            protocols,
             &settings,
             &Settings::default().tls_policy,
             Arc::new(SystemClock::new()),

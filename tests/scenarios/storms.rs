@@ -27,7 +27,9 @@ use crate::harness::wait::{setting, turn};
 const MORE_THREADS: u64 = 48;
 /// Memory that it may add, bytes: the budgets of answers and of watchers, one answer beyond, one being encoded, and what
 /// the allocator keeps.
-const MORE_MEMORY: u64 = 400 << 20;
+/// Four times the bytes of answers in flight: each is in the store's reader, in the answer and in the connection's buffers,
+/// and the allocator gives pages back late.
+const MORE_MEMORY: u64 = 512 << 20;
 /// A put of somebody else takes no longer. A limit for hangs: the figure is printed.
 const PUT_LIMIT: Duration = Duration::from_secs(15);
 
