@@ -10,6 +10,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::Inner;
+use crate::store::say_unheard;
 
 /// How long the log gets to write why the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -34,6 +35,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
             local_member_id = format!("{:x}", inner.id),
             "consensus ended by itself; this process ends so that no one takes it for a working member"
         );
+        say_unheard("consensus ended by itself", &cause);
         // The log's own thread needs a moment for that line; nothing here is worth going on for.
         std::thread::sleep(LAST_WORDS);
         std::process::abort();

@@ -1,5 +1,6 @@
 //! What can go wrong below the rules, and the end of the process when the state can no longer be trusted.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::keys::Damaged;
@@ -97,9 +98,15 @@ impl From<Damaged> for ViewError {
 /// trusts only what the disk holds.
 pub(super) fn fatal(what: &str, error: &dyn std::fmt::Display) -> ! {
     tracing::error!(target: "last_words", error = %error, "{what}; the process ends here and must be restarted");
-    if !tracing::enabled!(tracing::Level::ERROR) {
-        // Nobody listens to the log: do not die in silence.
-        eprintln!("{what}: {error}");
-    }
+    say_unheard(what, error);
     std::process::abort()
+}
+
+/// Writes the reason for an abort to standard error if nobody listens to the log, so that no process dies in silence.
+/// Past `eprintln`, whose lines a test harness keeps to itself and loses with the process.
+pub(crate) fn say_unheard(what: &str, error: &dyn std::fmt::Display) {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        // Nothing is left to be done about a closed standard error.
+        let _ = writeln!(std::io::stderr(), "{what}: {error}");
+    }
 }

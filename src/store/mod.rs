@@ -40,6 +40,7 @@ pub mod watermark;
 
 pub use backup::{EtcdFile, ExportError, Import, ImportError, Imported, file_status, import};
 pub use error::StoreError;
+pub(crate) use error::say_unheard;
 pub use events::{AuthEvent, Batch, Event, EventKind, EventSink, Moment, Work};
 pub use hash::{HashError, HashKv};
 pub use machine::{MAX_REMOVED, Machine};

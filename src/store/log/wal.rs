@@ -21,6 +21,7 @@ use super::segment::{HEADER, Header, Segment};
 use super::state::{Point, State, Step, cost, kept_hint, later};
 use super::{LogError, LogOptions};
 use crate::raft::types::{Entry, LogId, Vote};
+use crate::store::error::say_unheard;
 use crate::store::space::Part;
 use crate::store::watermark::Watermark;
 
@@ -520,6 +521,7 @@ impl Writer {
     /// kernel may have dropped the data and would report success the next time.
     fn fail(&self, error: &LogError, items: Vec<Item>) {
         tracing::error!(target: "last_words", %error, "the raft log failed; this process stops now, before it acknowledges anything more");
+        say_unheard("the raft log failed", error);
         let queued = {
             let mut queue = self.shared.queue.lock();
             queue.failed = true;
