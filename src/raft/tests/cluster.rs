@@ -44,6 +44,17 @@ pub struct Node {
     pub consensus: Consensus,
     pub store: Store,
     pub dir: Arc<TempDir>,
+    end: End,
+}
+
+/// Ends what a member left running on the thread of its callers when its test is over. That would keep its store open after
+/// the folder is gone, and a store that cannot be written ends the process, with all other tests.
+struct End(Consensus);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.inner.stopping.cancel();
+    }
 }
 
 pub fn rules() -> Rules {
@@ -103,7 +114,8 @@ impl Node {
         let (consensus, store) = open(id, CLUSTER, dir.path(), rules).await;
         let admission = Admission::start().expect("a thread for callers");
         serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone(), &admission).expect("served");
-        Self { id, url, consensus, store, dir }
+        let end = End(consensus.clone());
+        Self { id, url, consensus, store, dir, end }
     }
 
     pub async fn fresh(id: NodeId, socket: TcpListener, url: String, rules: Rules) -> Self {
@@ -114,9 +126,9 @@ impl Node {
 
     /// Stops the member; what it takes to start it again.
     pub async fn stop(self) -> Stopped {
-        let Self { id, url, consensus, store, dir } = self;
+        let Self { id, url, consensus, store, dir, end } = self;
         consensus.shutdown().await;
-        drop((consensus, store));
+        drop((consensus, store, end));
         Stopped { id, url, dir }
     }
 
