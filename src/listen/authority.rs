@@ -8,6 +8,7 @@
 //! Invariant: on a connection that is rewritten, the stack behind sees only blocks written here, so the compression
 //! state of the client is followed here and nowhere else.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -27,6 +28,14 @@ const MAX_PAYLOAD: usize = 16_384;
 const MAX_FRAME: usize = 64 << 10;
 /// Largest header block, compressed.
 const MAX_BLOCK: usize = 64 << 10;
+/// Largest header list, decoded, with [`FIELD_COST`] for each field.
+const MAX_LIST: usize = 64 << 10;
+/// What HTTP/2 counts for a field beside its bytes (RFC 9113, 6.5.2).
+const FIELD_COST: usize = 32;
+/// Most fields of a block; hyper takes as many of an HTTP/1.1 head.
+const MAX_FIELDS: usize = 100;
+/// The table of the client's compression, bytes: what holds while no side says otherwise, and the stack behind does not.
+const TABLE: usize = 4096;
 /// Bytes read at once while frames are looked at.
 const CHUNK: usize = 16 << 10;
 
@@ -138,7 +147,9 @@ struct Block {
 
 impl Default for Rewriter {
     fn default() -> Self {
-        Self { decoder: Decoder::new(), block: Block::default(), passing: 0 }
+        let mut decoder = Decoder::new();
+        decoder.set_max_allowed_table_size(TABLE);
+        Self { decoder, block: Block::default(), passing: 0 }
     }
 }
 
@@ -199,8 +210,27 @@ impl Rewriter {
         if flags & END_HEADERS == 0 {
             return Ok(None);
         }
-        let headers = self.decoder.decode(&self.block.bytes).map_err(|_| broken("a header block does not decode"))?;
-        Ok(Some((stream, headers)))
+        Ok(Some((stream, self.decode()?)))
+    }
+
+    /// The fields of the collected block. Its references are followed only as far as the limits go: a byte can stand for
+    /// 4 KiB of the table, and each compressed string costs the decoder some microseconds however short it is.
+    fn decode(&mut self) -> io::Result<Headers> {
+        if fields(&self.block.bytes).is_none_or(|count| count > MAX_FIELDS) {
+            return Err(broken("a header block has more than 100 fields, or ends within one"));
+        }
+        let (mut headers, mut cost) = (Headers::new(), 0);
+        let each = |name: Cow<'_, [u8]>, value: Cow<'_, [u8]>| {
+            cost += name.len() + value.len() + FIELD_COST;
+            if cost <= MAX_LIST {
+                headers.push((name.into_owned(), value.into_owned()));
+            }
+        };
+        self.decoder.decode_with_cb(&self.block.bytes, each).map_err(|_| broken("a header block does not decode"))?;
+        if cost > MAX_LIST {
+            return Err(broken("a header block is larger than 64 KiB when it is decoded"));
+        }
+        Ok(headers)
     }
 
     /// Writes a block without compression, so that it depends on nothing before it.
@@ -229,6 +259,54 @@ impl Rewriter {
             (kind, first) = (CONTINUATION, 0);
         }
     }
+}
+
+/// How many fields and size updates a header block has, by its lengths alone; `None` if one ends beyond it (RFC 7541, 6).
+fn fields(mut block: &[u8]) -> Option<usize> {
+    let mut count = 0;
+    while let Some(&first) = block.first() {
+        count += 1;
+        let (prefix, literal) = match first {
+            0x80.. => (7, false),
+            0x40.. => (6, true),
+            0x20.. => (5, false),
+            _ => (4, true),
+        };
+        let index = integer(&mut block, prefix)?;
+        let strings = if !literal {
+            0
+        } else if index == 0 {
+            2
+        } else {
+            1
+        };
+        for _ in 0..strings {
+            let length = integer(&mut block, 7)?;
+            block = block.get(length..)?;
+        }
+    }
+    Some(count)
+}
+
+/// Takes an integer off the front, whose first byte has `prefix` bits of it (RFC 7541, 5.1).
+fn integer(block: &mut &[u8], prefix: u8) -> Option<usize> {
+    let (&first, mut rest) = block.split_first()?;
+    let mask = (1usize << prefix) - 1;
+    let mut value = usize::from(first) & mask;
+    if value == mask {
+        for shift in [0, 7, 14, 21] {
+            let (&byte, after) = rest.split_first()?;
+            rest = after;
+            value += usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                *block = rest;
+                return Some(value);
+            }
+        }
+        return None;
+    }
+    *block = rest;
+    Some(value)
 }
 
 /// The next whole frame, head included.
@@ -444,6 +522,68 @@ mod tests {
         let error = relaxed.read_to_end(&mut Vec::new()).await.expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(bytes.len() - relaxed.inner.len() < 4 * MAX_BLOCK, "refused before all of it was read");
+    }
+
+    /// Sends blocks on a connection whose authority is improper. The error that ends it, or nothing.
+    async fn refusal(blocks: &[Vec<u8>]) -> String {
+        let mut bytes = [PREFACE.to_vec(), frame(HEADERS, END_HEADERS, 1, &block("http://a"))].concat();
+        for (block, stream) in blocks.iter().zip((3..).step_by(2)) {
+            bytes.extend(frame(HEADERS, END_HEADERS, stream, block));
+        }
+        let mut relaxed = Relaxed::new(&bytes[..], None);
+        relaxed.read_to_end(&mut Vec::new()).await.map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[tokio::test]
+    async fn what_a_block_stands_for_is_limited_and_so_is_the_number_of_its_fields_and_the_table() {
+        let mut long = BytesMut::from(&[0x40, 1, b'k'][..]);
+        put_string(&[b'v'; 4000], &mut long);
+        let long = long.to_vec();
+        // Each byte names the field of 4 KiB that was put into the table.
+        let said = refusal(&[long.clone(), vec![0xbe; 17]]).await;
+        assert_eq!(said, "a header block is larger than 64 KiB when it is decoded");
+        assert_eq!(refusal(&[long, vec![0xbe; 15]]).await, "");
+        // Fields of two bytes each, whose value is an empty compressed string.
+        assert_eq!(refusal(&[[0x01, 0x80].repeat(100)]).await, "");
+        let said = refusal(&[[0x01, 0x80].repeat(101)]).await;
+        assert_eq!(said, "a header block has more than 100 fields, or ends within one");
+        // A table of 4096 bytes, then one of 4097.
+        assert_eq!(refusal(&[vec![0x3f, 0xe1, 0x1f, 0x83]]).await, "");
+        assert_eq!(refusal(&[vec![0x3f, 0xe2, 0x1f, 0x83]]).await, "a header block does not decode");
+    }
+
+    #[test]
+    fn fields_are_counted_as_the_decoder_reads_them() {
+        use rand::rngs::SmallRng;
+        use rand::{Rng, SeedableRng};
+
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut agreed = 0;
+        for _ in 0..200_000 {
+            // Mostly fields, some of them broken.
+            let block: Vec<u8> = (0..random.random_range(0..4))
+                .flat_map(|_| {
+                    let text = |random: &mut SmallRng| {
+                        let length = random.random_range(0..3u8);
+                        [vec![length], vec![b'a'; usize::from(length)]].concat()
+                    };
+                    match random.random_range(0..5) {
+                        0 => vec![random.random_range(0x80..=0xff)],
+                        1 => [vec![0x40], text(&mut random), text(&mut random)].concat(),
+                        2 => [vec![random.random_range(0..0x10)], text(&mut random)].concat(),
+                        3 => [vec![0x3f, random.random_range(0..0x80)], vec![0x83]].concat(),
+                        _ => vec![random.random()],
+                    }
+                })
+                .collect();
+            let mut seen = 0;
+            if Decoder::new().decode_with_cb(&block, |_, _| seen += 1).is_ok() {
+                let counted = fields(&block).expect("what decodes is whole");
+                assert!(counted >= seen, "{block:x?}: {counted} < {seen}");
+                agreed += 1;
+            }
+        }
+        assert!(agreed > 20_000, "{agreed} blocks decode");
     }
 
     #[tokio::test]
