@@ -1,7 +1,8 @@
 //! Answers that count in the budget of bytes: handed to their connection in pieces, and taken back from a reader who stalls.
 //!
 //! A connection asks for a piece when it can send one. A reader that takes nothing for [`STALLED`](crate::work::STALLED)
-//! keeps memory that others wait for: its answer is dropped, and the connection hears of it when it asks again.
+//! keeps memory that others wait for, and so does one that takes less than [`SLOWEST_READER`](crate::work::SLOWEST_READER):
+//! its answer is dropped, and the connection hears of it when it asks again.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -15,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::BodyError;
-use crate::work::{ANSWER_PIECE_BYTES, Grant};
+use crate::work::{ANSWER_PIECE_BYTES, Grant, SLOWEST_READER};
 
 /// An answer and the grant that pays for it.
 #[derive(Debug)]
@@ -66,13 +67,17 @@ struct Held<B> {
     data: Bytes,
     grant: Option<Grant>,
     taken: Instant,
+    /// When the slowest reader has it all.
+    due: Instant,
     expired: bool,
 }
 
 impl<B: Send + 'static> PaidBody<B> {
-    /// What `inner` gives, paid for by `grant`, and dropped after `patience` without a reader.
+    /// What `inner` gives, paid for by `grant`, and dropped after `patience` without a reader, or with one that is too slow.
     pub(super) fn new(inner: Option<B>, data: Bytes, grant: Grant, patience: Duration) -> Self {
-        let held = Held { inner, data, grant: Some(grant), taken: Instant::now(), expired: false };
+        let now = Instant::now();
+        let due = now + patience + Duration::from_secs_f64(grant.bytes() as f64 / SLOWEST_READER as f64);
+        let held = Held { inner, data, grant: Some(grant), taken: now, due, expired: false };
         let held = Arc::new(Mutex::new(held));
         let watch = tokio::spawn(expire(Arc::downgrade(&held), patience)).abort_handle();
         Self { held, watch }
@@ -93,10 +98,10 @@ async fn expire<B>(held: Weak<Mutex<Held<B>>>, patience: Duration) {
         if held.grant.is_none() {
             return;
         }
-        at = held.taken + patience;
+        at = held.due.min(held.taken + patience);
         if at <= Instant::now() {
             let bytes = held.grant.take().map_or(0, |grant| grant.bytes());
-            tracing::warn!(bytes, ?patience, "dropped an answer whose reader takes nothing of it");
+            tracing::warn!(bytes, ?patience, "dropped an answer whose reader takes nothing of it, or too little");
             held.data = Bytes::new();
             held.inner = None;
             held.expired = true;
@@ -209,5 +214,25 @@ mod tests {
         assert!(!stalled.is_end_stream());
         let error = stalled.frame().await.expect("not just its end").expect_err("cut short");
         assert_eq!(error.to_string(), "the answer was not read in time");
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_a_little_now_and_then_loses_the_answer_too() {
+        let budget = Budget::new(1 << 20);
+        let (patience, data) = (Duration::from_millis(200), Bytes::from(vec![7; SLOWEST_READER]));
+        let grant = budget.take(data.len()).expect("room");
+        let mut dripping = PaidBody::<Full<Bytes>>::new(None, data, grant, patience);
+        let begun = Instant::now();
+        for _ in 0..3 {
+            dripping.frame().await.expect("a piece").expect("whole");
+        }
+        // Never silent for longer than half of the patience.
+        while budget.taken() > 0 {
+            dripping.held.lock().taken = Instant::now();
+            tokio::time::sleep(patience / 20).await;
+        }
+        let error = dripping.frame().await.expect("not just its end").expect_err("cut short");
+        assert_eq!(error.to_string(), "the answer was not read in time");
+        assert!(begun.elapsed() > Duration::from_secs(1));
     }
 }

@@ -9,7 +9,7 @@
 //! Answers are memory from the moment they are read until their reader has taken them. Those larger than
 //! [`FREE_ANSWER_BYTES`] are paid for from a [`Budget`]. One that does not fit is begun again when it is its turn to be the
 //! one that may go beyond; so there are never more than [`ANSWER_BYTES`] and one answer. Who takes nothing of a paid answer
-//! for [`STALLED`] loses it.
+//! for [`STALLED`], or less than [`SLOWEST_READER`] of it, loses it.
 
 mod budget;
 mod lane;
@@ -71,6 +71,9 @@ pub const ANSWER_PIECE_BYTES: usize = 64 << 10;
 pub const FREE_ANSWER_BYTES: usize = 32 << 10;
 /// A reader that takes nothing of an answer for this long loses it.
 pub const STALLED: Duration = Duration::from_secs(60);
+/// What a reader takes of an answer at least, bytes per second from its beginning on, beside the first [`STALLED`]: or one
+/// that takes a piece a minute would keep everybody else's large answers waiting for a day.
+pub const SLOWEST_READER: usize = 256 << 10;
 
 /// Events that were looked up for watchers and not sent yet, bytes, over all streams.
 pub const WATCH_BYTES: usize = 64 << 20;

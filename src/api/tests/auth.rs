@@ -378,6 +378,38 @@ async fn a_watcher_from_before_authentication_ends_with_it_unless_somebody_stand
 }
 
 #[tokio::test]
+async fn an_observer_of_an_election_hears_no_more_once_its_user_may_not_read_it() {
+    use crate::proto::v3electionpb as epb;
+
+    let member = start().await;
+    let elections = || epb::election_client::ElectionClient::new(member.service());
+    let election = || epb::LeaderRequest { name: "a".into() };
+    ok(member.kv().put(put("a/1", "public")).await);
+    let mut stranger = ok(elections().observe(election()).await);
+    assert!(stranger.message().await.expect("well").is_some());
+    secure(&member).await;
+    let (root, ann) = (login(&member, "root").await, login(&member, "ann").await);
+    let mut by_ann = ok(elections().observe(with_token(election(), Some(&ann))).await);
+    let mut by_root = ok(elections().observe(with_token(election(), Some(&root))).await);
+    let heard = async |stream: &mut Streaming<epb::LeaderResponse>| {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("in time");
+        message.map(|leader| leader.expect("not the end").kv.expect("a key").value)
+    };
+    assert_eq!(heard(&mut by_ann).await.expect("permitted"), "public");
+    assert_eq!(heard(&mut by_root).await.expect("permitted"), "public");
+    ok(member.kv().put(with_token(put("a/1", "for users"), Some(&root))).await);
+    assert_eq!(heard(&mut by_ann).await.expect("permitted"), "for users");
+    assert_eq!(heard(&mut by_root).await.expect("permitted"), "for users");
+    let status = heard(&mut stranger).await.expect_err("nobody is behind it");
+    assert_eq!((status.code(), status.message()), EMPTY);
+    ok(member.auth().role_revoke_permission(with_token(forbid("low", "a", "m"), Some(&root))).await);
+    ok(member.kv().put(with_token(put("a/1", "secret"), Some(&root))).await);
+    let status = heard(&mut by_ann).await.expect_err("denied");
+    assert_eq!((status.code(), status.message()), DENIED);
+    assert_eq!(heard(&mut by_root).await.expect("permitted"), "secret");
+}
+
+#[tokio::test]
 async fn leases_are_shown_and_renewed_by_whoever_has_all_of_their_keys() {
     let member = secured().await;
     let (root, ann) = (login(&member, "root").await, login(&member, "ann").await);

@@ -13,6 +13,7 @@ use crate::api::call::{Audience, Call};
 use crate::api::error::{ApiError, in_recipe};
 use crate::api::state::State;
 use crate::api::stream::{self, Answers, Ending, Session};
+use crate::model::auth::AuthError;
 use crate::model::view::KeyRange;
 use crate::proto::etcdserverpb as kvpb;
 use crate::proto::etcdserverpb::request_op::Request as Op;
@@ -120,6 +121,10 @@ struct Observing {
     stage: Stage,
     /// Answers found and not yet sent.
     found: VecDeque<pb::LeaderResponse>,
+    /// Whose stream it is, once authentication was on.
+    user: Option<String>,
+    /// The state of the auth store under which the user might read the election.
+    permitted_at: u64,
     ending: Ending,
 }
 
@@ -134,7 +139,42 @@ enum Stage {
 }
 
 impl Observing {
+    /// Whether the user may still read the election: a watcher is permitted once, and rights change.
+    async fn look_at_rights(&mut self) -> Result<(), ApiError> {
+        let state = self.state.store.auth_mark().state();
+        if state == self.permitted_at {
+            return Ok(());
+        }
+        // In this order: a change in between is one too many, not one too few.
+        self.permitted_at = state;
+        let auth = self.state.store.auth();
+        if auth.is_enabled() {
+            let user = self.whose().await?;
+            let range = self.queue.range();
+            let (key, range_end) = range.as_pair();
+            auth.still_reads(&user, key, range_end)?;
+        }
+        Ok(())
+    }
+
+    /// The user, known from the first time on: a token may end before its stream, as with watchers.
+    async fn whose(&mut self) -> Result<String, ApiError> {
+        if let Some(user) = &self.user {
+            return Ok(user.clone());
+        }
+        let by = self.call.step(&self.state).identity(&self.state).await?;
+        if by.is_nobody() {
+            return Err(ApiError::Auth(AuthError::UserEmpty));
+        }
+        self.user = Some(by.user.clone());
+        Ok(by.user)
+    }
+
     async fn look(&mut self) -> Result<(), ApiError> {
+        self.permitted_at = self.state.store.auth_mark().state();
+        if self.state.store.auth_mark().is_on() {
+            self.whose().await?;
+        }
         let answer = kv::range(&self.state, &self.call.step(&self.state), self.queue.first()).await?;
         let revision = queue::revision(answer.header.as_ref());
         self.stage = match queue::only_key(&answer)? {
@@ -191,6 +231,7 @@ impl Observing {
             Stage::Following(watcher) => (watcher, false),
         };
         let output = watcher.next().await;
+        self.look_at_rights().await?;
         self.take(output, waiting)
     }
 }
@@ -251,6 +292,8 @@ impl pb::election_server::Election for Election {
             queue: Queue::new(&request.get_ref().name),
             stage: Stage::Looking,
             found: VecDeque::new(),
+            user: None,
+            permitted_at: self.0.store.auth_mark().state(),
             ending: stream::ending(&self.0, call.require_leader),
             state: Arc::clone(&self.0),
             call,
