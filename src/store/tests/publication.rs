@@ -33,6 +33,8 @@ impl Witness {
     fn of(store: &Store) -> Arc<Self> {
         let witness = Arc::new(Self::default());
         *witness.store.lock() = Some(store.clone());
+        // The index of a tree that nothing was written to is not 0.
+        witness.v2_index.store(v2::index(&store.view()).unwrap(), Ordering::SeqCst);
         store.subscribe(witness.clone());
         witness
     }
