@@ -15,6 +15,8 @@ use crate::raft::types::{Entry, LogId, Vote};
 
 /// Bytes before a record's body.
 pub(super) const HEADER: usize = 8;
+/// More than a vote, a purge, a hint and a mark take together: what a segment begins with behind its layout.
+pub(super) const SUMMARY: usize = 256;
 /// No record is longer; a length above it is damage.
 pub(super) const MAX_BODY: usize = 1 << 30;
 /// Upper bound of what an entry's record needs beyond its payload.

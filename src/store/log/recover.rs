@@ -99,19 +99,37 @@ pub(super) fn recover(dir: &Path, mark: Option<Place>, options: &LogOptions) -> 
     Ok(recovered)
 }
 
-/// Position of the newest segment whose first record is a sound layout; of the first when there is none.
+/// Position of the newest segment that begins with a sound layout and all that was written with it; of the first when there
+/// is none.
+///
+/// A segment's first write holds the layout, the vote and the purge, and a power cut can tear it anywhere. Unless all of
+/// that is there, up to the mark behind it, it is read from the segment before.
 fn newest_layout(segments: &[(u64, PathBuf)]) -> Result<usize, LogError> {
     for (at, (seq, path)) in segments.iter().enumerate().rev() {
         let start = Segment::start_of(path, HEADER + record::HEADER)?;
         let Some((header, chain)) = Header::decode(&start).filter(|(header, _)| header.seq == *seq) else { continue };
         let Some(size) = record::claimed_size(&start[HEADER..]) else { continue };
-        let start = Bytes::from(Segment::start_of(path, HEADER + size)?);
-        let first = record::parse(&start, HEADER, chain).and_then(|found| found.record().ok());
-        if header.previous_end != 0 && matches!(first, Some(Record::Layout(_))) {
+        let start = Bytes::from(Segment::start_of(path, HEADER + size + record::SUMMARY)?);
+        if header.previous_end != 0 && begins_whole(&start, chain) {
             return Ok(at);
         }
     }
     Ok(0)
+}
+
+/// Whether these first bytes of a segment hold a layout and everything behind it up to the first mark.
+fn begins_whole(start: &Bytes, mut chain: u32) -> bool {
+    let (mut at, mut first) = (HEADER, true);
+    while let Some(found) = record::parse(start, at, chain) {
+        (at, chain) = (at + found.size, found.chain);
+        match found.record() {
+            Ok(Record::Layout(_)) if first => first = false,
+            Ok(Record::Vote(_) | Record::Purged(_) | Record::Committed(_)) if !first => {}
+            Ok(Record::Mark { .. }) => return !first,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// A segment of which the one behind it, `next`, says how far it goes. Whether its records are sound shows when they are

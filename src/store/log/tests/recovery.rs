@@ -364,6 +364,40 @@ async fn votes_survive_any_cut_behind_them() {
     }
 }
 
+/// Its layout alone may have reached the disk whole: then the vote and the purge are in the segment before.
+#[tokio::test]
+async fn the_first_write_of_a_segment_may_be_torn_anywhere_and_nothing_of_before_is_lost() {
+    let options = || LogOptions { segment_bytes: 4 << 10, first_segment_bytes: 4 << 10, ..small() };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (mut store, _) = open(dir.path(), options()).expect("opens");
+    store.save_vote(&Vote::new(3, 1)).await.expect("saves");
+    append(&mut store, 3, 0..2, 1000).await;
+    store.purge(log_id(3, 0)).await.expect("purges");
+    let (mut next, mut torn) = (2, 0);
+    // Layouts of one run to 34: with 10 the vote stands across the border of a sector, with 9 the purge.
+    while segments(dir.path()).len() < 35 {
+        let (before, count) = (marked(dir.path()), segments(dir.path()).len());
+        append(&mut store, 3, next..next + 1, 1000).await;
+        next += 1;
+        let begun = segments(dir.path());
+        if begun.len() == count || !(9..=11).contains(&count) && count != 33 {
+            continue;
+        }
+        let (newest, end) = (begun.last().expect("a segment"), marked(dir.path()).offset);
+        for cut in (0..end).step_by(5) {
+            let copy = copy(dir.path());
+            set_mark(copy.path(), before);
+            truncate_bytes(&copy.path().join(newest.file_name().expect("a name")), cut);
+            let (mut store, _) = open(copy.path(), options()).expect("opens");
+            assert_eq!(store.read_vote().await.expect("reads"), Some(Vote::new(3, 1)), "{count} runs, cut at {cut}");
+            let (purged, last) = state(&mut store).await;
+            assert_eq!((purged, last), (Some(log_id(3, 0)), Some(log_id(3, next - 2))), "{count} runs, cut at {cut}");
+            torn += 1;
+        }
+    }
+    assert!(torn > 1000, "{torn} torn writes");
+}
+
 #[tokio::test]
 async fn a_log_of_a_newer_format_is_refused_as_such() {
     let (dir, _) = closed_log(1).await;
