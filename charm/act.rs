@@ -217,10 +217,10 @@ impl Hands<'_> {
             Action::ClosePort(port) => self.pending.set_port(*port, false),
             Action::SetVersion(version) => self.pending.set_version(version),
             Action::Rotate(steps) => rotate(sight, steps, self.pending)?,
-            Action::PruneSecret(revisions) => {
+            Action::PruneSecret(revision) => {
                 let id = sight.secret()?.id.clone();
-                self.pending.change_secret(SecretChange::Prune { id, revisions: revisions.clone() })?;
-                self.pending.publish_app(&AppChange::KeptFrom(revisions.end));
+                self.pending.change_secret(SecretChange::Prune { id, revision: *revision })?;
+                self.pending.publish_app(&AppChange::KeptFrom(revision + 1));
             }
         }
         Ok(())
@@ -292,9 +292,7 @@ pub fn describe(action: &Action) -> Option<String> {
             let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();
             shown.join("; ")
         }
-        Action::PruneSecret(revisions) => {
-            format!("removing older revisions of the secret, {} to {}", revisions.start, revisions.end - 1)
-        }
+        Action::PruneSecret(revision) => format!("removing revision {revision} of the secret"),
         Action::PublishApp(AppChange::Deadline(_, Some(until))) => {
             format!("every member trusts the new client authority; the old one is served until {}", moment(*until))
         }

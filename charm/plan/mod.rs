@@ -120,8 +120,8 @@ pub enum Action {
     CreateAuthorities,
     /// Takes these steps of replacing an authority, in the secret and in what is published.
     Rotate(Vec<(Side, rotation::Step)>),
-    /// Removes these revisions of the secret, and with them the keys in them, and publishes that they are gone.
-    PruneSecret(std::ops::Range<u64>),
+    /// Removes this revision of the secret, and with it the keys in it, and publishes that it is gone.
+    PruneSecret(u64),
     /// Signs a request and publishes the certificate.
     Issue {
         /// Whose it is.

@@ -104,9 +104,9 @@ impl World {
                 run.app.push(AppChange::Trust(trust.clone()));
                 run.change(SecretChange::Make(trust));
             }
-            Action::PruneSecret(revisions) => {
-                run.app.push(AppChange::KeptFrom(revisions.end));
-                run.change(SecretChange::Prune(revisions));
+            Action::PruneSecret(revision) => {
+                run.app.push(AppChange::KeptFrom(revision + 1));
+                run.change(SecretChange::Prune(revision));
             }
             Action::PublishUnit(bag) => run.bag = Some(*bag),
             Action::PublishApp(change) => run.app.push(change),

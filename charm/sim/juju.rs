@@ -224,7 +224,7 @@ impl World {
         if let Some(change) = change {
             match change {
                 SecretChange::Make(trust) | SecretChange::Revise(trust) => self.store_secret(trust),
-                SecretChange::Prune(revisions) => self.prune_secret(&revisions),
+                SecretChange::Prune(revision) => self.prune_secret(revision),
             }
             // Secrets are committed on their own, before the databags.
             if !self.calm && self.below(6) == 0 {

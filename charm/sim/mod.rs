@@ -93,7 +93,7 @@ struct Run {
 enum SecretChange {
     Make(Trust),
     Revise(Trust),
-    Prune(std::ops::Range<u64>),
+    Prune(u64),
 }
 
 impl Run {
