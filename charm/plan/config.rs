@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::Action;
+use super::{Action, bootstrap};
 use crate::facts::{Facts, PEER_PORT, Service, Side, Storage, Store, Unit};
 use crate::text::{ClientUrl, Folder, InitialCluster, MemberName, PeerUrl, UrlList, Word, quoted};
 
@@ -292,7 +292,6 @@ fn storage_missing(facts: &Facts, token: &str) -> bool {
 /// How a member without data starts: alone as the chosen unit, or as the leader laid down.
 fn first_start(facts: &Facts) -> Result<Initial, Standing> {
     let Some(peer) = &facts.peer else { return Err(Standing::Preparing) };
-    let Some(bootstrap) = &peer.app.bootstrap else { return Err(Standing::Unchosen) };
     if facts.done.app_written {
         // What this hook wrote counts only once the hook has ended well: were it to fail, the next
         // leader could not know that this unit has started, and would start a second cluster.
@@ -301,8 +300,10 @@ fn first_start(facts: &Facts) -> Result<Initial, Standing> {
     if let Some(cluster) = peer.app.joins.get(&facts.unit) {
         return Ok(Initial { cluster: cluster.clone(), state: "existing" });
     }
-    if bootstrap != &facts.unit {
-        return Err(Standing::Outside { bootstrap: bootstrap.clone() });
+    let Some(chosen) = &peer.app.bootstrap else { return Err(Standing::Unchosen) };
+    // The choice alone is not enough: where there is a cluster, the chosen unit joins it like any other.
+    if chosen != &facts.unit || bootstrap::is_seen(facts) {
+        return Err(Standing::Outside { bootstrap: chosen.clone() });
     }
     let url = facts.peer_url().ok_or(Standing::Preparing)?;
     let alone = vec![(MemberName::read(&facts.unit.member_name()), url)];

@@ -97,7 +97,11 @@ impl World {
             }
             Action::WriteConfig(config) => node.settings = Some(*config),
             Action::StopService => node.service = None,
-            Action::CleanHost { .. } | Action::SetDataAside => node.data = None,
+            Action::SetDataAside => node.data = None,
+            Action::CleanHost { .. } => {
+                (node.data, node.settings, node.service, node.program) = (None, None, None, false);
+                node.pairs = Side::BOTH.map(|side| (side, Pair::default())).into();
+            }
             Action::CreateAuthorities => {
                 let [server, peer] = made.map(Anchors::only);
                 let trust = Trust { server, peer, token: format!("token-{serial}").as_str().into() };
