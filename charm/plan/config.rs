@@ -238,15 +238,9 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
         return Standing::Preparing;
     };
     let initial = if facts.host.data {
-        match &facts.host.config {
-            Some(old)
-                if old.name == facts.unit.member_name()
-                    && old.initial_cluster_token == token
-                    && old.data_dir == facts.host.data_dir =>
-            {
-                Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
-            }
-            _ => return Standing::ForeignData,
+        match facts.host.config.as_ref().filter(|_| owns_data(facts)) {
+            Some(old) => Initial { cluster: old.initial_cluster.clone(), state: state_word(old) },
+            None => return Standing::ForeignData,
         }
     } else if storage_missing(facts, &token) {
         return Standing::StorageMissing;
@@ -263,6 +257,18 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
         return Standing::Preparing;
     }
     run(facts, config, actions)
+}
+
+/// True when the data that lies here, if any, is that of this unit's member in this cluster. Once the relation is
+/// gone nothing tells the cluster's token; a unit's name is never used again.
+#[must_use]
+pub fn owns_data(facts: &Facts) -> bool {
+    let token = facts.peer.as_ref().and_then(|peer| peer.app.token());
+    facts.host.config.as_ref().is_some_and(|old| {
+        old.name == facts.unit.member_name()
+            && token.is_none_or(|token| old.initial_cluster_token == token)
+            && old.data_dir == facts.host.data_dir
+    })
 }
 
 fn state_word(old: &DaemonConfig) -> &'static str {

@@ -12,10 +12,10 @@
 //! successor's member is added and laid down, `remove` until that member has the data and votes. One that stays
 //! because the rest would have no quorum lets in every unit that may repair it before it ends `stop`.
 
-use super::config::{default_data_dir, generation};
+use super::config::{self, default_data_dir, generation};
 use super::membership::{remains_a_quorum, successor, unit_of};
 use super::status::Status;
-use super::{Action, Plan, bootstrap, certificates, membership, relations};
+use super::{Action, Plan, Remains, bootstrap, certificates, membership, relations};
 use crate::bags::UnitBag;
 use crate::facts::{Cluster, Facts, Host, Service, Storage, Store};
 
@@ -179,7 +179,8 @@ pub fn detach(facts: &Facts) -> Plan {
 }
 
 /// Leaves, if that is still to be done, then cleans the machine. The data is deleted only when the cluster
-/// says that it goes on without this member; else, the application's last unit included, it is set aside.
+/// says that it goes on without this member; else, the application's last unit included, it is set aside. What
+/// this member does not own is left alone.
 #[must_use]
 pub fn clean(facts: &Facts) -> Plan {
     let leaving = leave(facts, Urgency::LastCall);
@@ -191,6 +192,14 @@ pub fn clean(facts: &Facts) -> Plan {
         actions.push(Action::StopService);
     }
     bootstrap::unchoose(facts, &mut actions);
-    actions.push(Action::CleanHost { keep_data: !has_left(facts) });
+    let own = config::owns_data(facts);
+    let data = if own && has_left(facts) {
+        Remains::Deleted
+    } else if own || !facts.host.data {
+        Remains::SetAside
+    } else {
+        Remains::Foreign(facts.host.data_dir.clone())
+    };
+    actions.push(Action::CleanHost { data });
     Plan { actions, status: Status::Stopped, hold: false }
 }

@@ -2,8 +2,8 @@
 //! is ever begun.
 
 use super::*;
-use crate::plan::Plan;
 use crate::plan::bootstrap::{begin_anew, is_gone};
+use crate::plan::{Plan, Remains};
 use crate::text::InitialCluster;
 
 /// The leader etcd/1, the only member, is being removed; etcd/2 has published its requests.
@@ -99,7 +99,7 @@ fn remove_is_held_until_the_successor_votes_and_only_then_the_member_leaves_and_
     assert_eq!((step.actions, step.hold), (vec![Action::MoveLeader { to: 2 }, remove], true));
     cluster(&mut facts).members.remove(0);
     let step = plan(&facts, &Event::Remove);
-    assert_eq!((step.actions.last(), step.hold), (Some(&Action::CleanHost { keep_data: false }), false));
+    assert_eq!((step.actions.last(), step.hold), (Some(&Action::CleanHost { data: Remains::Deleted }), false));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_unit_that_has_left_ends_although_nobody_answers_and_one_that_has_not_is_hel
     peer(&mut facts).own = (**bag).clone();
     facts.store = unheard;
     let step = plan(&facts, &Event::Remove);
-    assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { keep_data: true }], false));
+    assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { data: Remains::SetAside }], false));
 }
 
 #[test]
