@@ -22,7 +22,7 @@ use crate::observe::{Sight, observe};
 use crate::pending::{Kept, Pending, SecretChange, commit};
 use crate::plan::application::overall;
 use crate::plan::rotation::{Step, moment};
-use crate::plan::{Action, Plan, plan};
+use crate::plan::{Action, Plan, Remains, plan};
 use crate::secret::SecretContent;
 use crate::text::Word;
 
@@ -192,7 +192,7 @@ impl Hands<'_> {
             Action::RestartService { generation } => self.start(generation, true)?,
             Action::StopService => host.stop()?,
             Action::SetDataAside => host.set_aside(sight.facts.now)?,
-            Action::CleanHost { keep_data } => host.clean(*keep_data, sight.facts.now)?,
+            Action::CleanHost { data } => host.clean(data, sight.facts.now)?,
             Action::AddLearner { peer_url, .. } => sight.asker.add_learner(peer_url)?,
             Action::RemoveMember { id, .. } => sight.asker.remove(*id)?,
             Action::UpdatePeerUrl { id, peer_url } => sight.asker.update(*id, peer_url)?,
@@ -217,10 +217,10 @@ impl Hands<'_> {
             Action::ClosePort(port) => self.pending.set_port(*port, false),
             Action::SetVersion(version) => self.pending.set_version(version),
             Action::Rotate(steps) => rotate(sight, steps, self.pending)?,
-            Action::PruneSecret(revisions) => {
+            Action::PruneSecret(revision) => {
                 let id = sight.secret()?.id.clone();
-                self.pending.change_secret(SecretChange::Prune { id, revisions: revisions.clone() })?;
-                self.pending.publish_app(&AppChange::KeptFrom(revisions.end));
+                self.pending.change_secret(SecretChange::Prune { id, revision: *revision })?;
+                self.pending.publish_app(&AppChange::KeptFrom(revision + 1));
             }
         }
         Ok(())
@@ -275,8 +275,11 @@ pub fn describe(action: &Action) -> Option<String> {
         Action::RestartService { generation } => format!("restarting etcd, generation {generation}"),
         Action::StopService => "stopping etcd".to_owned(),
         Action::SetDataAside => "setting the data aside".to_owned(),
-        Action::CleanHost { keep_data: true } => "cleaning the machine; the data is set aside".to_owned(),
-        Action::CleanHost { keep_data: false } => "cleaning the machine".to_owned(),
+        Action::CleanHost { data: Remains::Deleted } => "cleaning the machine; the cluster has the data".to_owned(),
+        Action::CleanHost { data: Remains::SetAside } => "cleaning the machine; data is set aside".to_owned(),
+        Action::CleanHost { data: Remains::Foreign(folder) } => {
+            format!("cleaning the machine; {folder} holds the data of another member and stays")
+        }
         Action::AddLearner { unit, peer_url } => format!("adding {unit} as a learner at {peer_url}"),
         Action::RemoveMember { id, name } => format!("removing member {id:x} {name}"),
         Action::MoveLeader { to } => format!("moving raft leadership to {to:x}"),
@@ -292,9 +295,7 @@ pub fn describe(action: &Action) -> Option<String> {
             let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();
             shown.join("; ")
         }
-        Action::PruneSecret(revisions) => {
-            format!("removing older revisions of the secret, {} to {}", revisions.start, revisions.end - 1)
-        }
+        Action::PruneSecret(revision) => format!("removing revision {revision} of the secret"),
         Action::PublishApp(AppChange::Deadline(_, Some(until))) => {
             format!("every member trusts the new client authority; the old one is served until {}", moment(*until))
         }

@@ -384,8 +384,8 @@ impl Facts {
     pub fn own_member(&self) -> Option<&Member> {
         let Store::Reachable(cluster) = &self.store else { return None };
         let name = self.unit.member_name();
-        let bag = &self.peer.as_ref()?.own;
-        let unstarted = |member: &&Member| member.name.is_empty() && bag.may_become(member);
+        let bag = self.peer.as_ref().map(|peer| &peer.own);
+        let unstarted = |member: &&Member| member.name.is_empty() && bag.is_some_and(|bag| bag.may_become(member));
         cluster.members.iter().find(|member| member.name == name).or_else(|| cluster.members.iter().find(unstarted))
     }
 

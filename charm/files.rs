@@ -5,7 +5,7 @@
 //! the user is the user's, who may have put anything there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ impl ForUser {
 pub fn read(path: &Path) -> Result<Option<String>, FileError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(FileError { what: "cannot read", path: path.to_owned(), cause }),
     }
 }
@@ -102,11 +102,39 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let result = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match result {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => {
             Err(FileError { what: "cannot remove", path: path.to_owned(), cause })
         }
         _ => Ok(()),
     }
+}
+
+/// Removes a folder with all in it; one that is a mount point is emptied and stays.
+///
+/// # Errors
+/// [`FileError`] when something in it cannot be removed.
+pub fn remove_or_empty(path: &Path) -> Result<(), FileError> {
+    match remove(path) {
+        Err(error) if error.cause.kind() == ErrorKind::ResourceBusy && is_empty(path) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a folder when nothing is in it; a mount point stays.
+///
+/// # Errors
+/// [`FileError`] when an empty one cannot be removed.
+pub fn remove_if_empty(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir(path) {
+        Err(cause) if is_empty(path) && cause.kind() != ErrorKind::ResourceBusy => {
+            Err(FileError { what: "cannot remove", path: path.to_owned(), cause })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Replaces a file atomically and durably. The new text lies in a file that did not exist before,
@@ -143,7 +171,7 @@ fn fresh_beside(path: &Path, mode: u32) -> std::io::Result<(PathBuf, File)> {
         let number = tries.next();
         let beside = path.with_file_name(format!(".{name}.{}.{}.new", std::process::id(), number.unwrap_or_default()));
         match OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number.is_some() => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && number.is_some() => {}
             opened => return Ok((beside, opened?)),
         }
     }

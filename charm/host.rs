@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::facts::{self, DATA_DIR, Pair, Program, Request, Service, Side, Storage};
 use crate::files::{self, FileError, ForUser, InTheWay, read, remove};
+use crate::plan::Remains;
 use crate::plan::config::{self, DaemonConfig};
 use crate::service::{self, Manager};
 use crate::text::{Folder, Word};
@@ -293,7 +295,8 @@ impl Host {
         Ok(written.map_or_else(|| self.path(DATA_DIR), |config| PathBuf::from(&*config.data_dir)))
     }
 
-    /// Sets the data aside as `<folder>.kept-<now>`, when there is any; in a storage it stays in the storage.
+    /// Sets the data aside as `<folder>.kept-<now>`, when there is any; in a storage it stays in the storage. A
+    /// mount point cannot be renamed: there the data becomes `member.kept-<now>` inside.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.
@@ -302,22 +305,32 @@ impl Host {
         if data.join("member").exists() {
             let aside = PathBuf::from(format!("{}.kept-{now}", data.display()));
             let fail = |cause| HostError::File { what: "cannot set aside", path: data.clone(), cause };
-            fs::rename(&data, &aside).map_err(fail)?;
+            match fs::rename(&data, &aside) {
+                Err(cause) if [ErrorKind::ResourceBusy, ErrorKind::CrossesDevices].contains(&cause.kind()) => {
+                    fs::rename(data.join("member"), data.join(format!("member.kept-{now}"))).map_err(fail)?;
+                }
+                result => result.map_err(fail)?,
+            }
         }
         Ok(())
     }
 
-    /// Removes what was installed; the data is deleted, or set aside under a name of its own.
+    /// Removes what was installed. The folder made for data at the installation goes when it is empty: what is in
+    /// it may be somebody else's, also when this member's data was in a storage.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.
-    pub fn clean(&self, keep_data: bool, now: i64) -> Result<(), HostError> {
-        if keep_data {
-            self.set_aside(now)?;
-        }
+    pub fn clean(&self, data: &Remains, now: i64) -> Result<(), HostError> {
         // The data before the settings, which say where it is: a second try must find it too.
-        remove(&self.data()?)?;
-        for path in [DATA_DIR, "etc/etcd", "opt/etcd", "run/etcd-charm", DROP_INS, "etc/systemd/system/etcd.service"] {
+        match data {
+            Remains::Deleted => files::remove_or_empty(&self.data()?)?,
+            Remains::SetAside => self.set_aside(now)?,
+            Remains::Foreign(_) => {}
+        }
+        for folder in [self.data()?, self.path(DATA_DIR)] {
+            files::remove_if_empty(&folder)?;
+        }
+        for path in ["etc/etcd", "opt/etcd", "run/etcd-charm", DROP_INS, "etc/systemd/system/etcd.service"] {
             remove(&self.path(path))?;
         }
         if matches!(self.manager, Manager::Systemd) {
@@ -400,7 +413,6 @@ fn user_exists() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::config::{Options, Security};
 
     fn host() -> (tempfile::TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
@@ -409,6 +421,11 @@ mod tests {
         fs::write(charm.join("bin/etcd"), "a program").unwrap();
         let host = Host { root: root.path().to_owned(), charm, manager: Manager::process(root.path()) };
         (root, host)
+    }
+
+    fn settings_for(data_dir: &Path) -> DaemonConfig {
+        let planned = crate::plan::tests::healthy(&[1]).host.config.unwrap();
+        DaemonConfig { data_dir: Folder::parse(data_dir.to_str().unwrap()).unwrap(), ..planned }
     }
 
     fn mode(path: &Path) -> u32 {
@@ -487,14 +504,56 @@ mod tests {
 
     #[test]
     fn cleaning_sets_the_last_copy_aside_and_deletes_any_other() {
-        for keep in [true, false] {
+        for data in [Remains::SetAside, Remains::Deleted] {
             let (_root, host) = host();
             host.install().unwrap();
             fs::create_dir_all(host.path("var/lib/etcd/member")).unwrap();
-            host.clean(keep, 7).unwrap();
+            host.clean(&data, 7).unwrap();
             assert!(!host.path("var/lib/etcd").exists() && !host.path("etc/etcd").exists());
-            assert_eq!(host.path("var/lib/etcd.kept-7/member").exists(), keep);
-            host.clean(keep, 8).unwrap();
+            assert_eq!(host.path("var/lib/etcd.kept-7/member").exists(), data == Remains::SetAside);
+            host.clean(&data, 8).unwrap();
+        }
+    }
+
+    #[test]
+    fn cleaning_leaves_what_is_not_this_members_in_the_default_folder() {
+        for data in [Remains::SetAside, Remains::Deleted, Remains::Foreign("/var/lib/etcd".into())] {
+            let (root, host) = host();
+            host.install().unwrap();
+            let member = host.path("var/lib/etcd/member");
+            fs::create_dir_all(&member).unwrap();
+            if !matches!(data, Remains::Foreign(_)) {
+                // This member's own data is in a storage.
+                let folder = root.path().join("srv/0/etcd");
+                fs::create_dir_all(folder.join("member")).unwrap();
+                host.write_config(&settings_for(&folder)).unwrap();
+            }
+            host.clean(&data, 7).unwrap();
+            assert!(member.exists() && !host.path("etc/etcd").exists(), "{data:?}");
+            assert!(!root.path().join("srv/0/etcd").exists(), "{data:?}");
+            assert_eq!(root.path().join("srv/0/etcd.kept-7/member").exists(), data == Remains::SetAside);
+        }
+    }
+
+    #[test]
+    fn a_data_folder_that_is_a_mount_point_is_emptied_and_stays() {
+        for data in [Remains::SetAside, Remains::Deleted] {
+            let (_root, host) = host();
+            host.install().unwrap();
+            let folder = host.path("var/lib/etcd");
+            let none: Option<&str> = None;
+            if nix::mount::mount(none, &folder, Some("tmpfs"), nix::mount::MsFlags::empty(), none).is_err() {
+                eprintln!("SKIPPED: only root can mount");
+                return;
+            }
+            fs::create_dir_all(folder.join("member")).unwrap();
+            let cleaned = host.clean(&data, 7);
+            let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            nix::mount::umount(&folder).unwrap();
+            cleaned.unwrap();
+            let wanted = if data == Remains::SetAside { vec!["member.kept-7"] } else { vec![] };
+            assert_eq!(left, wanted, "{data:?}");
+            assert!(!host.path("etc/etcd").exists());
         }
     }
 
@@ -502,31 +561,13 @@ mod tests {
     fn settings_the_daemon_would_refuse_never_replace_those_it_runs_with() {
         let (_root, host) = host();
         host.install().unwrap();
-        let security = |side: &str| Security {
-            cert_file: format!("/tls/{side}.crt"),
-            key_file: format!("/tls/{side}.key"),
-            trusted_ca_file: format!("/tls/{side}-ca.crt"),
-            client_cert_auth: true,
-        };
-        let good = DaemonConfig {
-            name: "etcd0".into(),
-            data_dir: "/var/lib/etcd".into(),
-            listen_peer_urls: "https://10.0.0.5:2380".into(),
-            listen_client_urls: "https://10.0.0.5:2381,https://127.0.0.1:2381".into(),
-            initial_advertise_peer_urls: "https://10.0.0.5:2380".into(),
-            advertise_client_urls: "https://10.0.0.5:2381".into(),
-            initial_cluster: "etcd0=https://10.0.0.5:2380".into(),
-            initial_cluster_state: "new".into(),
-            initial_cluster_token: "etcd-0123".into(),
-            client_transport_security: security("server"),
-            peer_transport_security: security("peer"),
-            promote_learners: true,
-            options: Options { port: 2381, ..Options::default() },
-        };
+        let mut good = settings_for(Path::new("/var/lib/etcd"));
+        good.advertise_client_urls = "https://10.0.0.5:2381".into();
+        good.options.port = 2381;
         host.write_config(&good).unwrap();
         let read = fs::read_to_string(host.path("etc/etcd/etcd.json")).unwrap();
         let settings = Settings::from_yaml(&read).unwrap();
-        assert_eq!((settings.name.as_str(), settings.promote_learners), ("etcd0", true));
+        assert_eq!((settings.name.as_str(), settings.promote_learners), ("etcd1", true));
         assert_eq!(host.look(None).unwrap().config.as_ref(), Some(&good));
         let mut bad = good.clone();
         bad.options.election_timeout = 1;

@@ -63,6 +63,11 @@ impl JujuError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, JujuError::Failed { message, .. } if message.contains("not found"))
     }
+
+    /// True when the tool says that the storage asked for is not ready to be used.
+    fn is_not_provisioned(&self) -> bool {
+        matches!(self, JujuError::Failed { message, .. } if message.contains("not provisioned"))
+    }
 }
 
 /// The addresses Juju knows for this unit.
@@ -258,19 +263,10 @@ impl Juju {
     /// The attached storage; `None` when there is none, or it is not there yet.
     ///
     /// # Errors
-    /// [`JujuError::Answer`] for an id or a location that is none: to go on without the storage would be to
-    /// put the data elsewhere.
+    /// [`JujuError`] when Juju cannot say, also for an id or a location that is none: to go on without the
+    /// storage would be to put the data elsewhere.
     pub fn storage(&self) -> Result<Option<Storage>, JujuError> {
-        let listed = json("storage-list", &[STORAGE]).map(|answer| strings(&answer)).unwrap_or_default();
-        let Some(id) = listed.first() else { return Ok(None) };
-        let id = StorageId::parse(id)
-            .ok_or_else(|| JujuError::Answer { tool: "storage-list", cause: format!("the id {id:?}") })?;
-        let Ok(location) = json("storage-get", &["-s", &id, "location"]) else { return Ok(None) };
-        let Some(location) = location.as_str().filter(|location| !location.is_empty()) else { return Ok(None) };
-        let cause = || format!("the location {location:?}");
-        let location =
-            Folder::parse(location).ok_or_else(|| JujuError::Answer { tool: "storage-get", cause: cause() })?;
-        Ok(Some(Storage { id, location }))
+        read_storage(&json("storage-list", &[STORAGE])?, |id| json("storage-get", &["-s", id, "location"]))
     }
 
     /// An action's parameters.
@@ -400,6 +396,26 @@ fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {
     serde_json::from_str(&text).map_err(|e| JujuError::Answer { tool, cause: e.to_string() })
 }
 
+/// Reads the list of storages and, by `locate`, where the first of them is. Juju lists a storage before it is
+/// provisioned; its location is then an error that says so, or empty.
+fn read_storage(
+    listed: &Value,
+    locate: impl FnOnce(&StorageId) -> Result<Value, JujuError>,
+) -> Result<Option<Storage>, JujuError> {
+    let listed = strings(listed);
+    let Some(id) = listed.first() else { return Ok(None) };
+    let id = StorageId::parse(id)
+        .ok_or_else(|| JujuError::Answer { tool: "storage-list", cause: format!("the id {id:?}") })?;
+    let location = match locate(&id) {
+        Err(error) if error.is_not_found() || error.is_not_provisioned() => return Ok(None),
+        answer => answer?,
+    };
+    let Some(location) = location.as_str().filter(|location| !location.is_empty()) else { return Ok(None) };
+    let cause = || format!("the location {location:?}");
+    let location = Folder::parse(location).ok_or_else(|| JujuError::Answer { tool: "storage-get", cause: cause() })?;
+    Ok(Some(Storage { id, location }))
+}
+
 fn bag(tool: &'static str, args: &[&str]) -> Result<Bag, JujuError> {
     match json(tool, args)? {
         Value::Object(map) => {
@@ -445,5 +461,34 @@ fn run(tool: &'static str, args: &[&str], stdin: Option<&str>) -> Result<String,
     } else {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(JujuError::Failed { tool, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_storage_that_juju_cannot_show_is_an_error_and_only_one_that_is_not_there_yet_is_none() {
+        let answer = |got: Result<Value, &str>| {
+            read_storage(&json!(["data/0"]), |_| {
+                got.map_err(|message| JujuError::Failed { tool: "storage-get", message: message.to_owned() })
+            })
+        };
+        let found = Storage { id: "data/0".into(), location: "/srv/0".into() };
+        assert_eq!(answer(Ok(json!("/srv/0"))).unwrap(), Some(found));
+        assert_eq!(read_storage(&json!([]), |_| panic!("nothing to ask for")).unwrap(), None);
+        for waiting in [
+            Ok(json!("")),
+            Err("ERROR filesystem attachment \"0\" on \"machine 0\" not provisioned"),
+            Err("ERROR invalid value \"data/0\" for option -s: storage not found"),
+        ] {
+            assert_eq!(answer(waiting.clone()).unwrap(), None, "{waiting:?}");
+        }
+        for broken in [Err("ERROR connection is shut down"), Err("ERROR permission denied"), Ok(json!("srv"))] {
+            assert!(answer(broken.clone()).is_err(), "{broken:?}");
+        }
     }
 }

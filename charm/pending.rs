@@ -7,7 +7,6 @@
 //! runs the tools that change things, uses up the only handle that can ask.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use crate::act::CharmError;
 use crate::bags::{AppChange, Bag};
@@ -29,12 +28,13 @@ pub enum SecretChange {
         /// What it holds from now on.
         content: SecretContent,
     },
-    /// The end of these revisions.
+    /// The end of one revision. Juju keeps one pending removal per secret: a second one in the same hook
+    /// replaces the first.
     Prune {
         /// The secret's URI.
         id: String,
-        /// Their numbers.
-        revisions: Range<u64>,
+        /// Its number.
+        revision: u64,
     },
 }
 
@@ -181,9 +181,7 @@ fn store(writer: &Writer, host: &Host, change: &SecretChange) -> Result<(), Char
         SecretChange::Revise { id, content } => {
             host.with_private_file(&text(content)?, |path| stored(writer.change_secret(id, path)))
         }
-        SecretChange::Prune { id, revisions } => {
-            revisions.clone().try_for_each(|revision| stored(writer.remove_secret_revision(id, revision)))
-        }
+        SecretChange::Prune { id, revision } => stored(writer.remove_secret_revision(id, *revision)),
     }
 }
 
@@ -212,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_hook_changes_the_secret_once_because_juju_would_drop_one_of_two_changes() {
-        let prune = || SecretChange::Prune { id: "secret:x".to_owned(), revisions: 1..2 };
+        let prune = || SecretChange::Prune { id: "secret:x".to_owned(), revision: 1 };
         let mut pending = Pending::default();
         pending.change_secret(prune()).unwrap();
         assert!(pending.done(false).secret_changed);

@@ -1,7 +1,8 @@
 //! The application's own status, which the leader sets: how the cluster is, in one sentence with a count.
 //!
-//! Without it Juju shows one of the units' sentences, another each time. The count is that of the action
-//! `health`; a member whose unit is leaving or gone does not count, nor does one that is on its way.
+//! Without it Juju shows one of the units' sentences, another each time. A member is well by the check of the
+//! action `health`, but that counts every member; here one whose unit is leaving or gone does not count, nor
+//! does one that is on its way. While the quorum is silent the count is that of the action.
 
 use std::collections::BTreeMap;
 

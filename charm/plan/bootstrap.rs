@@ -3,7 +3,8 @@
 //! Invariants: authorities are made once in the application's life; the cluster is started by one
 //! unit, chosen in an earlier hook than the one that starts it. From then on no other unit starts one,
 //! whatever was forced or skipped: another is chosen only when the first says itself, as it leaves, that
-//! it never started, or when an operator gives the cluster up with `new-cluster`.
+//! it never started, or when an operator gives the cluster up with `new-cluster`. And whatever the choice
+//! says, nothing is chosen or begun while there is a sign of a cluster ([`is_seen`]).
 
 use super::Action;
 use crate::bags::{AppChange, UnitBag};
@@ -13,7 +14,7 @@ use crate::facts::{Authorities, Facts, Service, Store};
 pub fn lead(facts: &Facts, actions: &mut Vec<Action>) {
     let Some(peer) = &facts.peer else { return };
     authorities(facts, actions);
-    if peer.app.bootstrap.is_none() {
+    if peer.app.bootstrap.is_none() && !is_seen(facts) {
         actions.push(Action::PublishApp(AppChange::Bootstrap(facts.unit.clone())));
     }
 }
@@ -38,11 +39,21 @@ pub fn authorities(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
+/// True when something tells of a cluster that has begun and was not given up: it answers, a unit has a member,
+/// or one was told how to join.
+#[must_use]
+pub fn is_seen(facts: &Facts) -> bool {
+    let Some(peer) = &facts.peer else { return false };
+    let has_member = peer.units.values().chain([&peer.own]).any(|bag| bag.member.is_some());
+    has_member || !peer.app.joins.is_empty() || facts.store != Store::Unreachable
+}
+
 /// Gives the choice back when this unit goes and cannot have started: it is the chosen one, and no
-/// settings, without which no member starts, were ever written here.
+/// settings, without which no member starts, were ever written here. Nor are there settings where `remove` has
+/// cleaned the machine and runs again; but then the member has left, and there is a cluster.
 pub fn unchoose(facts: &Facts, actions: &mut Vec<Action>) {
     let Some(peer) = &facts.peer else { return };
-    let never_started = facts.host.config.is_none() && !facts.host.data && peer.own.member.is_none();
+    let never_started = facts.host.config.is_none() && !facts.host.data && !peer.own.left && !is_seen(facts);
     if facts.leader && peer.app.bootstrap.as_ref() == Some(&facts.unit) && never_started {
         actions.push(Action::PublishApp(AppChange::Unchoose));
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::Action;
+use super::{Action, bootstrap};
 use crate::facts::{Facts, PEER_PORT, Service, Side, Storage, Store, Unit};
 use crate::text::{ClientUrl, Folder, InitialCluster, MemberName, PeerUrl, UrlList, Word, quoted};
 
@@ -238,15 +238,9 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
         return Standing::Preparing;
     };
     let initial = if facts.host.data {
-        match &facts.host.config {
-            Some(old)
-                if old.name == facts.unit.member_name()
-                    && old.initial_cluster_token == token
-                    && old.data_dir == facts.host.data_dir =>
-            {
-                Initial { cluster: old.initial_cluster.clone(), state: state_word(old) }
-            }
-            _ => return Standing::ForeignData,
+        match facts.host.config.as_ref().filter(|_| owns_data(facts)) {
+            Some(old) => Initial { cluster: old.initial_cluster.clone(), state: state_word(old) },
+            None => return Standing::ForeignData,
         }
     } else if storage_missing(facts, &token) {
         return Standing::StorageMissing;
@@ -263,6 +257,18 @@ pub fn serve(facts: &Facts, actions: &mut Vec<Action>) -> Standing {
         return Standing::Preparing;
     }
     run(facts, config, actions)
+}
+
+/// True when the data that lies here, if any, is that of this unit's member in this cluster. Once the relation is
+/// gone nothing tells the cluster's token; a unit's name is never used again.
+#[must_use]
+pub fn owns_data(facts: &Facts) -> bool {
+    let token = facts.peer.as_ref().and_then(|peer| peer.app.token());
+    facts.host.config.as_ref().is_some_and(|old| {
+        old.name == facts.unit.member_name()
+            && token.is_none_or(|token| old.initial_cluster_token == token)
+            && old.data_dir == facts.host.data_dir
+    })
 }
 
 fn state_word(old: &DaemonConfig) -> &'static str {
@@ -292,7 +298,6 @@ fn storage_missing(facts: &Facts, token: &str) -> bool {
 /// How a member without data starts: alone as the chosen unit, or as the leader laid down.
 fn first_start(facts: &Facts) -> Result<Initial, Standing> {
     let Some(peer) = &facts.peer else { return Err(Standing::Preparing) };
-    let Some(bootstrap) = &peer.app.bootstrap else { return Err(Standing::Unchosen) };
     if facts.done.app_written {
         // What this hook wrote counts only once the hook has ended well: were it to fail, the next
         // leader could not know that this unit has started, and would start a second cluster.
@@ -301,8 +306,10 @@ fn first_start(facts: &Facts) -> Result<Initial, Standing> {
     if let Some(cluster) = peer.app.joins.get(&facts.unit) {
         return Ok(Initial { cluster: cluster.clone(), state: "existing" });
     }
-    if bootstrap != &facts.unit {
-        return Err(Standing::Outside { bootstrap: bootstrap.clone() });
+    let Some(chosen) = &peer.app.bootstrap else { return Err(Standing::Unchosen) };
+    // The choice alone is not enough: where there is a cluster, the chosen unit joins it like any other.
+    if chosen != &facts.unit || bootstrap::is_seen(facts) {
+        return Err(Standing::Outside { bootstrap: chosen.clone() });
     }
     let url = facts.peer_url().ok_or(Standing::Preparing)?;
     let alone = vec![(MemberName::read(&facts.unit.member_name()), url)];

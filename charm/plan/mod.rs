@@ -20,7 +20,7 @@ pub mod tests;
 use crate::bags::{AppChange, UnitBag};
 use crate::event::Event;
 use crate::facts::{Facts, Program, Side, Unit};
-use crate::text::{MemberName, PeerUrl, Version, Word};
+use crate::text::{Folder, MemberName, PeerUrl, Version, Word};
 use config::DaemonConfig;
 use status::Status;
 
@@ -43,6 +43,17 @@ impl Plan {
     pub fn goes_on(&self) -> bool {
         self.actions.iter().any(Action::shows) && !self.actions.iter().any(|action| matches!(action, Action::Rotate(_)))
     }
+}
+
+/// What becomes of the data on a machine that is cleaned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// The cluster goes on without this member: it is deleted.
+    Deleted,
+    /// It may be the only copy: it is set aside.
+    SetAside,
+    /// It is not this unit's, or not of this cluster: it stays where it is.
+    Foreign(Folder),
 }
 
 /// One step. Each may be repeated without harm.
@@ -84,10 +95,10 @@ pub enum Action {
     StopService,
     /// Sets the data aside under a name of its own.
     SetDataAside,
-    /// Removes program, settings and keys; the data too unless it is to be kept aside.
+    /// Removes program, settings and keys.
     CleanHost {
-        /// Set the data aside instead of deleting it.
-        keep_data: bool,
+        /// What becomes of the data.
+        data: Remains,
     },
     /// Adds a learner.
     AddLearner {
@@ -120,8 +131,8 @@ pub enum Action {
     CreateAuthorities,
     /// Takes these steps of replacing an authority, in the secret and in what is published.
     Rotate(Vec<(Side, rotation::Step)>),
-    /// Removes these revisions of the secret, and with them the keys in them, and publishes that they are gone.
-    PruneSecret(std::ops::Range<u64>),
+    /// Removes this revision of the secret, and with it the keys in it, and publishes that it is gone.
+    PruneSecret(u64),
     /// Signs a request and publishes the certificate.
     Issue {
         /// Whose it is.

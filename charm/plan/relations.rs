@@ -79,20 +79,25 @@ pub fn ports(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
-/// Revisions of the secret that are removed in one hook at most: each costs a call, and there may be many after
-/// an upgrade from a release that left them.
-const MAX_PRUNED: u64 = 32;
-
-/// Plans the end of all revisions of the secret but the latest: they may hold keys of authorities that were
-/// replaced, and everybody reads the latest. What is there decides, not a hook that tells of it once. While the
-/// latest is not what is published, older ones stay: an operator may need them.
+/// Plans the end of the oldest revision of the secret that is not the latest: it may hold keys of authorities
+/// that were replaced, and every reader takes the latest. What is there decides, not a hook that tells of it
+/// once. One revision per hook, because Juju keeps one pending removal per secret. While the latest is not what
+/// is published, older ones stay: an operator may need them.
 pub fn prune(facts: &Facts, actions: &mut Vec<Action>) {
     let (Some(peer), Some(latest)) = (&facts.peer, facts.secret_revision) else { return };
     let (Authorities::Held(held), Some(published)) = (&facts.authorities, &peer.app.trust) else { return };
-    let from = peer.app.kept_from.unwrap_or(1);
-    if held == published && from < latest && !facts.done.secret_changed {
-        actions.push(Action::PruneSecret(from..latest.min(from.saturating_add(MAX_PRUNED))));
+    // Juju takes the removal of revision 0 for that of the whole secret.
+    let oldest = peer.app.kept_from.unwrap_or(1).max(1);
+    let removable = oldest < latest && !takes_along(oldest, latest);
+    if held == published && removable && !facts.done.secret_changed {
+        actions.push(Action::PruneSecret(oldest));
     }
+}
+
+/// True when the removal of `revision` would remove the latest one too: some releases of Juju 3 delete whatever
+/// begins with `<secret>/<revision>`, so that with 1 they delete 10 to 19.
+fn takes_along(revision: u64, latest: u64) -> bool {
+    latest.to_string().starts_with(&revision.to_string())
 }
 
 /// Plans the end of what the leader published for units that no longer exist.

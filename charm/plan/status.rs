@@ -68,6 +68,10 @@ pub enum Status {
     HoldsLastCopy(Unit),
     /// The unit may not go yet: the rest would have no quorum.
     NeededForQuorum,
+    /// The same of the leader, and units that would give the rest a quorum wait for what it has to publish.
+    LetsUnitsIn(Unit),
+    /// The unit goes once Juju says which other units exist.
+    AwaitingGoal,
     /// Nothing runs any more.
     Stopped,
 }
@@ -112,6 +116,7 @@ impl Status {
             | Status::AwaitingJoin(_)
             | Status::AwaitingSuccessor
             | Status::HandingOver
+            | Status::AwaitingGoal
             | Status::AwaitingTurn => Word::Waiting,
             Status::Healthy | Status::Rotating(_) => Word::Active,
             Status::Unhealthy
@@ -127,6 +132,7 @@ impl Status {
             | Status::StorageUnused(..)
             | Status::StorageInUse(..)
             | Status::StorageMissing(_)
+            | Status::LetsUnitsIn(_)
             | Status::NeededForQuorum => Word::Blocked,
         }
     }
@@ -193,6 +199,12 @@ impl Status {
             Status::NeededForQuorum => {
                 "cannot leave: the rest would have no quorum; repair them, or remove with --force".to_owned()
             }
+            Status::LetsUnitsIn(unit) => {
+                format!(
+                    "cannot leave before the new units join: juju ssh {unit} sudo juju-exec {unit} hooks/update-status"
+                )
+            }
+            Status::AwaitingGoal => "leaves once Juju says which other units exist: goal-state fails".to_owned(),
             Status::Stopped => "etcd has stopped".to_owned(),
         };
         if leader { format!("(leader) {text}") } else { text }

@@ -9,12 +9,13 @@
 //! Juju's leader stays leader until it is dead, so a leaving leader that has to stay goes on leading: nobody
 //! else could sign for the unit that is to replace it, or add its member. What it publishes counts only when
 //! a hook ends well, and between `stop` and `remove` there is the last such end: `stop` holds until a
-//! successor's member is added and laid down, `remove` until that member has the data and votes.
+//! successor's member is added and laid down, `remove` until that member has the data and votes. One that stays
+//! because the rest would have no quorum lets in every unit that may repair it before it ends `stop`.
 
-use super::config::{default_data_dir, generation};
+use super::config::{self, default_data_dir, generation};
 use super::membership::{remains_a_quorum, successor, unit_of};
 use super::status::Status;
-use super::{Action, Plan, bootstrap, certificates, membership, relations};
+use super::{Action, Plan, Remains, bootstrap, certificates, membership, relations};
 use crate::bags::UnitBag;
 use crate::facts::{Cluster, Facts, Host, Service, Storage, Store};
 
@@ -32,6 +33,12 @@ pub enum Urgency {
 /// Plans this unit's way out.
 #[must_use]
 pub fn leave(facts: &Facts, urgency: Urgency) -> Plan {
+    // Whoever has parted from all others would take itself for the last one. `goal-state` fails for a moment
+    // only, so every hook but the first is held until it answers.
+    if facts.goal.is_none() {
+        let hold = urgency != Urgency::MayWait;
+        return Plan { actions: Vec::new(), status: Status::AwaitingGoal, hold };
+    }
     let heirs = facts.planned().iter().any(|unit| *unit != facts.unit);
     if !heirs {
         return match urgency {
@@ -71,35 +78,55 @@ fn stay(facts: &Facts, cluster: Option<&Cluster>, urgency: Urgency) -> Plan {
         certificates::sign(facts, &mut actions);
     }
     relations::publish(facts, &mut actions);
-    let expected = cluster.is_some_and(|cluster| is_succeeded(facts, cluster, urgency));
+    let entry = cluster.map(|cluster| Entry::of(facts, cluster, urgency)).unwrap_or_default();
     let only_voter =
         cluster.is_some_and(|cluster| cluster.members.iter().filter(|member| !member.learner).count() == 1);
-    let status = match (only_voter, expected) {
+    let last_as_leader = facts.leader && urgency == Urgency::LastCall;
+    let status = match (only_voter, entry.someone) {
+        (false, _) if last_as_leader && entry.waiting => Status::LetsUnitsIn(facts.unit.clone()),
         (false, _) => Status::NeededForQuorum,
         (true, true) => Status::HandingOver,
-        (true, false) if facts.leader && urgency == Urgency::LastCall => Status::HoldsLastCopy(facts.unit.clone()),
+        (true, false) if last_as_leader => Status::HoldsLastCopy(facts.unit.clone()),
         (true, false) => Status::AwaitingSuccessor,
     };
+    let published = if only_voter { entry.someone } else { entry.someone && (!entry.waiting || entry.pending) };
     match urgency {
         Urgency::MayWait => Plan { actions, ..idle() },
         // Whoever does not lead has nothing to publish, and holds the hook that it is in.
-        Urgency::MayPublish => Plan { actions, status, hold: !(facts.leader && expected) },
+        Urgency::MayPublish => Plan { actions, status, hold: !(facts.leader && published) },
         Urgency::LastCall => Plan { actions, status, hold: true },
     }
 }
 
-/// True when a unit that stays has a member, or has been told how to begin as one. What a last hook writes
-/// is told to nobody while the hook is held.
-fn is_succeeded(facts: &Facts, cluster: &Cluster, urgency: Urgency) -> bool {
-    let Some(peer) = &facts.peer else { return false };
-    let planned = facts.planned();
-    let succeeds = |unit| planned.contains(&unit) && unit != facts.unit;
-    let unheard = urgency == Urgency::LastCall && facts.done.app_written;
-    let told = |unit| peer.app.joins.contains_key(&unit) && !unheard;
-    cluster.members.iter().any(|member| {
-        let unit = unit_of(facts, member);
-        unit.is_some_and(|unit| succeeds(unit.clone()) && (!member.name.is_empty() || told(unit)))
-    })
+/// How far the other units that stay have come. One is let in when it has a member, or has been told how to
+/// begin as one.
+#[derive(Default)]
+struct Entry {
+    /// One is let in.
+    someone: bool,
+    /// One is not.
+    waiting: bool,
+    /// One was told in this very hook. Until it has started no further one can be added, so the hook must end.
+    pending: bool,
+}
+
+impl Entry {
+    /// What a last hook writes is told to nobody while the hook is held.
+    fn of(facts: &Facts, cluster: &Cluster, urgency: Urgency) -> Self {
+        let Some(peer) = &facts.peer else { return Entry::default() };
+        let unheard = urgency == Urgency::LastCall && facts.done.app_written;
+        let mut entry = Entry::default();
+        for unit in facts.planned().into_iter().filter(|unit| *unit != facts.unit) {
+            let told = peer.app.joins.contains_key(&unit) && !unheard;
+            let members = || cluster.members.iter().filter(|member| unit_of(facts, member).as_ref() == Some(&unit));
+            let started = members().any(|member| !member.name.is_empty());
+            let begins = told && members().next().is_some();
+            entry.someone |= started || begins;
+            entry.waiting |= !started && !begins;
+            entry.pending |= !started && begins && facts.done.app_written;
+        }
+        entry
+    }
 }
 
 /// True when the cluster says so. That nothing was published about a member proves nothing: the hook that
@@ -152,7 +179,8 @@ pub fn detach(facts: &Facts) -> Plan {
 }
 
 /// Leaves, if that is still to be done, then cleans the machine. The data is deleted only when the cluster
-/// says that it goes on without this member; else, the application's last unit included, it is set aside.
+/// says that it goes on without this member; else, the application's last unit included, it is set aside. What
+/// this member does not own is left alone.
 #[must_use]
 pub fn clean(facts: &Facts) -> Plan {
     let leaving = leave(facts, Urgency::LastCall);
@@ -164,6 +192,14 @@ pub fn clean(facts: &Facts) -> Plan {
         actions.push(Action::StopService);
     }
     bootstrap::unchoose(facts, &mut actions);
-    actions.push(Action::CleanHost { keep_data: !has_left(facts) });
+    let own = config::owns_data(facts);
+    let data = if own && has_left(facts) {
+        Remains::Deleted
+    } else if own || !facts.host.data {
+        Remains::SetAside
+    } else {
+        Remains::Foreign(facts.host.data_dir.clone())
+    };
+    actions.push(Action::CleanHost { data });
     Plan { actions, status: Status::Stopped, hold: false }
 }

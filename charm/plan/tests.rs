@@ -151,9 +151,10 @@ pub fn healthy(units: &[u32]) -> Facts {
         done: Done::default(),
     };
     // The settings and the generation are those the planner itself would have written.
-    facts.peer.as_mut().unwrap().own.member = None;
-    let config = written(&facts);
-    facts.peer.as_mut().unwrap().own.member = Some(1);
+    let mut beginning = facts.clone();
+    peer(&mut beginning).own.member = None;
+    peer(&mut beginning).units.clear();
+    let config = written(&beginning);
     facts.host.service = Service::Running(Some(generation(&config, "1")));
     facts.host.config = Some(config);
     facts.host.data = true;

@@ -97,16 +97,20 @@ impl World {
             }
             Action::WriteConfig(config) => node.settings = Some(*config),
             Action::StopService => node.service = None,
-            Action::CleanHost { .. } | Action::SetDataAside => node.data = None,
+            Action::SetDataAside => node.data = None,
+            Action::CleanHost { .. } => {
+                (node.data, node.settings, node.service, node.program) = (None, None, None, false);
+                node.pairs = Side::BOTH.map(|side| (side, Pair::default())).into();
+            }
             Action::CreateAuthorities => {
                 let [server, peer] = made.map(Anchors::only);
                 let trust = Trust { server, peer, token: format!("token-{serial}").as_str().into() };
                 run.app.push(AppChange::Trust(trust.clone()));
                 run.change(SecretChange::Make(trust));
             }
-            Action::PruneSecret(revisions) => {
-                run.app.push(AppChange::KeptFrom(revisions.end));
-                run.change(SecretChange::Prune(revisions));
+            Action::PruneSecret(revision) => {
+                run.app.push(AppChange::KeptFrom(revision + 1));
+                run.change(SecretChange::Prune(revision));
             }
             Action::PublishUnit(bag) => run.bag = Some(*bag),
             Action::PublishApp(change) => run.app.push(change),

@@ -60,9 +60,16 @@ impl World {
         }
     }
 
-    pub(super) fn prune_secret(&mut self, revisions: &std::ops::Range<u64>) {
-        assert!(!revisions.contains(&self.latest()), "the revision in use is removed: {revisions:?}");
-        self.revisions.retain(|revision| !revisions.contains(revision));
+    /// Juju 4 removes the revision, Juju 3 whatever begins with its digits.
+    pub(super) fn prune_secret(&mut self, removed: u64) {
+        let (latest, digits) = (self.latest(), removed.to_string());
+        let exact = self.juju4;
+        self.revisions.retain(
+            |revision| {
+                if exact { *revision != removed } else { !revision.to_string().starts_with(&digits) }
+            },
+        );
+        assert_eq!(self.latest(), latest, "the revision in use is removed with {removed}");
     }
 
     /// The secret hook that is due for a unit: each revision is told once to each unit that follows the secret

@@ -85,6 +85,8 @@ impl World {
         let met = &self.nodes[name].joined;
         let unmet = self.nodes.iter().filter(|(other, n)| *other != name && n.created && !met.contains_key(other));
         let unmet = unmet.map(|(other, n)| (other.clone(), n.bag.clone())).collect();
+        let leaves = matches!(kind, Kind::LeavingPeer(_) | Kind::Stop | Kind::Remove);
+        let blind = leaves && !self.calm && self.below(10) == 0;
         let node = self.nodes.get_mut(name).unwrap();
         if kind == Kind::SecretChanged {
             node.told = latest;
@@ -96,7 +98,8 @@ impl World {
         }
         node.run = Some(Run {
             kind,
-            unmet,
+            unmet: if blind { BTreeMap::new() } else { unmet },
+            blind,
             queue: VecDeque::new(),
             rounds: 0,
             again: true,
@@ -224,7 +227,7 @@ impl World {
         if let Some(change) = change {
             match change {
                 SecretChange::Make(trust) | SecretChange::Revise(trust) => self.store_secret(trust),
-                SecretChange::Prune(revisions) => self.prune_secret(&revisions),
+                SecretChange::Prune(revision) => self.prune_secret(revision),
             }
             // Secrets are committed on their own, before the databags.
             if !self.calm && self.below(6) == 0 {

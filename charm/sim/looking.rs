@@ -35,7 +35,7 @@ impl World {
                 app,
                 units: units.map(|(other, (_, bag))| (other.clone(), bag.clone())).chain(run.unmet.clone()).collect(),
             }),
-            goal: Some(self.nodes.iter().map(|(other, n)| (other.clone(), n.life)).collect()),
+            goal: (!run.blind).then(|| self.nodes.iter().map(|(other, n)| (other.clone(), n.life)).collect()),
             authorities: match (leader, run.content().or(self.secret.as_ref())) {
                 (false, _) => Authorities::Unasked,
                 (true, None) => Authorities::Absent,

@@ -86,6 +86,8 @@ struct Run {
     change: Option<SecretChange>,
     /// The bags of units that have not joined here, as they were when the hook began.
     unmet: BTreeMap<Unit, UnitBag>,
+    /// `goal-state` fails in this hook, which only leaving ones meet here.
+    blind: bool,
 }
 
 /// What a hook wants of the secret.
@@ -93,7 +95,7 @@ struct Run {
 enum SecretChange {
     Make(Trust),
     Revise(Trust),
-    Prune(std::ops::Range<u64>),
+    Prune(u64),
 }
 
 impl Run {

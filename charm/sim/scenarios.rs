@@ -82,7 +82,7 @@ impl World {
         for name in names {
             let Some(node) = self.nodes.get(&name).filter(|node| node.run.is_none()) else { continue };
             match node.status {
-                Status::HoldsLastCopy(_) => self.nodes.get_mut(&name).unwrap().exec = true,
+                Status::HoldsLastCopy(_) | Status::LetsUnitsIn(_) => self.nodes.get_mut(&name).unwrap().exec = true,
                 Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => anew = true,
                 Status::ClusterGone(_) => anew = true,
                 Status::MembersGone(_) | Status::ForeignData(_) => self.force_remove(&name),

@@ -218,13 +218,12 @@ impl Context {
     }
 
     /// Holds back a change of a secret as Juju's agent does (`secretsChangeRecorder`): a removal, even of one
-    /// revision, drops whatever else the hook wanted of that secret, and new contents drop the removals.
+    /// revision, drops whatever else the hook wanted of that secret, an earlier removal included, since there is
+    /// one per secret; new contents drop the removal.
     pub fn change_secret(&mut self, change: SecretChange) {
         let id = change.id().to_owned();
         match change {
-            SecretChange::Remove { .. } => {
-                self.secrets.retain(|other| other.id() != id || matches!(other, SecretChange::Remove { .. }))
-            }
+            SecretChange::Remove { .. } => self.secrets.retain(|other| other.id() != id),
             SecretChange::Set { .. } => {
                 self.secrets.retain(|other| other.id() != id || !matches!(other, SecretChange::Remove { .. }))
             }

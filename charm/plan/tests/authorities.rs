@@ -264,7 +264,7 @@ fn an_operator_begins_and_ends_only_on_the_leader_and_only_when_it_is_time() {
 }
 
 #[test]
-fn all_revisions_of_the_secret_but_the_latest_are_removed_in_whatever_hook_finds_them() {
+fn revisions_of_the_secret_but_the_latest_are_removed_one_per_hook_because_juju_keeps_one_removal() {
     let planned = |latest: u64, kept_from: Option<u64>| {
         let mut facts = healthy(&[1]);
         facts.secret_revision = Some(latest);
@@ -272,11 +272,27 @@ fn all_revisions_of_the_secret_but_the_latest_are_removed_in_whatever_hook_finds
         reconcile(&facts).actions
     };
     assert_eq!(planned(1, None), []);
-    assert_eq!(planned(4, None), [Action::PruneSecret(1..4)]);
-    assert_eq!(planned(4, Some(3)), [Action::PruneSecret(3..4)]);
+    assert_eq!(planned(4, None), [Action::PruneSecret(1)]);
+    assert_eq!(planned(4, Some(3)), [Action::PruneSecret(3)]);
     assert_eq!(planned(4, Some(4)), []);
-    assert_eq!(planned(1_000, None), [Action::PruneSecret(1..33)], "so many at a time, the rest in the next hook");
     assert_eq!(planned(4, Some(u64::MAX)), [], "whatever the databag says");
+    assert_eq!(planned(4, Some(0)), [Action::PruneSecret(1)], "0 would be the whole secret");
+}
+
+#[test]
+fn a_revision_is_not_removed_while_the_latest_begins_with_its_digits_because_some_jujus_remove_both() {
+    let planned = |latest: u64, kept_from: u64| {
+        let mut facts = healthy(&[1]);
+        facts.secret_revision = Some(latest);
+        peer(&mut facts).app.kept_from = Some(kept_from);
+        reconcile(&facts).actions
+    };
+    for (latest, kept_from) in [(10, 1), (19, 1), (100, 1), (123, 12), (20, 2)] {
+        assert_eq!(planned(latest, kept_from), [], "{kept_from} of {latest}");
+    }
+    for (latest, kept_from) in [(9, 1), (20, 1), (10, 9), (21, 20), (112, 12)] {
+        assert_eq!(planned(latest, kept_from), [Action::PruneSecret(kept_from)], "{kept_from} of {latest}");
+    }
 }
 
 #[test]
@@ -305,7 +321,7 @@ fn a_step_waits_for_the_hook_after_one_that_removes_revisions() {
     let mut facts = facts_in(&replacing(), &introduced(), 2);
     facts.secret_revision = Some(3);
     let actions = reconcile(&facts).actions;
-    assert!(actions.contains(&Action::PruneSecret(1..3)), "{actions:?}");
+    assert!(actions.contains(&Action::PruneSecret(1)), "{actions:?}");
     assert_eq!(steps(&facts), [], "Juju would keep one of the two changes of the secret");
     peer(&mut facts).app.kept_from = Some(3);
     assert_ne!(steps(&facts), []);

@@ -1,6 +1,7 @@
 //! Who joins, who leaves, and in which order.
 
 use super::*;
+use crate::plan::Remains;
 
 #[test]
 fn units_are_added_one_at_a_time_lowest_first_and_only_when_certified() {
@@ -167,7 +168,7 @@ fn the_last_unit_and_a_whole_application_just_stop() {
         assert!(!step.hold);
         assert_eq!(step.actions[0], Action::StopService);
         let clean = plan(&facts, &Event::Remove);
-        assert_eq!(clean.actions.last(), Some(&Action::CleanHost { keep_data: true }), "the last copy is kept");
+        assert_eq!(clean.actions.last(), Some(&Action::CleanHost { data: Remains::SetAside }), "the last copy is kept");
     }
 }
 

@@ -2,8 +2,8 @@
 //! is ever begun.
 
 use super::*;
-use crate::plan::Plan;
 use crate::plan::bootstrap::{begin_anew, is_gone};
+use crate::plan::{Plan, Remains};
 use crate::text::InitialCluster;
 
 /// The leader etcd/1, the only member, is being removed; etcd/2 has published its requests.
@@ -99,7 +99,7 @@ fn remove_is_held_until_the_successor_votes_and_only_then_the_member_leaves_and_
     assert_eq!((step.actions, step.hold), (vec![Action::MoveLeader { to: 2 }, remove], true));
     cluster(&mut facts).members.remove(0);
     let step = plan(&facts, &Event::Remove);
-    assert_eq!((step.actions.last(), step.hold), (Some(&Action::CleanHost { keep_data: false }), false));
+    assert_eq!((step.actions.last(), step.hold), (Some(&Action::CleanHost { data: Remains::Deleted }), false));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_unit_that_has_left_ends_although_nobody_answers_and_one_that_has_not_is_hel
     peer(&mut facts).own = (**bag).clone();
     facts.store = unheard;
     let step = plan(&facts, &Event::Remove);
-    assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { keep_data: true }], false));
+    assert_eq!((step.actions, step.hold), (vec![Action::CleanHost { data: Remains::SetAside }], false));
 }
 
 #[test]
@@ -149,6 +149,81 @@ fn no_unit_begins_a_second_cluster_whatever_became_of_the_first() {
             assert_eq!(step.status.word(), Word::Blocked, "{what}");
         }
     }
+}
+
+#[test]
+fn no_unit_is_chosen_and_none_begins_while_a_cluster_answers_or_a_databag_names_a_member() {
+    // etcd/2 was chosen and can begin, but for what each row shows it.
+    let mut chosen = bereft();
+    peer(&mut chosen).units.clear();
+    peer(&mut chosen).app.bootstrap = Some(unit(2));
+    for side in Side::BOTH {
+        chosen.host.pairs.get_mut(&side).unwrap().request = Some(request(2, side));
+    }
+    chosen.network = Some(Network { names: names(2), ..chosen.network.unwrap() });
+    assert!(begins(&plan(&chosen, &Event::Reconcile)));
+    let rows: [(&str, fn(&mut Facts)); 3] = [
+        ("the cluster answers", |f| f.store = healthy(&[1, 3]).store),
+        ("another unit has a member", |f| {
+            f.goal.as_mut().unwrap().insert(unit(3), Life::Alive);
+            peer(f).units.insert(unit(3), bag(3, true));
+        }),
+        ("another unit was told how to join", |f| {
+            peer(f).app.joins.insert(unit(3), line(&[(1, 1), (3, 3)]));
+        }),
+    ];
+    for (what, change) in rows {
+        let mut facts = chosen.clone();
+        change(&mut facts);
+        assert!(!begins(&plan(&facts, &Event::Reconcile)), "{what}: it begins");
+        peer(&mut facts).app.bootstrap = None;
+        assert!(!begins(&plan(&facts, &Event::Reconcile)), "{what}: one is chosen");
+    }
+    peer(&mut chosen).app.bootstrap = None;
+    assert!(begins(&plan(&chosen, &Event::Reconcile)), "nobody was chosen yet");
+}
+
+#[test]
+fn a_leaving_unit_does_nothing_while_juju_does_not_say_which_units_exist() {
+    // etcd/1 has parted from everybody: without goal-state it would take itself for the last one.
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.goal = None;
+    peer(&mut facts).units.clear();
+    for (event, hold) in [(Event::Leaving, false), (Event::Stop, true), (Event::Remove, true)] {
+        let step = plan(&facts, &event);
+        assert_eq!((step.actions, step.hold), (vec![], hold), "{event:?}");
+    }
+}
+
+#[test]
+fn a_leader_needed_for_a_quorum_ends_stop_only_when_each_unit_that_stays_was_let_in() {
+    // etcd/3 is dead, etcd/1 leads and leaves, etcd/4 is to repair the cluster.
+    let mut facts = healthy(&[1, 2, 3, 4]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    cluster(&mut facts).members.truncate(3);
+    cluster(&mut facts).members[2].reachable = false;
+    peer(&mut facts).units.insert(unit(4), bag(4, false));
+    let added = Action::AddLearner { unit: unit(4), peer_url: peer_url(4) };
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!((step.actions, step.hold, step.status), (vec![added], true, Status::NeededForQuorum));
+    let step = plan(&facts, &Event::Remove);
+    assert_eq!((step.hold, step.status), (true, Status::LetsUnitsIn(unit(1))), "stop was skipped");
+    cluster(&mut facts).members.push(learner(4));
+    let step = plan(&facts, &Event::Stop);
+    assert!(matches!(&step.actions[..], [Action::PublishApp(AppChange::Join(u, _))] if *u == unit(4)) && step.hold);
+    peer(&mut facts).app.joins.insert(unit(4), line(&[(1, 1), (2, 2), (3, 3), (4, 4)]));
+    facts.done.app_written = true;
+    let step = plan(&facts, &Event::Stop);
+    assert_eq!((step.actions, step.hold, step.status), (vec![], false, Status::NeededForQuorum));
+    assert_eq!(plan(&facts, &Event::Remove).status, Status::LetsUnitsIn(unit(1)), "nobody hears of it yet");
+    facts.done.app_written = false;
+    assert_eq!(plan(&facts, &Event::Remove).status, Status::NeededForQuorum);
+    // Of two newcomers the second cannot be added before the first has started, which needs what stop publishes.
+    facts.goal.as_mut().unwrap().insert(unit(5), Life::Alive);
+    peer(&mut facts).units.insert(unit(5), bag(5, false));
+    assert!(plan(&facts, &Event::Stop).hold, "the first was told in an earlier hook and starts meanwhile");
+    facts.done.app_written = true;
+    assert!(!plan(&facts, &Event::Stop).hold);
 }
 
 #[test]
@@ -232,8 +307,15 @@ fn a_chosen_unit_gives_the_choice_back_as_it_leaves_only_when_it_cannot_have_sta
     facts.goal = Some(BTreeMap::from([(unit(2), Life::Dying), (unit(3), Life::Alive)]));
     peer(&mut facts).app.bootstrap = Some(unit(2));
     assert_eq!(unchosen(&facts), [true; 2]);
-    let rows: [(&str, fn(&mut Facts)); 4] = [
+    let rows: [(&str, fn(&mut Facts)); 7] = [
         ("another was chosen", |f| peer(f).app.bootstrap = Some(unit(3))),
+        ("its member has left, and remove, which has cleaned the machine, runs again", |f| peer(f).own.left = true),
+        ("another unit has a member", |f| {
+            peer(f).units.insert(unit(3), bag(3, true));
+        }),
+        ("another unit was told how to join", |f| {
+            peer(f).app.joins.insert(unit(3), "etcd2=https://10.0.0.2:2380,etcd3=https://10.0.0.3:2380".into());
+        }),
         ("settings were written, so the member may have started in a storage that is gone", |f| {
             f.host.config = healthy(&[1]).host.config;
         }),

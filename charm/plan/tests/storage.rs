@@ -1,6 +1,7 @@
 //! Where the data lies, when a storage comes and goes, and other worlds a careful operator can make.
 
 use super::*;
+use crate::plan::Remains;
 
 fn storage() -> Storage {
     Storage { id: "data/0".into(), location: "/srv/data/0".into() }
@@ -108,6 +109,39 @@ fn a_storage_with_the_data_is_given_up_only_by_a_unit_that_leaves() {
     unused.storage = Some(storage());
     let step = plan(&unused, &Event::Detaching);
     assert_eq!((step.actions.len(), step.hold, step.status), (0, false, Status::Healthy));
+}
+
+#[test]
+fn remove_deletes_only_what_this_member_of_this_cluster_owns() {
+    let rows: [(&str, fn(&mut Facts), Remains); 5] = [
+        ("its own", |_| {}, Remains::Deleted),
+        ("its own, and nobody tells the token any more", |f| f.peer = None, Remains::Deleted),
+        ("no settings", |f| f.host.config = None, Remains::Foreign("/var/lib/etcd".into())),
+        (
+            "of another cluster",
+            |f| f.host.config.as_mut().unwrap().initial_cluster_token = "another".into(),
+            Remains::Foreign("/var/lib/etcd".into()),
+        ),
+        (
+            "of another unit",
+            |f| f.host.config.as_mut().unwrap().name = "etcd7".into(),
+            Remains::Foreign("/var/lib/etcd".into()),
+        ),
+    ];
+    for (what, change, wanted) in rows {
+        let mut facts = healthy(&[1, 2, 3]);
+        facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+        cluster(&mut facts).members.remove(0);
+        change(&mut facts);
+        let step = plan(&facts, &Event::Remove);
+        assert_eq!(step.actions.last(), Some(&Action::CleanHost { data: wanted }), "{what}");
+    }
+    // Without the relation the member is still found by its name.
+    let mut facts = healthy(&[1, 2, 3]);
+    facts.goal.as_mut().unwrap().insert(unit(1), Life::Dying);
+    facts.peer = None;
+    let step = plan(&facts, &Event::Remove);
+    assert!(step.hold && matches!(step.actions.last(), Some(Action::RemoveMember { id: 1, .. })), "{step:?}");
 }
 
 #[test]

@@ -388,11 +388,21 @@ mod tests {
             assert_eq!((reply.code, reply.stderr.as_str()), (1, "ERROR secret \"ca\" not found\n"));
             assert_eq!(call(&mut world, &["secret-info-get", &id]).code, 1);
             assert_eq!(call(&mut world, &["secret-ids", "--format=json"]).stdout, "null\n");
-            assert_eq!(call(&mut world, &["secret-remove", &id, "--revision", "7"]).code, 0, "a removal may follow");
             commit(&mut world);
             assert_eq!(call(&mut world, &["secret-info-get", "--label", "ca"]).code, 0, "the next hook sees it again");
             assert_eq!(revisions(&world), [2]);
         }
+    }
+
+    #[test]
+    fn of_two_removals_of_one_secret_in_one_hook_only_the_later_is_kept() {
+        let mut world = running(1, true);
+        let id = stored(&mut world, &["one", "two", "three"]);
+        for revision in ["1", "2"] {
+            assert_eq!(call(&mut world, &["secret-remove", &id, "--revision", revision]).code, 0);
+        }
+        commit(&mut world);
+        assert_eq!(revisions(&world), [1, 3]);
     }
 
     #[test]
