@@ -6,8 +6,8 @@
 //! repeats it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const ROWS_PER_PIECE: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often the compactor looks whether old readers are gone.
 const READER_POLL: Duration = Duration::from_millis(2);
+/// How long it looks before it does its other work. Some readers take hours, and a full disk does not wait for them.
+const READER_WAIT: Duration = Duration::from_secs(1);
 /// Bytes in memory that are worth a flush when space is short.
 const WORTH_A_FLUSH: u64 = 1 << 20;
 /// Between two merges for want of space: each may cost as much as reading the whole state.
@@ -63,6 +65,9 @@ impl Housekeeper {
             low,
             reclaimed_at: now,
             reclaimed_below: 0,
+            renewed_at: 0,
+            renewed: Weak::new(),
+            readers: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("store-keeper".to_owned())
@@ -103,12 +108,19 @@ struct Keeper {
     /// When we last merged for want of space, and the floor of history then.
     reclaimed_at: Instant,
     reclaimed_below: i64,
+    /// The compaction revision for which the era was renewed last, the era since then, and those of before that still have
+    /// readers.
+    renewed_at: i64,
+    renewed: Weak<Era>,
+    readers: Vec<Arc<Era>>,
 }
 
 impl Keeper {
     fn run(mut self) {
         while !self.stopped() {
             let database = self.shared.database();
+            // The readers of a state that was replaced keep it; this thread must not.
+            self.readers.retain(|era| Arc::ptr_eq(&era.database, &database));
             if background_errors(&database) > 0 {
                 fatal("RocksDB failed in the background", &"see the engine's LOG file in the state directory");
             }
@@ -192,7 +204,7 @@ impl Keeper {
             self.shared.dropped_below.advance(u64::try_from(old).unwrap_or(0));
             return Ok(());
         }
-        if !self.can_flush(database) || !self.wait_for_readers(database) {
+        if !self.can_flush(database) || !self.wait_for_readers(database, compacted) {
             return Ok(());
         }
         let Some((rows, bytes)) = self.measure(database, old, compacted)? else { return Ok(()) };
@@ -240,25 +252,35 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns once every reader of before this call is gone; `false` if the store stops first, or was replaced.
-    fn wait_for_readers(&self, database: &Arc<Database>) -> bool {
+    /// Whether every reader is gone that may look below `compacted`, which was published before this call. Waits a moment for
+    /// them; `false` also if the store stops or was replaced.
+    fn wait_for_readers(&mut self, database: &Arc<Database>, compacted: i64) -> bool {
         let current = self.shared.era.load_full();
         if !Arc::ptr_eq(&current.database, database) {
             return false;
         }
-        let next = Arc::new(Era { database: Arc::clone(database) });
-        let old = self.shared.era.compare_and_swap(&current, next);
-        if !Arc::ptr_eq(&old, &current) {
-            return false;
-        }
-        drop(old);
-        while Arc::strong_count(&current) > 1 {
-            if self.stopped() {
+        // Once for each revision: readers that begin later are no concern of this compaction.
+        if self.renewed_at != compacted || !std::ptr::eq(self.renewed.as_ptr(), Arc::as_ptr(&current)) {
+            let next = Arc::new(Era { database: Arc::clone(database) });
+            let renewed = Arc::downgrade(&next);
+            let old = self.shared.era.compare_and_swap(&current, next);
+            if !Arc::ptr_eq(&old, &current) {
                 return false;
+            }
+            drop(old);
+            self.readers.push(current);
+            (self.renewed_at, self.renewed) = (compacted, renewed);
+        } else {
+            drop(current);
+        }
+        let begun = Instant::now();
+        loop {
+            self.readers.retain(|era| Arc::strong_count(era) > 1);
+            if self.readers.is_empty() || self.stopped() || begun.elapsed() >= READER_WAIT {
+                return self.readers.is_empty();
             }
             std::thread::sleep(READER_POLL);
         }
-        true
     }
 
     /// Rows and superseded bytes of history in `from..to`; `None` if the store stops meanwhile.

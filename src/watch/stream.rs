@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -25,6 +26,8 @@ use crate::work::{FREE_ANSWER_BYTES, Grant, Source, WATCH_LEAST_BYTES, WATCH_STE
 const CATCH_UP_REVISIONS: i64 = 10_000;
 /// Deliveries (event × watcher) cut at one look; the rest stays where it is until these are sent.
 const LOOK_DELIVERIES: usize = 64 * 1024;
+/// How long a stream rests that may not even wait for its turn to read history.
+const CROWDED: Duration = Duration::from_millis(100);
 
 /// What a client asks of a new watcher.
 #[derive(Debug, Clone)]
@@ -465,7 +468,11 @@ impl WatchStream {
         // A task: this stream is asked for its next message only when its reader takes one, and a turn must not wait for that.
         let step = driven(async move {
             let store = hub.store().clone();
-            let Ok(turn) = hub.readers().turn(source, None).await else { return Ok(nothing(&hub, from)) };
+            let Ok(turn) = hub.readers().turn(source, None).await else {
+                // As many streams of this connection wait already as may. Asking again at once would keep this thread busy.
+                tokio::time::sleep(CROWDED).await;
+                return Ok(nothing(&hub, from));
+            };
             let grant = allowance(hub.memory());
             let read = turn.run(move |gone| read_history(&store, &index, (from, to), grant, gone)).await;
             read.map_or_else(|_stopped| Ok(nothing(&hub, from)), |(step, _turn)| step)

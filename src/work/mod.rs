@@ -13,6 +13,7 @@
 
 mod budget;
 mod lane;
+mod patience;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 
 pub use budget::{Budget, Grant};
 pub use lane::{Lane, Turn, Undone};
+pub use patience::Patience;
 
 /// Threads of large reads: lists, v2 trees, counts for the quota.
 pub const READ_THREADS: usize = 4;

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -20,7 +20,7 @@ use crate::api::state::State;
 use crate::api::stream::{Answers, Ending, Session, ending};
 use crate::proto::etcdserverpb::SnapshotResponse;
 use crate::store::EtcdFile;
-use crate::work::{FILE_PIECE_BYTES, STALLED, Source, Turn, Undone};
+use crate::work::{FILE_PIECE_BYTES, Patience, STALLED, Source, Turn, Undone};
 
 /// Bytes in one piece, as etcd sends them.
 const PIECE: usize = 32 << 10;
@@ -43,23 +43,26 @@ pub fn stream(state: &Arc<State>, source: Source) -> Answers<SnapshotResponse> {
 /// What a reader hears that comes back to a file it has lost.
 const NOT_READ: &str = "the snapshot was not read in time";
 
-/// Gives the pieces to the connection as it takes them. `true`: it took none for `patience`.
+/// Gives the pieces to the connection as it takes them. `true`: it took none for `patience`, or less than
+/// [`SLOWEST_READER`](crate::work::SLOWEST_READER) for so long that the time it was behind adds up to that.
 async fn hand_over(
     mut download: Download,
     pieces: mpsc::Sender<Result<SnapshotResponse, Status>>,
     patience: Duration,
 ) -> bool {
+    let mut patience = Patience::new(patience);
     loop {
         let next = tokio::select! {
             next = download.next() => next,
             () = pieces.closed() => return false,
         };
         let Some(piece) = next else { return false };
-        match tokio::time::timeout(patience, pieces.send(piece)).await {
-            Ok(Ok(())) => {}
+        let (bytes, asked) = (piece.as_ref().map_or(0, |piece| piece.blob.len()), Instant::now());
+        match tokio::time::timeout(patience.left(), pieces.send(piece)).await {
+            Ok(Ok(())) => patience.taken(asked.elapsed(), bytes),
             Ok(Err(_gone)) => return false,
             Err(_elapsed) => {
-                tracing::warn!(?patience, "dropped a snapshot whose reader takes nothing of it");
+                tracing::warn!("dropped a snapshot whose reader takes nothing of it, or too little");
                 return true;
             }
         }

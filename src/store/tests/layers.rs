@@ -2,6 +2,7 @@
 //! there were any.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
@@ -110,6 +111,34 @@ async fn compaction_drops_history_but_for_what_is_pointed_to_also_after_a_restar
     store.defragment().await.unwrap();
     assert!(rows(&store)[0].0 > 101);
     assert_eq!(store.view().get_at(b"k", 130).unwrap().unwrap().decode().unwrap().mod_revision, 130);
+}
+
+#[tokio::test]
+async fn a_reader_that_stays_for_long_holds_back_the_compaction_and_no_other_housekeeping() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { flush_after_entries: 10, ..small() };
+    let (store, mut machine) = crate::store::open(dir.path(), options, Watermark::already_durable()).unwrap();
+    let tables = || {
+        let files = std::fs::read_dir(&store.shared.database().dir()).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "sst")).count()
+    };
+    put_at(&mut machine, 2..=60).await;
+    let reading = store.view();
+    apply(&mut machine, [entry(61, compact(50))]).await;
+    let before = tables();
+    // Entries come, and are flushed, while the compaction waits.
+    let (end, mut next) = (std::time::Instant::now() + Duration::from_secs(60), 62);
+    while tables() < before + 10 {
+        assert!(std::time::Instant::now() < end, "nothing is flushed: {} tables", tables());
+        put_at(&mut machine, next..=next).await;
+        next += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(reading.get_at(b"k", 2).unwrap().unwrap().decode().unwrap().value, value(2));
+    assert_eq!(rows(&store)[0].0, 2);
+    drop(reading);
+    store.defragment().await.unwrap();
+    assert!(rows(&store)[0].0 > 2, "the compaction goes on when the reader is gone");
 }
 
 #[tokio::test]
