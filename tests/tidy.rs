@@ -35,7 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/proto/", &["proto"]),
     ("src/bbolt/", &["bbolt"]),
     ("src/store/", &["store", "model", "bbolt", "proto", "raft::types", "raft::codec"]),
-    ("src/work/", &["work"]),
+    ("src/work/", &["work", "admission"]),
     ("src/watch/", &["watch", "store", "model", "proto", "work"]),
     ("src/admission/", &["admission"]),
     ("src/raft/", &["raft", "store", "model", "proto", "tls", "settings", "histogram", "admission", "work"]),

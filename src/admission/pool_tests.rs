@@ -4,12 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+const MAX_LEAVING: usize = 64;
+
 fn source(n: u32) -> Source {
     Source::V4(Ipv4Addr::from(n))
 }
 
 fn pool(connections: usize, bytes: usize) -> Pool {
-    Pool::new(Limits { connections, bytes, each: 10 })
+    Pool::new(Limits { connections, bytes, each: 10, leaving: MAX_LEAVING })
 }
 
 fn gone(places: &[Option<Place>]) -> Vec<usize> {
@@ -76,15 +78,95 @@ fn who_answers_stays_and_who_was_used_gets_a_second_chance() {
     assert_eq!(gone(&places), [1, 2, 3, 4], "0 was filed again, at the end, when its answer ended");
 }
 
+/// Connections that answer, of these sources.
+fn answering(pool: &Pool, sources: &[u32]) -> (Vec<Arc<Place>>, Vec<Answering>) {
+    let enter = |n: &u32| {
+        let place = Arc::new(pool.enter(source(*n)).expect("room"));
+        let answer = place.answering();
+        (place, answer)
+    };
+    sources.iter().map(enter).unzip()
+}
+
 #[test]
-fn while_all_others_answer_the_newcomer_is_refused() {
+fn while_all_sources_have_as_many_that_answer_the_newcomer_is_refused() {
     let pool = pool(2, usize::MAX);
-    let places: Vec<_> = (0..2).map(|_| Arc::new(pool.enter(source(1)).expect("room"))).collect();
-    let answers: Vec<_> = places.iter().map(Place::answering).collect();
-    assert!(pool.enter(source(2)).is_none());
+    let (_places, answers) = answering(&pool, &[1, 2]);
+    assert!(pool.enter(source(3)).is_none());
     assert_eq!((pool.len(), pool.leaving()), (2, 0));
     drop(answers);
-    assert!(pool.enter(source(2)).is_some());
+    assert!(pool.enter(source(3)).is_some());
+}
+
+#[test]
+fn a_source_whose_connections_all_answer_keeps_no_other_source_out_and_pushes_none_out() {
+    let pool = pool(10, usize::MAX);
+    let (places, _answers) = answering(&pool, &[2, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    let gone = || places.iter().map(|place| place.evicted().is_cancelled()).collect::<Vec<_>>();
+    assert!(pool.enter(source(1)).is_none(), "it has most already");
+    let (more, _more_answers) = answering(&pool, &[3, 4, 3, 2, 3]);
+    assert_eq!(gone(), [false, true, true, true, true, true, false, false, false, false]);
+    assert!(more.iter().all(|place| !place.evicted().is_cancelled()));
+    // 1 has four, 2 two, 3 three, 4 one.
+    assert!(pool.enter(source(3)).is_none(), "it would have as many as the largest");
+    assert!(pool.enter(source(4)).is_some());
+    assert!(places[6].evicted().is_cancelled(), "of the largest the oldest goes");
+}
+
+#[test]
+fn as_long_as_a_connection_is_idle_none_that_answers_goes() {
+    let pool = pool(10, usize::MAX);
+    let (places, _answers) = answering(&pool, &[1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    let idle = pool.enter(source(2)).expect("room");
+    assert!(pool.enter(source(3)).is_some());
+    assert!(idle.evicted().is_cancelled());
+    assert!(places.iter().all(|place| !place.evicted().is_cancelled()));
+}
+
+#[test]
+fn many_connections_go_before_one_that_holds_many_bytes_when_there_are_too_many_connections() {
+    let pool = pool(10, 1000);
+    let handshake = pool.enter(source(1)).expect("room");
+    handshake.hold(500);
+    let mut places: Vec<_> = (0..9).map(|_| pool.enter(source(2))).collect();
+    places.extend((0..3).map(|n| pool.enter(source(n))));
+    assert_eq!(gone(&places), [0, 1, 2]);
+    assert!(!handshake.evicted().is_cancelled());
+}
+
+#[test]
+fn whoever_holds_many_bytes_goes_also_while_it_answers() {
+    let pool = Pool::new(Limits { connections: 10, bytes: 100, each: 0, leaving: MAX_LEAVING });
+    let (places, _answers) = answering(&pool, &[1, 2, 3, 3, 3, 3]);
+    places[0].hold(60);
+    places[1].hold(30);
+    places[2].hold(20);
+    let gone: Vec<_> = places.iter().map(|place| place.evicted().is_cancelled()).collect();
+    assert_eq!((gone, pool.bytes()), (vec![true, false, false, false, false, false], 50));
+}
+
+#[tokio::test]
+async fn newcomers_wait_for_those_who_are_on_their_way_out() {
+    let pool = pool(1, usize::MAX);
+    let mut places: Vec<_> = (0..=MAX_LEAVING).map(|_| pool.enter(source(1))).collect();
+    let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(pool.enter_soon(source(2)))).collect();
+    for newcomer in &mut waiting {
+        assert!(futures::poll!(newcomer).is_pending());
+    }
+    // One leaves, and the newcomer pushes another out: the second newcomer waits for that one.
+    drop(places.remove(0));
+    let first = waiting.remove(0).await.expect("a place");
+    assert!(futures::poll!(&mut waiting[0]).is_pending());
+    drop(places);
+    assert!(waiting.remove(0).await.is_some());
+    assert!(first.evicted().is_cancelled());
+}
+
+#[tokio::test]
+async fn newcomers_do_not_wait_for_ever() {
+    let pool = pool(1, usize::MAX);
+    let _places: Vec<_> = (0..=MAX_LEAVING).map(|_| pool.enter(source(1))).collect();
+    assert!(pool.enter_soon(source(1)).await.is_none());
 }
 
 #[test]
@@ -130,20 +212,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Everything the pool believes, reckoned from its holders.
+/// Everything the pool believes, reckoned from its holders; and its limits.
 fn check(pool: &Pool) {
     let state = pool.inner.state.lock();
     assert_eq!(state.bytes, state.holders.values().map(|holder| holder.bytes).sum::<usize>());
-    let filed = state.holders.values().filter(|holder| holder.order.is_some()).count();
-    assert_eq!(filed, state.sources.values().map(|share| share.queue.len()).sum::<usize>());
     for (source, share) in &state.sources {
-        let bytes: usize = share.queue.values().map(|id| state.holders[id].bytes).sum();
+        let of = |holder: &&Holder| holder.source == *source;
+        assert_eq!(share.connections, state.holders.values().filter(of).count(), "{source:?}");
+        assert_eq!(share.connections, share.idle.len() + share.answering.len(), "{source:?}");
+        let bytes: usize = state.holders.values().filter(of).map(|holder| holder.bytes).sum();
         assert_eq!(share.bytes, bytes, "{source:?}");
-        assert!(state.ranks.contains(&share.rank(*source).expect("nobody keeps an empty queue")));
+        let laden = state.holders.values().filter(of).filter(|holder| holder.bytes > 0).count();
+        assert_eq!(share.laden.len(), laden, "{source:?}");
+        let [idle, answering, laden] = share.ranks(*source);
+        assert!(idle.is_none_or(|rank| state.idle.contains(&rank)));
+        assert!(answering.is_none_or(|rank| state.answering.contains(&rank)));
+        assert!(laden.is_none_or(|rank| state.laden.contains(&rank)));
     }
-    assert_eq!(state.ranks.len(), state.sources.len());
-    let over = state.holders.len() > pool.inner.limits.connections || state.bytes > pool.inner.limits.bytes;
-    assert!(!over || filed == 0, "somebody could have gone");
+    for ranks in [&state.idle, &state.answering, &state.laden] {
+        assert!(ranks.len() <= state.sources.len());
+    }
+    assert!(state.holders.len() <= pool.inner.limits.connections && state.bytes <= pool.inner.limits.bytes);
 }
 
 proptest! {
@@ -156,7 +245,13 @@ proptest! {
         for step in steps {
             let pick = |n: usize, of: usize| (of > 0).then(|| n % of);
             match step {
-                Step::Enter(from) => inside.extend(pool.enter(source(from)).map(Arc::new)),
+                Step::Enter(from) => {
+                    let of = |from| pool.inner.state.lock().sources.get(&source(from)).map_or(0, |share| share.connections);
+                    let (own, most) = (of(from), (0..5).map(of).max().unwrap_or(0));
+                    let entered = pool.enter(source(from)).map(Arc::new);
+                    prop_assert!(entered.is_some() || own + 1 >= most, "refused with {own}, another has {most}");
+                    inside.extend(entered);
+                }
                 Step::Leave(n) => {
                     if let Some(n) = pick(n, inside.len()) {
                         let left = inside.swap_remove(n);

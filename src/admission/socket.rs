@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_before_admission_is_held_and_bounded() {
-        let pool = Pool::new(Limits { connections: 1, bytes: 1 << 20, each: 100 });
+        let pool = Pool::new(Limits { connections: 1, bytes: 1 << 20, each: 100, leaving: 1 });
         let (mut client, server) = pair().await;
         let waiting = Waiting::new(pool.enter(Source::Local).expect("room"));
         let mut socket = Socket::new(server, waiting.clone());
@@ -196,7 +196,7 @@ mod tests {
     fn a_connection_that_is_let_in_moves_to_the_runtime_that_serves_it() {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (first, second) = (runtime(), runtime());
-        let pool = Pool::new(Limits { connections: 1, bytes: 1 << 20, each: 1 });
+        let pool = Pool::new(Limits { connections: 1, bytes: 1 << 20, each: 1, leaving: 1 });
         let (client, mut socket, waiting) = first.block_on(async {
             let (mut client, server) = pair().await;
             let waiting = Waiting::new(pool.enter(Source::Local).expect("room"));

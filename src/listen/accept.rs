@@ -13,7 +13,7 @@ use tower::Service;
 use super::bind::{Bound, Socketed};
 use super::connection::{self, BoxError, Gate};
 use super::{Options, Shutdown};
-use crate::admission::{MAX_LEAVING, Place, Source};
+use crate::admission::{Place, Source};
 
 /// Pause after an accept that failed for lack of descriptors or memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -117,7 +117,7 @@ async fn place(incomer: &Incomer, options: &Options) -> Place {
     let source = Source::of(incomer.address().map(|address| address.ip()));
     let waiting = &options.port.waiting;
     loop {
-        while waiting.leaving() >= MAX_LEAVING / 2 {
+        while waiting.is_crowded() {
             tokio::task::yield_now().await;
         }
         // Nobody who waits is answering a request, so there is always one who can go.

@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn heads_and_blocks_count_while_they_are_not_whole_and_bodies_never() {
-        let pool = Pool::new(Limits { connections: 1, bytes: usize::MAX, each: 1 });
+        let pool = Pool::new(Limits { connections: 1, bytes: usize::MAX, each: 1, leaving: 1 });
         let account = Account::new(Arc::new(pool.enter(Source::Local).expect("room")));
         account.read(FREE);
         assert_eq!(pool.bytes(), 1, "too little to tell");

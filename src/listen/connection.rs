@@ -77,16 +77,11 @@ where
 {
     let (address, evicted) = (incomer.address(), place.evicted());
     let waiting = Waiting::new(place);
-    let opened = tokio::select! {
-        opened = open(incomer, (gate.plain, gate.tls), address, &waiting, &gate.options) => opened,
+    let seated = tokio::select! {
+        seated = sit_down(incomer, (gate.plain, gate.tls), address, &waiting, &gate.options) => seated,
         () = evicted.cancelled() => Err(Refusal::Gone("its place was needed for a newcomer".to_owned())),
         () = gate.shutdown.drain.cancelled() => return,
     };
-    let seated = opened.and_then(|opened| {
-        let seat = gate.options.port.seats.enter(Source::of(address.map(|address| address.ip())));
-        let full = || Refusal::Rejected("too many connections, and every one is in use; raise LimitNOFILE".to_owned());
-        seat.map(|seat| (opened, seat)).ok_or_else(full)
-    });
     match seated {
         Ok(((wire, caller), seat)) => {
             waiting.admit();
@@ -96,6 +91,20 @@ where
         }
         Err(refusal) => log_refusal(&refusal, address, gate.options.purpose),
     }
+}
+
+/// Waits for the first request and then for a seat.
+async fn sit_down(
+    incomer: Incomer,
+    speaks: (bool, bool),
+    address: Option<SocketAddr>,
+    waiting: &Arc<Waiting>,
+    options: &Options,
+) -> Result<((Wire, Caller), Place), Refusal> {
+    let opened = open(incomer, speaks, address, waiting, options).await?;
+    let seat = options.port.seats.enter_soon(Source::of(address.map(|address| address.ip()))).await;
+    let full = || Refusal::Rejected("too many connections, and every one is in use; raise LimitNOFILE".to_owned());
+    Ok((opened, seat.ok_or_else(full)?))
 }
 
 /// Why a connection ended before its first request.
@@ -236,7 +245,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for Seated<B> {
     }
 }
 
-/// Requests and answers until the caller leaves or we do, or the seat is needed and the connection idle.
+/// Requests and answers until the caller leaves or we do, or the seat is needed for another.
 async fn exchange<S, B>(wire: Wire, caller: Caller, seat: Place, options: Options, service: S, shutdown: Shutdown)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -249,14 +258,17 @@ where
     let builder = builder(&options);
     let address = caller.address();
     let (evicted, seat) = (seat.evicted(), Arc::new(seat));
+    let leaver = seat.clone();
     let account = Account::new(seat.clone());
     let wire = Relaxed::new(wire.counted(account.clone()), Some(account.clone()));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        let (answer, seat, open) = (service.clone().oneshot(request), seat.clone(), account.request());
+        // From here on, and not from the answer's head: a lock, a campaign, a put without a quorum may wait long for that.
+        let (answering, open) = (seat.answering(), account.request());
+        let answer = service.clone().oneshot(request);
         async move {
             let answer = answer.await?;
-            Ok::<_, S::Error>(answer.map(|body| Seated { body, _answering: seat.answering(), _open: open }))
+            Ok::<_, S::Error>(answer.map(|body| Seated { body, _answering: answering, _open: open }))
         }
     });
     let io = TokioIo::new(Together::new(Policed::new(wire, options.ping_min_time)));
@@ -271,9 +283,11 @@ where
             }
         }
         () = evicted.cancelled() => {
-            tracing::debug!(remote_addr = ?address, "an idle connection made room for another");
+            tracing::debug!(remote_addr = ?address, "a connection made room for another");
             connection.as_mut().graceful_shutdown();
-            timeout(EVICTED_GRACE, connection.as_mut()).await.unwrap_or(Ok(()))
+            // Without grace it is still polled once, which sends GOAWAY.
+            let grace = if leaver.is_crowded() { Duration::ZERO } else { EVICTED_GRACE };
+            timeout(grace, connection.as_mut()).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

@@ -131,7 +131,7 @@ impl Caller {
 
     /// Its connection, for taking turns. A later connection may get the number of one that is gone.
     pub fn source(&self) -> Source {
-        Source(Arc::as_ptr(&self.0).addr())
+        Source::connection(Arc::as_ptr(&self.0).addr(), crate::admission::Source::of(self.ip()))
     }
 
     /// Its address; `None` on a unix socket.

@@ -42,7 +42,7 @@ fn options(tls: Option<ServerTls>) -> Options {
 
 /// With pools of these sizes.
 fn narrow(tls: Option<ServerTls>, waiting: usize, seats: usize) -> Options {
-    let pool = |connections| Pool::new(Limits { connections, bytes: usize::MAX, each: 1 });
+    let pool = |connections| Pool::new(Limits { connections, bytes: usize::MAX, each: 1, leaving: 64 });
     Options { port: Port { waiting: pool(waiting), seats: pool(seats) }, ..options(tls) }
 }
 
@@ -272,6 +272,56 @@ async fn connections_beyond_the_limit_push_out_idle_ones_and_never_those_that_ar
     assert!(!answered.is_finished(), "an answer that is being sent keeps its connection");
     barrier.open.add_permits(1);
     assert_eq!(answered.await.expect("task"), Ok("end".to_owned()));
+}
+
+/// A stream from another address of this machine.
+async fn connect_from(running: &Running, from: [u8; 4]) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind((from, 0).into()).expect("an address of loopback");
+    socket.connect(running.address).await.expect("connect")
+}
+
+#[tokio::test]
+async fn streams_without_end_from_one_address_keep_no_other_address_out() {
+    let running = start(one(&["http://127.0.0.1:0"]), narrow(None, 100, 4), &gate());
+    let mut pinned = Vec::new();
+    for _ in 0..4 {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(
+            TokioExecutor::new(),
+            TokioIo::new(connect(&running).await),
+        )
+        .await
+        .expect("handshake");
+        let connection = tokio::spawn(connection);
+        let request = Request::get("http://x/stream").body(Full::default()).expect("request");
+        let answer = sender.send_request(request).await.expect("the head of an answer");
+        pinned.push((sender, connection, answer));
+    }
+    for _ in 0..200 {
+        let newcomer = connect_from(&running, [127, 0, 0, 2]).await;
+        assert_eq!(get2(newcomer, "/").await, Ok("HTTP/2.0 tls=false cn=-".to_owned()));
+    }
+    assert!(get1(connect(&running).await, "/").await.is_ok(), "the address itself may take idle seats");
+    let (_, first, _) = &mut pinned[0];
+    tokio::time::timeout(Duration::from_secs(10), first).await.expect("the oldest stream lost its seat").ok();
+    assert!(
+        pinned[1..].iter().all(|(_, connection, _)| !connection.is_finished()),
+        "there was an idle seat from then on"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_is_worked_on_is_not_idle() {
+    let barrier = gate();
+    let running = start(one(&["http://127.0.0.1:0"]), narrow(None, 100, 2), &barrier);
+    let slow = tokio::spawn(get2(connect(&running).await, "/slow"));
+    drop(barrier.arrived.acquire().await.expect("the request arrives"));
+    for _ in 0..5 {
+        assert!(get1(connect(&running).await, "/").await.is_ok());
+    }
+    assert!(!slow.is_finished());
+    barrier.open.add_permits(1);
+    assert!(slow.await.expect("task").is_ok());
 }
 
 /// A request whose answer has begun and ends when the gate is opened.

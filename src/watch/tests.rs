@@ -106,7 +106,7 @@ fn events(output: &WatchOutput) -> Vec<(i64, String)> {
 async fn a_live_watcher_sees_only_its_keys_from_now_on() {
     let mut world = World::new(1 << 20);
     world.put("a", "before").await;
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     let created = stream.create(watch("a", "b")).unwrap();
     assert_eq!((created.watch_id, created.revision), (0, 2));
     world.put("z", "other").await;
@@ -120,7 +120,7 @@ async fn a_live_watcher_sees_only_its_keys_from_now_on() {
 #[tokio::test]
 async fn a_watcher_far_behind_misses_nothing_of_a_history_larger_than_one_step_reads() {
     let mut world = World::new(100);
-    let _other = world.hub.open_stream(Source(1));
+    let _other = world.hub.open_stream(Source::numbered(1));
     let value = "x".repeat(16 << 10);
     let mut newest = 0;
     for _ in 0..100 {
@@ -129,7 +129,7 @@ async fn a_watcher_far_behind_misses_nothing_of_a_history_larger_than_one_step_r
         }
         newest = world.put("k", "v").await;
     }
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(WatchCreate { start_revision: 1, ..watch("k", "") }).unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&newest) {
@@ -144,7 +144,7 @@ async fn what_happens_while_nobody_watches_is_not_lost_to_who_comes_back() {
     let mut seen = Vec::new();
     for round in 0..20 {
         let last = seen.last().copied().unwrap_or(1);
-        let mut stream = world.hub.open_stream(Source(1));
+        let mut stream = world.hub.open_stream(Source::numbered(1));
         stream.create(WatchCreate { start_revision: last + 1, ..watch("k", "") }).unwrap();
         let newest = world.put("k", &format!("watched {round}")).await;
         while seen.last() != Some(&newest) {
@@ -163,11 +163,11 @@ async fn a_watcher_of_the_past_replays_and_then_follows() {
     // From the disk because the ring is small, from the ring, and from the disk because nobody watched at that time.
     for (ring, watched) in [(100, true), (1 << 20, true), (1 << 20, false)] {
         let mut world = World::new(ring);
-        let _other = watched.then(|| world.hub.open_stream(Source(1)));
+        let _other = watched.then(|| world.hub.open_stream(Source::numbered(1)));
         for n in 0..50 {
             world.put("k", &n.to_string()).await;
         }
-        let mut stream = world.hub.open_stream(Source(1));
+        let mut stream = world.hub.open_stream(Source::numbered(1));
         stream.create(WatchCreate { start_revision: 10, prev_kv: true, ..watch("k", "") }).unwrap();
         world.put("k", "live").await;
         let mut seen = Vec::new();
@@ -187,7 +187,7 @@ async fn a_watcher_of_the_past_replays_and_then_follows() {
 #[tokio::test]
 async fn a_start_in_the_future_shows_nothing_before_it() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(WatchCreate { start_revision: 4, ..watch("k", "") }).unwrap();
     for value in ["2", "3"] {
         world.put("k", value).await;
@@ -203,7 +203,7 @@ async fn the_header_of_history_says_how_far_the_store_is() {
         let mut world = World::new(ring);
         world.put("k", "1").await;
         let newest = world.put("other", &"x".repeat(200)).await;
-        let mut stream = world.hub.open_stream(Source(1));
+        let mut stream = world.hub.open_stream(Source::numbered(1));
         stream.create(WatchCreate { start_revision: 2, ..watch("k", "") }).unwrap();
         let output = next(&mut stream).await;
         assert_eq!((events(&output), output.header_revision), (vec![(2, "k".to_owned())], newest));
@@ -213,7 +213,7 @@ async fn the_header_of_history_says_how_far_the_store_is() {
 #[tokio::test]
 async fn filters_drop_kinds_and_send_no_empty_message() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(WatchCreate { no_put: true, ..watch("k", "") }).unwrap();
     world.put("k", "1").await;
     nothing(&mut stream).await;
@@ -227,7 +227,7 @@ async fn filters_drop_kinds_and_send_no_empty_message() {
 #[tokio::test]
 async fn ids_count_up_and_a_chosen_id_in_use_is_refused() {
     let world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     let chosen = |id| WatchCreate { watch_id: id, ..watch("k", "") };
     assert_eq!(stream.create(chosen(1)).unwrap().watch_id, 1);
     assert_eq!(stream.create(chosen(0)).unwrap().watch_id, 0);
@@ -238,7 +238,7 @@ async fn ids_count_up_and_a_chosen_id_in_use_is_refused() {
 #[tokio::test]
 async fn a_cancelled_watcher_is_silent_and_frees_its_place() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     let id = stream.create(watch("k", "")).unwrap().watch_id;
     world.put("k", "1").await;
     assert!(stream.cancel(id));
@@ -255,7 +255,7 @@ async fn a_watcher_below_the_compaction_is_told_and_ends() {
     for n in 0..10 {
         world.put("k", &n.to_string()).await;
     }
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     let behind = stream.create(WatchCreate { start_revision: 3, ..watch("k", "") }).unwrap().watch_id;
     world.compact(8).await;
     let output = next(&mut stream).await;
@@ -278,7 +278,7 @@ async fn the_id_of_a_watcher_that_a_compaction_ended_is_taken_until_it_is_cancel
         world.put("k", &n.to_string()).await;
     }
     world.compact(8).await;
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     let chosen = WatchCreate { watch_id: 7, start_revision: 3, ..watch("k", "") };
     stream.create(chosen.clone()).unwrap();
     assert!(next(&mut stream).await.canceled);
@@ -291,7 +291,7 @@ async fn the_id_of_a_watcher_that_a_compaction_ended_is_taken_until_it_is_cancel
 #[tokio::test]
 async fn manual_progress_comes_after_every_event_below_it() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.request_progress();
     nothing(&mut stream).await;
     stream.create(watch("k", "")).unwrap();
@@ -307,7 +307,7 @@ async fn manual_progress_comes_after_every_event_below_it() {
 #[tokio::test]
 async fn periodic_progress_goes_to_quiet_watchers_that_asked() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(watch("a", "")).unwrap();
     let asked = stream.create(WatchCreate { progress_notify: true, ..watch("b", "") }).unwrap().watch_id;
     world.put("other", "1").await;
@@ -319,7 +319,7 @@ async fn periodic_progress_goes_to_quiet_watchers_that_asked() {
 #[tokio::test]
 async fn a_replaced_state_is_read_from_history_without_a_gap() {
     let mut world = World::new(1 << 20);
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(watch("k", "")).unwrap();
     world.put("k", "1").await;
     // The hub hears nothing of these, as if they had come in a snapshot.
@@ -346,14 +346,14 @@ fn glance(stream: &mut WatchStream) -> Option<WatchOutput> {
 #[tokio::test]
 async fn a_client_that_asks_all_the_time_gets_its_history_and_it_is_read_once() {
     let mut world = World::new(100);
-    let _other = world.hub.open_stream(Source(1));
+    let _other = world.hub.open_stream(Source::numbered(1));
     let newest = {
         for _ in 0..2_000 {
             world.put("unrelated", &"x".repeat(4 << 10)).await;
         }
         world.put("k", "v").await
     };
-    let mut stream = world.hub.open_stream(Source(1));
+    let mut stream = world.hub.open_stream(Source::numbered(1));
     stream.create(WatchCreate { start_revision: 2, ..watch("k", "") }).unwrap();
     let begun = Instant::now();
     let output = loop {
@@ -372,14 +372,14 @@ async fn a_client_that_asks_all_the_time_gets_its_history_and_it_is_read_once() 
 #[tokio::test]
 async fn streams_whose_readers_are_slow_hold_no_more_than_the_budget_and_a_little_each() {
     let mut world = World::new(100);
-    let _other = world.hub.open_stream(Source(1));
+    let _other = world.hub.open_stream(Source::numbered(1));
     for _ in 0..800 {
         world.put("k", &"x".repeat(10 << 10)).await;
     }
     // Each would look up 4 MiB, and takes one message of it.
     let mut asleep = Vec::new();
     for _ in 0..64 {
-        let mut stream = world.hub.open_stream(Source(2));
+        let mut stream = world.hub.open_stream(Source::numbered(2));
         stream.create(WatchCreate { start_revision: 2, ..watch("k", "") }).unwrap();
         next(&mut stream).await;
         asleep.push(stream);
@@ -388,7 +388,7 @@ async fn streams_whose_readers_are_slow_hold_no_more_than_the_budget_and_a_littl
     }
     assert!(world.hub.memory().taken() > WATCH_BYTES / 2, "they hold something");
     // Whoever comes now is served in small steps.
-    let mut stream = world.hub.open_stream(Source(3));
+    let mut stream = world.hub.open_stream(Source::numbered(3));
     stream.create(WatchCreate { start_revision: 2, ..watch("k", "") }).unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&801) {
@@ -414,7 +414,7 @@ async fn a_thread_that_read_a_revision_watches_from_there_without_a_gap() {
             runtime.block_on(async move {
                 let mut rounds = 0;
                 while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
-                    let mut stream = hub.open_stream(Source(4));
+                    let mut stream = hub.open_stream(Source::numbered(4));
                     let read = store.revision();
                     let from_read = WatchCreate { start_revision: read, watch_id: 7, ..watch("k", "") };
                     let created = stream.create(from_read).unwrap();
@@ -454,7 +454,7 @@ async fn every_watcher_sees_every_matching_event_once_and_in_order() {
         // Small rings force every path: live, ring, history.
         let mut world = World::new([200, 2_000, 1 << 20][seed as usize % 3]);
         let mut all: Vec<(i64, String)> = Vec::new();
-        let mut streams: Vec<WatchStream> = (0..3).map(|_| world.hub.open_stream(Source(1))).collect();
+        let mut streams: Vec<WatchStream> = (0..3).map(|_| world.hub.open_stream(Source::numbered(1))).collect();
         let mut wanted: BTreeMap<(usize, i64), (WatchCreate, i64)> = BTreeMap::new();
         let mut seen: BTreeMap<(usize, i64), Vec<(i64, String)>> = BTreeMap::new();
         for _ in 0..300 {

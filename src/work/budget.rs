@@ -116,11 +116,11 @@ mod tests {
         assert!(budget.take(41).is_none());
         assert!(!first.grow(41) && first.bytes() == 60);
         assert!(first.grow(40));
-        let mut large = budget.beyond(Source(1), None).await.expect("nobody else");
+        let mut large = budget.beyond(Source::numbered(1), None).await.expect("nobody else");
         assert!(large.grow(1000));
         assert_eq!(budget.taken(), 1100);
         assert!(budget.take(1).is_none());
-        let mut second = Box::pin(budget.beyond(Source(2), None));
+        let mut second = Box::pin(budget.beyond(Source::numbered(2), None));
         assert!((&mut second).now_or_never().is_none(), "one at a time");
         assert_eq!(budget.waiting(), 1);
         drop(large);

@@ -3,7 +3,8 @@
 //! One thread serves clients, peers and consensus. What would hold it up (a large read, a file, bcrypt) runs on threads of
 //! the runtime's blocking pool, and has a [`Lane`] of its own there: a few turns at a time, handed out to the connections
 //! that want one in rotation, so that a thousand requests of one connection delay another's by one turn each and not by a
-//! thousand. Who gives up leaves the queue, and tells work that has begun. The lanes' threads together are the pool
+//! thousand. In the lanes of passwords addresses take turns first, since a caller without a password may open many
+//! connections. Who gives up leaves the queue, and tells work that has begun. The lanes' threads together are the pool
 //! ([`POOL_THREADS`]); nothing of what clients ask waits for a thread after it has its turn.
 //!
 //! Answers are memory from the moment they are read until their reader has taken them. Those larger than
@@ -20,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+
+use crate::admission::Source as Address;
 
 pub use budget::{Budget, Grant};
 pub use lane::{Lane, Turn, Undone};
@@ -86,11 +89,26 @@ pub const WATCH_LEAST_BYTES: usize = 64 << 10;
 
 /// Who asks, for taking turns: a connection, or a part of this member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Source(pub usize);
+pub struct Source {
+    connection: usize,
+    /// Where it comes from, for the lanes that ask for it.
+    address: Option<Address>,
+}
 
 impl Source {
     /// This member itself.
-    pub const MEMBER: Self = Self(0);
+    pub const MEMBER: Self = Self { connection: 0, address: None };
+
+    /// The connection of this number, from this address.
+    pub fn connection(connection: usize, address: Address) -> Self {
+        Self { connection, address: Some(address) }
+    }
+
+    /// The connection of this number, from nowhere.
+    #[cfg(test)]
+    pub fn numbered(connection: usize) -> Self {
+        Self { connection, address: None }
+    }
 }
 
 /// Tells work that runs whether anybody still waits for it.

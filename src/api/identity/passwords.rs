@@ -49,7 +49,7 @@ impl Passwords {
             cost,
             key: rand::random(),
             right: Mutex::default(),
-            lane: Lane::new(at_once),
+            lane: Lane::by_address(at_once),
             nobody: hash_of_nothing(cost),
             computed: Arc::default(),
         }
@@ -176,26 +176,29 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_passes_and_only_it_is_remembered() {
         let passwords = Passwords::new(COST, 1);
-        let hash = passwords.hash(Source(1), soon(), "secret".to_owned()).await.expect("hashes");
+        let hash = passwords.hash(Source::numbered(1), soon(), "secret".to_owned()).await.expect("hashes");
         assert!(hash.starts_with("$2a$04$"), "{hash}");
         let hash = hash.as_bytes();
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Ok(false));
-        assert_eq!(passwords.is_right(Source(1), soon(), None, "secret").await, Ok(false));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), Some(hash), "wrong").await, Ok(false));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), None, "secret").await, Ok(false));
         assert!(passwords.right.lock().is_empty());
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "secret").await, Ok(true));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), Some(hash), "secret").await, Ok(true));
         assert_eq!(passwords.right.lock().len(), 1);
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Ok(false));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), Some(hash), "wrong").await, Ok(false));
         // Remembered: it needs no place among those who work.
         passwords.lane.close();
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "secret").await, Ok(true));
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(hash), "wrong").await, Err(Undone::Stopped));
-        assert_eq!(passwords.is_right(Source(1), soon(), Some(b"$2a$10$other"), "secret").await, Err(Undone::Stopped));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), Some(hash), "secret").await, Ok(true));
+        assert_eq!(passwords.is_right(Source::numbered(1), soon(), Some(hash), "wrong").await, Err(Undone::Stopped));
+        assert_eq!(
+            passwords.is_right(Source::numbered(1), soon(), Some(b"$2a$10$other"), "secret").await,
+            Err(Undone::Stopped)
+        );
     }
 
     #[tokio::test]
     async fn every_refusal_costs_one_computation_at_the_configured_cost() {
         let passwords = Passwords::new(COST, 1);
-        let hash = passwords.hash(Source(1), soon(), "secret".to_owned()).await.expect("hashes");
+        let hash = passwords.hash(Source::numbered(1), soon(), "secret".to_owned()).await.expect("hashes");
         let costly = hash.replacen("$04$", "$99$", 1);
         let stored: [Option<&[u8]>; 7] = [
             Some(hash.as_bytes()),
@@ -209,7 +212,7 @@ mod tests {
         for stored in stored {
             for password in ["wrong", "", "with\0nul", &"long".repeat(30)] {
                 let before = passwords.computed();
-                assert_eq!(passwords.is_right(Source(1), soon(), stored, password).await, Ok(false));
+                assert_eq!(passwords.is_right(Source::numbered(1), soon(), stored, password).await, Ok(false));
                 assert_eq!(passwords.computed() - before, 1, "{stored:?} {password}");
             }
         }

@@ -25,7 +25,7 @@ use super::message::{Request, append, kind, put_append_result};
 use super::snapshot;
 use super::stream::{Greeting, PeerTls, Stream, receive, refuse, welcome};
 use super::wire::{Channel, Frame, Hello, Refusal, WireError, put_frame, take_frame};
-use crate::admission::{Admission, MAX_LEAVING, Place, Socket, Source, Waiting};
+use crate::admission::{Admission, Place, Socket, Source, Waiting};
 use crate::raft::codec::Reader;
 use crate::raft::types::NodeId;
 use crate::raft::{Consensus, Inner};
@@ -104,7 +104,7 @@ async fn accept_all(socket: TcpListener, gate: Gate) {
         let _ = socket.set_nodelay(true);
         let waiting = &gate.admission.shares.peers.waiting;
         // Those who must go for others are given the time to go: their descriptors count.
-        while waiting.leaving() >= MAX_LEAVING / 2 {
+        while waiting.is_crowded() {
             tokio::task::yield_now().await;
         }
         if let Some(place) = waiting.enter(Source::of(Some(from.ip()))) {
@@ -170,7 +170,7 @@ async fn greet(
         Some(tls) => {
             let turn = async {
                 waiting.has_session();
-                gate.admission.handshakes.turn(Source::of(Some(from.ip()))).await
+                gate.admission.peers_handshakes.turn(Source::of(Some(from.ip()))).await
             };
             tls.accept(socket, from.ip(), turn).await?
         }

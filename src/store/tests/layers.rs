@@ -119,7 +119,7 @@ async fn a_reader_that_stays_for_long_holds_back_the_compaction_and_no_other_hou
     let options = StoreOptions { flush_after_entries: 10, ..small() };
     let (store, mut machine) = crate::store::open(dir.path(), options, Watermark::already_durable()).unwrap();
     let tables = || {
-        let files = std::fs::read_dir(&store.shared.database().dir()).unwrap();
+        let files = std::fs::read_dir(store.shared.database().dir()).unwrap();
         files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "sst")).count()
     };
     put_at(&mut machine, 2..=60).await;
