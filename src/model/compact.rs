@@ -9,8 +9,7 @@ use super::view::View;
 use crate::proto::etcdserverpb::CompactionRequest;
 
 /// Raises the compaction revision. The requested revision must be above the last compaction and not above the current
-/// revision; on a fresh store (last = -1) revision 0 therefore works once, as in etcd. The main revision does not
-/// change.
+/// revision; on a fresh store (last = -1) revision 0 therefore works once, as in etcd. The main revision stays.
 ///
 /// # Errors
 /// [`Refusal::Compacted`], [`Refusal::FutureRevision`].

@@ -25,8 +25,7 @@ pub fn apply(view: &impl View, request: &PutRequest) -> Result<Effects, Failure>
 /// The request's lease replaces the key's; 0 detaches the key, unless `ignore_lease` keeps the old lease.
 ///
 /// # Errors
-/// [`Refusal::LeaseNotFound`] first, then [`Refusal::KeyNotFound`] for `ignore_value` or `ignore_lease` on a missing
-/// key.
+/// [`Refusal::LeaseNotFound`], then [`Refusal::KeyNotFound`] for `ignore_value` or `ignore_lease` on a missing key.
 pub fn write(view: &impl View, request: &PutRequest, revision: i64) -> Result<(Change, PutResponse), Failure> {
     check_lease(view, request)?;
     let before = view.get(&request.key)?;
