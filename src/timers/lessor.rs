@@ -82,7 +82,7 @@ struct Inner {
 }
 
 impl Lessor {
-    /// A follower's lessor. `checkpointing`: whether long leases are checkpointed (etcd's feature gate LeaseCheckpoint).
+    /// A follower's lessor. `checkpointing`: whether to checkpoint long leases (etcd's feature gate LeaseCheckpoint).
     /// Existing checkpoints, for example from a leader with the gate on, are maintained in either case.
     pub fn new(
         clock: Arc<dyn Clock>,
@@ -125,8 +125,8 @@ impl Lessor {
     }
 
     /// Reads the leases and starts their clocks. Does nothing if they run already, this member no longer leads, or
-    /// entries of earlier leaders are not yet applied: a renewal acknowledged by one of them may have removed a checkpoint
-    /// still in the table. The blank entry of this leader's term comes after all of those and triggers another start.
+    /// entries of earlier leaders are not yet applied: a renewal acknowledged by one of them may have removed a
+    /// checkpoint in the table. The blank entry of this leader's term comes after them and triggers another start.
     pub(super) fn start_clocks(&self) -> Result<(), StoreError> {
         let wanted = |inner: &Inner| inner.term.filter(|_| inner.starting.is_some()).map(|term| (term, inner.starts));
         let Some((term, start)) = wanted(&self.inner.lock()) else { return Ok(()) };
