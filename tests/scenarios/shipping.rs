@@ -58,7 +58,7 @@ impl Attempt {
         Some(Self {
             time: field("ts")?,
             sender,
-            index: number("snapshot_index")?,
+            index: number("snapshot-index")?,
             bytes: number("bytes")?,
             held: number("held")?,
         })
@@ -137,11 +137,10 @@ impl Shipping {
 
     /// All attempts to send to the member that is behind, by whomever, in order.
     fn attempts(&self) -> Vec<Attempt> {
-        let receiver = format!("\"remote_peer_id\":\"{}\"", self.id);
+        let receiver = format!("\"remote-peer-id\":\"{}\"", self.id);
         // The last line may be there in part.
-        let is_one = |line: &&str| {
-            line.contains("sending database snapshot") && line.contains(&receiver) && line.ends_with('}')
-        };
+        let is_one =
+            |line: &&str| line.contains("sending database snapshot") && line.contains(&receiver) && line.ends_with('}');
         let of = |n: usize| {
             let log = self.cluster.members[n].log();
             log.lines().filter(is_one).filter_map(|line| Attempt::read(line, n)).collect::<Vec<_>>()
