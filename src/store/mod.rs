@@ -47,7 +47,7 @@ pub use machine::{MAX_REMOVED, Machine};
 pub use open::open;
 pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
-pub use receiver::SnapshotReceiver;
+pub use receiver::{Proving, SnapshotReceiver};
 pub use recent::CAPACITY as RECENT_BYTES;
 pub use snapshot::SnapshotFiles;
 pub use space::{LogBounds, Part, Space, reserve_bytes};

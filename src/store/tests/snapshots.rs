@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{apply, entry, open, put};
 use crate::model::view::View;
-use crate::store::{EventSink, Machine, Moment, SnapshotFiles, SnapshotReceiver, Store};
+use crate::store::{EventSink, Machine, Moment, Proving, SnapshotFiles, SnapshotReceiver, Store};
 
 const PIECE: usize = 1000;
 
@@ -26,7 +26,7 @@ fn contents(snapshot: &SnapshotFiles, name: &str) -> Vec<u8> {
 }
 
 pub(super) fn begin(to: &Store, snapshot: &SnapshotFiles) -> SnapshotReceiver {
-    SnapshotReceiver::begin(to, &snapshot.manifest(), &AtomicU64::new(0)).unwrap()
+    SnapshotReceiver::begin(to, &snapshot.manifest(), &Proving::default()).unwrap()
 }
 
 pub(super) fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
@@ -134,7 +134,7 @@ async fn a_flipped_bit_is_refused_wherever_it_is() {
     for at in 0..manifest.len() {
         let mut flipped = manifest.to_vec();
         flipped[at] ^= 0x10;
-        assert!(SnapshotReceiver::begin(&store, &flipped, &AtomicU64::new(0)).is_err(), "byte {at} of the manifest");
+        assert!(SnapshotReceiver::begin(&store, &flipped, &Proving::default()).is_err(), "byte {at} of the manifest");
     }
     // Another member: this one knows the tables.
     let other = tempfile::tempdir().unwrap();
