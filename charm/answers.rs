@@ -19,9 +19,9 @@ use crate::text::{Folder, RelationId, SecretId, StorageId};
 /// # Errors
 /// [`JujuError::Answer`] for an id that is none.
 pub fn relation(listed: &Value) -> Result<Option<RelationId>, JujuError> {
-    let listed = strings(listed);
-    let read = |id: &String| RelationId::parse(id).ok_or_else(|| not("relation-ids", "a relation's id", id));
-    listed.first().map(read).transpose()
+    let tool = "relation-ids";
+    let read = |id: &String| RelationId::parse(id).ok_or_else(|| not(tool, "a relation's id", id));
+    strings(tool, listed)?.first().map(read).transpose()
 }
 
 /// The units that a relation lists.
@@ -29,8 +29,9 @@ pub fn relation(listed: &Value) -> Result<Option<RelationId>, JujuError> {
 /// # Errors
 /// [`JujuError::Answer`] for a name that is none.
 pub fn units(listed: &Value) -> Result<BTreeSet<Unit>, JujuError> {
-    let read = |name: &String| Unit::parse(name).ok_or_else(|| not("relation-list", "a unit", name));
-    strings(listed).iter().map(read).collect()
+    let tool = "relation-list";
+    let read = |name: &String| Unit::parse(name).ok_or_else(|| not(tool, "a unit", name));
+    strings(tool, listed)?.iter().map(read).collect()
 }
 
 /// Every unit of the application and whether it is wanted.
@@ -87,7 +88,7 @@ pub fn storage(
     listed: &Value,
     locate: impl FnOnce(&StorageId) -> Result<Value, JujuError>,
 ) -> Result<Option<Storage>, JujuError> {
-    let listed = strings(listed);
+    let listed = strings("storage-list", listed)?;
     let Some(id) = listed.first() else { return Ok(None) };
     let id = StorageId::parse(id).ok_or_else(|| not("storage-list", "a storage's id", id))?;
     let location = match locate(&id) {
@@ -122,11 +123,17 @@ pub fn map(tool: &'static str, answer: Value) -> Result<BTreeMap<String, Value>,
     }
 }
 
-/// The texts of a list.
-#[must_use]
-pub fn strings(value: &Value) -> Vec<String> {
-    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    list.iter().filter_map(|entry| entry.as_str().map(str::to_owned)).collect()
+/// The texts of a list; nothing at all is an empty one.
+///
+/// # Errors
+/// [`JujuError::Answer`] for another shape, and for a list with anything else in it.
+pub fn strings(tool: &'static str, answer: &Value) -> Result<Vec<String>, JujuError> {
+    let other = || unreadable(tool, answer);
+    match answer {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(|entry| entry.as_str().map(str::to_owned).ok_or_else(other)).collect(),
+        _ => Err(other()),
+    }
 }
 
 /// An answer of another shape than documented.
@@ -137,7 +144,7 @@ pub fn unreadable(tool: &'static str, answer: &Value) -> JujuError {
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
         Value::String(_) => "a string",
-        Value::Array(_) => "a list",
+        Value::Array(_) => "a list of another kind",
         Value::Object(_) => "a map of another shape",
     };
     JujuError::Answer { tool, cause: kind.to_owned() }
@@ -189,6 +196,15 @@ mod tests {
             assert!(secret_info(&json!({bad: {"revision": 2}})).is_err(), "{bad:?}");
             let refusal = storage(&json!([bad]), |_| panic!("it is asked for")).unwrap_err().to_string();
             assert!(refusal.contains(&format!("{bad:?} is not a storage's id")), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_texts_is_an_error_and_not_an_empty_list() {
+        assert_eq!(strings("storage-list", &json!(null)).unwrap(), Vec::<String>::new());
+        for bad in [json!({"data/0": {}}), json!("data/0"), json!(true), json!([0]), json!(["data/0", null])] {
+            assert!(relation(&bad).is_err() && units(&bad).is_err(), "{bad}");
+            assert!(storage(&bad, |_| panic!("it is asked for")).is_err(), "{bad}");
         }
     }
 

@@ -202,7 +202,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn opened_ports(&self) -> Result<BTreeSet<String>, JujuError> {
-        Ok(answers::strings(&json("opened-ports", &[])?).into_iter().collect())
+        Ok(answers::strings("opened-ports", &json("opened-ports", &[])?)?.into_iter().collect())
     }
 
     /// The latest content of the application's secret; `None` when there is none.

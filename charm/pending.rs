@@ -136,7 +136,7 @@ impl Pending {
 
     /// Says that no part of it is to be kept without the others, as an operator expects of an action.
     #[must_use]
-    pub fn as_a_whole(self) -> Self {
+    pub fn all_or_nothing(self) -> Self {
         Pending { whole: true, ..self }
     }
 
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(hooks.without_leadership(), Kept::Own);
         assert!(hooks.app.is_empty() && !hooks.unit.is_empty());
         // A unit that says it has no member, of a cluster that was not given up, would hide its data from the next leader.
-        let mut actions = made().as_a_whole();
+        let mut actions = made().all_or_nothing();
         assert_eq!(actions.without_leadership(), Kept::Nothing);
         assert!(actions.app.is_empty() && actions.unit.is_empty());
     }

@@ -47,7 +47,7 @@ pub fn run(verb: Verb, juju: Juju, host: &Host) -> Result<(), CharmError> {
         Err(error) => return Ok(Console.fail_action(&error.to_string())?),
     };
     let application = juju.unit().application.clone();
-    if commit(juju, host, answer.relation.as_ref(), answer.pending.as_a_whole())? != Kept::All {
+    if commit(juju, host, answer.relation.as_ref(), answer.pending.all_or_nothing())? != Kept::All {
         let message = format!("leadership has just moved: run it again on {application}/leader");
         return Ok(Console.fail_action(&message)?);
     }
