@@ -204,9 +204,7 @@ impl Status {
                     "cannot leave before the new units join: juju ssh {unit} sudo juju-exec {unit} hooks/update-status"
                 )
             }
-            Status::AwaitingGoal => {
-                "waiting for Juju to say which units exist: goal-state fails, see juju debug-log".to_owned()
-            }
+            Status::AwaitingGoal => "waiting for Juju to say which units exist: goal-state fails".to_owned(),
             Status::Stopped => "etcd has stopped".to_owned(),
         };
         if leader { format!("(leader) {text}") } else { text }
