@@ -72,8 +72,9 @@ pub fn is_gone(facts: &Facts) -> bool {
     begun_by_the_gone && !another && !own && facts.store == Store::Unreachable
 }
 
-/// True when this unit's member cannot take part, because no unit of the members it was told to join
-/// exists any more.
+/// True when this unit's member cannot take part, because no unit of the members it was told to join exists any
+/// more. Those that joined later are not in that list: while one exists that has a member, the cluster has lost its
+/// quorum at most, perhaps for a moment, and its data is not given up.
 #[must_use]
 pub fn is_stranded(facts: &Facts) -> bool {
     let Some(config) = facts.host.config.as_ref().filter(|config| config.initial_cluster_state != "new") else {
@@ -83,7 +84,8 @@ pub fn is_stranded(facts: &Facts) -> bool {
     let own = facts.unit.member_name();
     let exists = |name: &str| goal.keys().any(|unit| unit.member_name() == name);
     let mut names = config.initial_cluster.split(',').filter_map(|pair| pair.split('=').next());
-    facts.store == Store::Unreachable && names.all(|name| name == own || !exists(name))
+    let another = facts.peer.as_ref().is_some_and(|peer| peer.units.values().any(|bag| bag.member.is_some()));
+    facts.store == Store::Unreachable && !another && names.all(|name| name == own || !exists(name))
 }
 
 /// What `new-cluster` has Juju keep, all of it or nothing.

@@ -328,6 +328,22 @@ fn the_data_of_a_cluster_that_was_given_up_is_set_aside_once_the_choice_is_kept_
 }
 
 #[test]
+fn a_member_whose_first_companions_are_gone_is_stranded_only_while_no_other_unit_has_a_member() {
+    // etcd/1 was told to join etcd/0, which is gone, and etcd/3 joined later.
+    let mut facts = healthy(&[1, 3]);
+    let config = facts.host.config.as_mut().unwrap();
+    config.initial_cluster_state = "existing".into();
+    config.initial_cluster = "etcd0=https://10.0.0.9:2380,etcd1=https://10.0.0.1:2380".into();
+    facts.store = Store::Unreachable;
+    facts.done.started = true;
+    assert_eq!(reconcile(&facts).status, Status::Unhealthy, "etcd/3 may come back");
+    assert!(begin_anew(&facts, "etcd").unwrap_err().contains("etcd/3 has a member with data"));
+    peer(&mut facts).units.get_mut(&unit(3)).unwrap().member = None;
+    assert_eq!(reconcile(&facts).status, Status::MembersGone("etcd".into()));
+    assert!(begin_anew(&facts, "etcd").is_ok());
+}
+
+#[test]
 fn data_is_not_set_aside_unless_this_unit_was_chosen_in_place_of_the_cluster_that_it_is_of() {
     let mut lost = healthy(&[1]);
     lost.store = Store::Unreachable;
