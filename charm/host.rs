@@ -277,14 +277,15 @@ impl Host {
         service::run("systemctl", &["daemon-reload"])
     }
 
-    /// Starts the daemon, or restarts it, and notes under which generation.
+    /// Starts the daemon, or restarts it, and then notes under which generation: a note made before would hide a
+    /// restart that was refused, and the old daemon would go on under the new one's name.
     ///
     /// # Errors
     /// [`HostError`] when the note cannot be written or the service manager refuses.
     pub fn start(&self, generation: &Word, restart: bool) -> Result<(), HostError> {
         self.folder("run/etcd-charm", 0o755, false)?;
-        self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)?;
-        service::start(&self.manager, restart)
+        service::start(&self.manager, restart)?;
+        self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)
     }
 
     /// Stops the daemon for good.
@@ -437,6 +438,17 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_restart_that_was_refused_is_not_noted() {
+        let (root, host) = host();
+        let note = root.path().join("run/etcd-charm/generation");
+        fs::create_dir_all(note.parent().unwrap()).unwrap();
+        fs::write(&note, "old").unwrap();
+        // No program was installed, so there is nothing to start.
+        host.start(&"new".into(), true).unwrap_err();
+        assert_eq!(fs::read_to_string(&note).unwrap(), "old");
     }
 
     #[test]
