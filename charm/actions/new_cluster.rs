@@ -31,7 +31,8 @@ pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     anew.changes.iter().for_each(|change| answer.pending.publish_app(change));
     if sight.facts.host.data {
         let folder = &sight.facts.host.data_dir;
-        answer.result("data", format!("the next hook sets {folder} aside as {folder}.kept-<time>"));
+        let place = format!("{folder}.kept-<time>, or {folder}/member.kept-<time> on a mount point");
+        answer.result("data", format!("the next hook sets the data in {folder} aside: {place}"));
     }
     answer.result("message", format!("{unit} begins a new, empty cluster in its next hook"));
     answer.relation = sight.relation;

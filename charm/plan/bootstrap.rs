@@ -8,7 +8,7 @@
 
 use super::status::Status;
 use super::{Action, Plan};
-use crate::bags::{AppChange, UnitBag};
+use crate::bags::{AppBag, AppChange, UnitBag};
 use crate::facts::{Authorities, Facts, Service, Store};
 
 /// Plans the authorities and the choice.
@@ -123,9 +123,13 @@ pub fn begin_anew(facts: &Facts, confirm: &str) -> Result<Anew, String> {
     if let Some((unit, _)) = peer.units.iter().find(|(_, bag)| bag.member.is_some()) {
         return Err(format!("{unit} has a member with data: repair that unit, or remove it first"));
     }
+    let given_up = peer.app.given_up + 1;
+    if facts.host.data && !has_data_of_given_up(facts, &AppBag { given_up, ..peer.app.clone() }) {
+        return Err(format!("{} holds the data of another member: move it away first", facts.host.data_dir));
+    }
     let own = UnitBag { member: None, votes: false, restart: None, ..peer.own.clone() };
     let ended = peer.app.joins.keys().map(|unit| AppChange::JoinEnds(unit.clone()));
-    let begun = [AppChange::GivenUp(peer.app.given_up + 1), AppChange::Bootstrap(facts.unit.clone())];
+    let begun = [AppChange::GivenUp(given_up), AppChange::Bootstrap(facts.unit.clone())];
     Ok(Anew { own, changes: ended.chain(begun).collect() })
 }
 
@@ -139,12 +143,18 @@ pub fn begin_anew(facts: &Facts, confirm: &str) -> Result<Anew, String> {
 pub fn part_with_old(facts: &Facts) -> Option<Plan> {
     let peer = facts.peer.as_ref()?;
     let chosen = peer.app.bootstrap.as_ref() == Some(&facts.unit) && !facts.done.app_written;
-    let old = facts.host.config.as_ref().filter(|_| facts.host.data && chosen && peer.own.member.is_none())?;
-    let own = old.name == facts.unit.member_name() && old.data_dir == facts.host.data_dir;
-    if !own || !peer.app.gave_up(&old.initial_cluster_token) {
+    if !chosen || peer.own.member.is_some() || !has_data_of_given_up(facts, &peer.app) {
         return None;
     }
     let stop = (facts.host.service != Service::Stopped).then_some(Action::StopService);
     let actions = stop.into_iter().chain([Action::SetDataAside]).collect();
     Some(Plan { actions, status: Status::Starting, hold: false })
+}
+
+/// True when this unit has data of its own, of a cluster that `app` has given up. Any other is nobody's to move but
+/// the operator's.
+fn has_data_of_given_up(facts: &Facts, app: &AppBag) -> bool {
+    let Some(old) = facts.host.config.as_ref().filter(|_| facts.host.data) else { return false };
+    let own = old.name == facts.unit.member_name() && old.data_dir == facts.host.data_dir;
+    own && app.gave_up(&old.initial_cluster_token)
 }

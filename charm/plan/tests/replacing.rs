@@ -344,6 +344,28 @@ fn a_member_whose_first_companions_are_gone_is_stranded_only_while_no_other_unit
 }
 
 #[test]
+fn a_cluster_is_not_given_up_by_a_unit_with_data_that_it_could_not_set_aside() {
+    let mut facts = healthy(&[1]);
+    facts.store = Store::Unreachable;
+    let rows: [(&str, fn(&mut Facts)); 4] = [
+        ("it is of another application", |f| f.host.config.as_mut().unwrap().initial_cluster_token = "other".into()),
+        ("it is another unit's", |f| f.host.config.as_mut().unwrap().name = "etcd7".into()),
+        ("it is elsewhere", |f| f.host.config.as_mut().unwrap().data_dir = "/srv/data/0/etcd".into()),
+        ("no settings tell whose it is", |f| f.host.config = None),
+    ];
+    for (what, change) in rows {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        let refusal = begin_anew(&facts, "etcd").unwrap_err();
+        assert_eq!(refusal, "/var/lib/etcd holds the data of another member: move it away first", "{what}");
+        facts.host.data = false;
+        assert!(begin_anew(&facts, "etcd").is_ok(), "{what}, and was moved away");
+    }
+    peer(&mut facts).app.given_up = 3;
+    assert!(begin_anew(&facts, "etcd").is_ok(), "the data of an earlier cluster is set aside as well");
+}
+
+#[test]
 fn data_is_not_set_aside_unless_this_unit_was_chosen_in_place_of_the_cluster_that_it_is_of() {
     let mut lost = healthy(&[1]);
     lost.store = Store::Unreachable;
