@@ -100,14 +100,19 @@ pub fn storage(
     Ok(Some(Storage { id, location }))
 }
 
-/// A databag, a secret's content: texts by name. What is no text is left out.
-#[must_use]
-pub fn bag(answer: Value) -> Bag {
+/// A databag, a secret's content: texts by name; nothing at all is an empty one. One that cannot be read is not: an
+/// empty databag of the application says that no cluster was begun.
+///
+/// # Errors
+/// [`JujuError::Answer`] for another shape, and for a value that is no text.
+pub fn bag(tool: &'static str, answer: &Value) -> Result<Bag, JujuError> {
+    let other = || unreadable(tool, answer);
     match answer {
+        Value::Null => Ok(Bag::new()),
         Value::Object(map) => {
-            map.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect()
+            map.iter().map(|(key, value)| Ok((key.clone(), value.as_str().ok_or_else(other)?.to_owned()))).collect()
         }
-        _ => Bag::new(),
+        _ => Err(other()),
     }
 }
 
@@ -205,6 +210,21 @@ mod tests {
         for bad in [json!({"data/0": {}}), json!("data/0"), json!(true), json!([0]), json!(["data/0", null])] {
             assert!(relation(&bad).is_err() && units(&bad).is_err(), "{bad}");
             assert!(storage(&bad, |_| panic!("it is asked for")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_databag_that_cannot_be_read_is_an_error_because_an_empty_one_says_that_no_cluster_was_begun() {
+        let full = Bag::from([("bootstrap".to_owned(), "etcd/0".to_owned())]);
+        assert_eq!(bag("relation-get", &json!({"bootstrap": "etcd/0"})).unwrap(), full);
+        for empty in [json!(null), json!({})] {
+            assert_eq!(bag("relation-get", &empty).unwrap(), Bag::new());
+        }
+        for bad in
+            [json!([]), json!("bootstrap"), json!(0), json!({"bootstrap": null}), json!({"bootstrap": ["etcd/0"]})]
+        {
+            let refusal = bag("relation-get", &bad).unwrap_err().to_string();
+            assert!(refusal.starts_with("hook tool relation-get answered something unreadable"), "{refusal}");
         }
     }
 

@@ -178,7 +178,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn unit_bag(&self, relation: &RelationId, unit: &Unit) -> Result<Bag, JujuError> {
-        Ok(answers::bag(json("relation-get", &["-r", relation, "-", &unit.to_string()])?))
+        answers::bag("relation-get", &json("relation-get", &["-r", relation, "-", &unit.to_string()])?)
     }
 
     /// The application's databag.
@@ -186,7 +186,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn app_bag(&self, relation: &RelationId) -> Result<Bag, JujuError> {
-        Ok(answers::bag(json("relation-get", &["-r", relation, "--app", "-", &self.unit.application])?))
+        answers::bag("relation-get", &json("relation-get", &["-r", relation, "--app", "-", &self.unit.application])?)
     }
 
     /// Every unit of the application and whether it is wanted.
@@ -211,7 +211,7 @@ impl Juju {
     /// [`JujuError`] of the tool for any other reason.
     pub fn secret(&self) -> Result<Option<Bag>, JujuError> {
         match json("secret-get", &["--label", SECRET, "--refresh"]) {
-            Ok(content) => Ok(Some(answers::bag(content))),
+            Ok(content) => Ok(Some(answers::bag("secret-get", &content)?)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
