@@ -277,7 +277,7 @@ pub fn describe(action: &Action) -> Option<String> {
         Action::UpdatePeerUrl { id, peer_url } => format!("moving member {id:x} to {peer_url}"),
         Action::CreateAuthorities => "making the certificate authorities".to_owned(),
         Action::Issue { unit, side, .. } => format!("signing the {} certificate of {unit}", side.word()),
-        Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
+        Action::PublishApp(AppChange::Join(unit, line)) => format!("publishing initial-cluster for {unit}: {line}"),
         Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
         Action::PublishApp(AppChange::Unchoose) => "this unit goes and never started: another may be chosen".to_owned(),
         Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
