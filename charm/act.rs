@@ -85,7 +85,7 @@ pub fn run(juju: Juju, host: &Host, event: &Event) -> Result<(), CharmError> {
         }
         std::thread::sleep(HOLD_PAUSE);
     };
-    if commit(juju, host, sight.relation.as_deref(), pending)? == Kept::Own {
+    if commit(juju, host, sight.relation.as_ref(), pending)? == Kept::Own {
         Console.log("INFO", "leadership has moved: what this unit did as leader is left to the next one");
     }
     Ok(())
@@ -118,15 +118,6 @@ fn rounds(
             return Ok((step, sight));
         }
     }
-}
-
-/// Performs an operator's actions; the first refusal ends them.
-///
-/// # Errors
-/// [`CharmError`] of the first that fails.
-pub fn perform_all(host: &Host, sight: &Sight, actions: &[Action], pending: &mut Pending) -> Result<(), CharmError> {
-    let mut hands = Hands { host, sight, pending, started: &mut false };
-    actions.iter().try_for_each(|action| hands.perform(action))
 }
 
 /// Moves on to the newest revision of the secret. A unit that has read it once follows it, and keeps the
@@ -286,10 +277,9 @@ pub fn describe(action: &Action) -> Option<String> {
         Action::UpdatePeerUrl { id, peer_url } => format!("moving member {id:x} to {peer_url}"),
         Action::CreateAuthorities => "making the certificate authorities".to_owned(),
         Action::Issue { unit, side, .. } => format!("signing the {} certificate of {unit}", side.word()),
-        Action::PublishApp(AppChange::Join(unit, line)) => format!("laying down {line} for {unit}"),
+        Action::PublishApp(AppChange::Join(unit, line)) => format!("publishing initial-cluster for {unit}: {line}"),
         Action::PublishApp(AppChange::Turn(Some((unit, _)))) => format!("{unit} may restart"),
         Action::PublishApp(AppChange::Unchoose) => "this unit goes and never started: another may be chosen".to_owned(),
-        Action::PublishApp(AppChange::GivenUp(_)) => "the application's cluster is given up".to_owned(),
         Action::PublishApp(AppChange::Bootstrap(unit)) => format!("{unit} shall start the cluster"),
         Action::Rotate(steps) => {
             let shown: Vec<String> = steps.iter().map(|(side, step)| step.describe(*side)).collect();

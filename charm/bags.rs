@@ -138,6 +138,18 @@ impl AppBag {
         if self.given_up == 0 { Some(token.clone()) } else { Word::parse(&format!("{token}-{}", self.given_up)) }
     }
 
+    /// True when a cluster of this application had this token and was given up.
+    #[must_use]
+    pub fn gave_up(&self, token: &Word) -> bool {
+        let Some(first) = self.trust.as_ref().map(|trust| &trust.token) else { return false };
+        let number = match token.strip_prefix(&**first) {
+            Some("") => Some(0),
+            Some(rest) => rest.strip_prefix('-').and_then(|number| number.parse().ok()).filter(|number| *number > 0),
+            None => None,
+        };
+        number.is_some_and(|number: u32| number < self.given_up)
+    }
+
     /// Reads the application's bag; `application` is our own name.
     #[must_use]
     pub fn read(bag: &Bag, application: &str) -> Self {
@@ -364,6 +376,22 @@ mod tests {
         let read = AppBag::read(&merged(&changes), "etcd");
         assert!(read.deadlines.is_empty(), "the end of a grace goes with its successor");
         assert!(read.joins.is_empty() && read.certificates.is_empty() && read.turn.is_none());
+    }
+
+    #[test]
+    fn a_cluster_that_was_given_up_is_known_by_its_token_and_no_other_is() {
+        let anchor = Anchor::read(&pki::make_authority("clients", 1_800_000_000).unwrap().certificate).unwrap();
+        let [server, peer] = [&anchor; 2].map(|anchor| Anchors::only(anchor.clone()));
+        let trust = Some(Trust { server, peer, token: "t".into() });
+        let app = AppBag { trust, given_up: 2, ..AppBag::default() };
+        for old in ["t", "t-1"] {
+            assert!(app.gave_up(&old.into()), "{old}");
+        }
+        for other in ["t-2", "t-3", "t-0", "t-x", "t1", "tt", "u", "t-1-1"] {
+            assert!(!app.gave_up(&other.into()), "{other}");
+        }
+        assert!(!AppBag { given_up: 0, ..app.clone() }.gave_up(&"t".into()));
+        assert!(!AppBag { trust: None, ..app }.gave_up(&"t".into()));
     }
 
     #[test]

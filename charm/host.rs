@@ -80,29 +80,35 @@ impl From<FileError> for HostError {
 /// This machine under one root.
 #[derive(Debug)]
 pub struct Host {
-    root: PathBuf,
+    root: Folder,
     charm: PathBuf,
     manager: Manager,
 }
 
 impl Host {
     /// Reads root, charm folder and service manager from the environment.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        let path =
-            |name: &str, default: &str| PathBuf::from(std::env::var(name).unwrap_or_else(|_| default.to_owned()));
-        let root = path("ETCD_CHARM_ROOT", "/");
+    ///
+    /// # Errors
+    /// [`HostError::Root`] for a variable that names no folder.
+    pub fn from_environment() -> Result<Self, HostError> {
+        let given = |name| match std::env::var_os(name).map(|value| value.to_str().and_then(Folder::parse)) {
+            Some(None) => Err(HostError::Root(name)),
+            folder => Ok(folder.flatten()),
+        };
+        let root = given("ETCD_CHARM_ROOT")?.unwrap_or_else(Folder::top);
         let manager = match std::env::var("ETCD_CHARM_SERVICE").as_deref() {
-            Ok("process") => Manager::process(&root),
+            Ok("process") => Manager::process(Path::new(&*root)),
             _ => Manager::Systemd,
         };
-        Host { root, charm: path("JUJU_CHARM_DIR", "."), manager }
+        // Juju runs hooks and actions in the charm's folder, and names it in the variable too.
+        let charm = given("JUJU_CHARM_DIR")?.map_or_else(|| PathBuf::from("."), |folder| PathBuf::from(&*folder));
+        Ok(Host { root, charm, manager })
     }
 
     /// A path of the machine under this root.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        Path::new(&*self.root).join(path.trim_start_matches('/'))
     }
 
     fn tls(&self, side: Side, what: &str) -> PathBuf {
@@ -124,13 +130,13 @@ impl Host {
         let (stamp, installed_from) = noted.split_once('\n').unwrap_or_default();
         let current = !stamp.is_empty() && installed_from == self.shipped()?;
         let config = read(&self.path("etc/etcd/etcd.json"))?.and_then(|text| read_config(&text));
-        let root = self.root.to_str().and_then(Folder::parse).ok_or(HostError::Root("ETCD_CHARM_ROOT"))?;
-        let preferred = storage.map_or_else(|| root.below(&Folder::data()), |storage| storage.data_dir(&root));
+        let root = &self.root;
+        let preferred = storage.map_or_else(|| root.below(&Folder::data()), |storage| storage.data_dir(root));
         let holds = |folder: &Folder| Path::new(&**folder).join("member").exists();
         let written = config.as_ref().map(|config| config.data_dir.clone());
         let data_dir = written.filter(|folder| holds(folder)).unwrap_or(preferred);
         Ok(facts::Host {
-            root,
+            root: root.clone(),
             program: if current { Program::Current } else { Program::Outdated },
             stamp: stamp.to_owned(),
             config,
@@ -271,14 +277,15 @@ impl Host {
         service::run("systemctl", &["daemon-reload"])
     }
 
-    /// Starts the daemon, or restarts it, and notes under which generation.
+    /// Starts the daemon, or restarts it, and then notes under which generation: a note made before would hide a
+    /// restart that was refused, and the old daemon would go on under the new one's name.
     ///
     /// # Errors
     /// [`HostError`] when the note cannot be written or the service manager refuses.
     pub fn start(&self, generation: &Word, restart: bool) -> Result<(), HostError> {
         self.folder("run/etcd-charm", 0o755, false)?;
-        self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)?;
-        service::start(&self.manager, restart)
+        service::start(&self.manager, restart)?;
+        self.write(&self.path("run/etcd-charm/generation"), generation.as_bytes(), 0o644, false)
     }
 
     /// Stops the daemon for good.
@@ -419,7 +426,8 @@ mod tests {
         let charm = root.path().join("charm");
         fs::create_dir_all(charm.join("bin")).unwrap();
         fs::write(charm.join("bin/etcd"), "a program").unwrap();
-        let host = Host { root: root.path().to_owned(), charm, manager: Manager::process(root.path()) };
+        let folder = Folder::parse(root.path().to_str().unwrap()).unwrap();
+        let host = Host { root: folder, charm, manager: Manager::process(root.path()) };
         (root, host)
     }
 
@@ -430,6 +438,17 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_restart_that_was_refused_is_not_noted() {
+        let (root, host) = host();
+        let note = root.path().join("run/etcd-charm/generation");
+        fs::create_dir_all(note.parent().unwrap()).unwrap();
+        fs::write(&note, "old").unwrap();
+        // No program was installed, so there is nothing to start.
+        host.start(&"new".into(), true).unwrap_err();
+        assert_eq!(fs::read_to_string(&note).unwrap(), "old");
     }
 
     #[test]

@@ -13,10 +13,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::answers;
 use crate::bags::Bag;
 use crate::facts::{Life, Storage, Unit};
 use crate::plan::status::Word;
-use crate::text::{Folder, Line, StorageId, Version};
+use crate::text::{Line, RelationId, SecretId, Version};
 
 /// The peer relation's name in `metadata.yaml`.
 pub const PEER: &str = "peer";
@@ -65,7 +66,8 @@ impl JujuError {
     }
 
     /// True when the tool says that the storage asked for is not ready to be used.
-    fn is_not_provisioned(&self) -> bool {
+    #[must_use]
+    pub fn is_not_provisioned(&self) -> bool {
         matches!(self, JujuError::Failed { message, .. } if message.contains("not provisioned"))
     }
 }
@@ -97,7 +99,7 @@ pub struct Console;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretInfo {
     /// Its URI.
-    pub id: String,
+    pub id: SecretId,
     /// Its latest revision.
     pub revision: u64,
 }
@@ -136,7 +138,7 @@ impl Juju {
     /// [`JujuError`] of the tool.
     pub fn is_leader(&self) -> Result<bool, JujuError> {
         let answer = json("is-leader", &[])?;
-        answer.as_bool().ok_or_else(|| unreadable("is-leader", &answer))
+        answer.as_bool().ok_or_else(|| answers::unreadable("is-leader", &answer))
     }
 
     /// The operator's options.
@@ -144,11 +146,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn config(&self) -> Result<BTreeMap<String, Value>, JujuError> {
-        match json("config-get", &[])? {
-            Value::Object(map) => Ok(map.into_iter().collect()),
-            Value::Null => Ok(BTreeMap::new()),
-            other => Err(unreadable("config-get", &other)),
-        }
+        answers::map("config-get", json("config-get", &[])?)
     }
 
     /// This unit's addresses on the peer relation's network.
@@ -156,50 +154,39 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn addresses(&self) -> Result<Addresses, JujuError> {
-        let answer = json("network-get", &[PEER])?;
-        let parse = |value: &Value| value.as_str().and_then(|text| text.parse::<IpAddr>().ok());
-        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let mut found = Addresses::default();
-        for interface in list(&answer["bind-addresses"]) {
-            let addresses = list(&interface["addresses"]);
-            found.bind.extend(addresses.iter().filter_map(|address| parse(&address["value"])));
-        }
-        found.ingress = list(&answer["ingress-addresses"]).iter().filter_map(parse).collect();
-        Ok(found)
+        Ok(answers::addresses(&json("network-get", &[PEER])?))
     }
 
     /// The peer relation's id, once it exists.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn peer_relation(&self) -> Result<Option<String>, JujuError> {
-        let answer = json("relation-ids", &[PEER])?;
-        Ok(strings(&answer).into_iter().next())
+    pub fn peer_relation(&self) -> Result<Option<RelationId>, JujuError> {
+        answers::relation(&json("relation-ids", &[PEER])?)
     }
 
     /// The units already joined here.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn relation_units(&self, relation: &str) -> Result<BTreeSet<Unit>, JujuError> {
-        let answer = json("relation-list", &["-r", relation])?;
-        Ok(strings(&answer).iter().filter_map(|name| Unit::parse(name)).collect())
+    pub fn relation_units(&self, relation: &RelationId) -> Result<BTreeSet<Unit>, JujuError> {
+        answers::units(&json("relation-list", &["-r", relation])?)
     }
 
     /// A unit's databag.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn unit_bag(&self, relation: &str, unit: &Unit) -> Result<Bag, JujuError> {
-        bag("relation-get", &["-r", relation, "-", &unit.to_string()])
+    pub fn unit_bag(&self, relation: &RelationId, unit: &Unit) -> Result<Bag, JujuError> {
+        answers::bag("relation-get", &json("relation-get", &["-r", relation, "-", &unit.to_string()])?)
     }
 
     /// The application's databag.
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn app_bag(&self, relation: &str) -> Result<Bag, JujuError> {
-        bag("relation-get", &["-r", relation, "--app", "-", &self.unit.application])
+    pub fn app_bag(&self, relation: &RelationId) -> Result<Bag, JujuError> {
+        answers::bag("relation-get", &json("relation-get", &["-r", relation, "--app", "-", &self.unit.application])?)
     }
 
     /// Every unit of the application and whether it is wanted.
@@ -207,19 +194,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn goal(&self) -> Result<BTreeMap<Unit, Life>, JujuError> {
-        let answer = json("goal-state", &[])?;
-        let Value::Object(units) = &answer["units"] else {
-            return Err(unreadable("goal-state", &answer));
-        };
-        let life = |state: &Value| match state["status"].as_str() {
-            Some("dying") => Life::Dying,
-            _ => Life::Alive,
-        };
-        Ok(units
-            .iter()
-            .filter_map(|(name, state)| Some((Unit::parse(name)?, life(state))))
-            .filter(|(unit, _)| unit.application == self.unit.application)
-            .collect())
+        answers::goal(&json("goal-state", &[])?, &self.unit.application)
     }
 
     /// The ports this unit has opened.
@@ -227,7 +202,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn opened_ports(&self) -> Result<BTreeSet<String>, JujuError> {
-        Ok(strings(&json("opened-ports", &[])?).into_iter().collect())
+        Ok(answers::strings("opened-ports", &json("opened-ports", &[])?)?.into_iter().collect())
     }
 
     /// The latest content of the application's secret; `None` when there is none.
@@ -235,8 +210,8 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool for any other reason.
     pub fn secret(&self) -> Result<Option<Bag>, JujuError> {
-        match bag("secret-get", &["--label", SECRET, "--refresh"]) {
-            Ok(content) => Ok(Some(content)),
+        match json("secret-get", &["--label", SECRET, "--refresh"]) {
+            Ok(content) => Ok(Some(answers::bag("secret-get", &content)?)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -247,17 +222,10 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool for any other reason.
     pub fn secret_info(&self) -> Result<Option<SecretInfo>, JujuError> {
-        let tool = "secret-info-get";
-        let answer = match json(tool, &["--label", SECRET]) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            answer => answer?,
-        };
-        let Value::Object(map) = &answer else { return Err(unreadable(tool, &answer)) };
-        let Some((id, about)) = map.iter().next() else { return Ok(None) };
-        let cause = "no revision".to_owned();
-        let revision = about["revision"].as_u64().ok_or(JujuError::Answer { tool, cause })?;
-        let id = if id.starts_with("secret:") { id.clone() } else { format!("secret:{id}") };
-        Ok(Some(SecretInfo { id, revision }))
+        match json("secret-info-get", &["--label", SECRET]) {
+            Err(error) if error.is_not_found() => Ok(None),
+            answer => answers::secret_info(&answer?),
+        }
     }
 
     /// The attached storage; `None` when there is none, or it is not there yet.
@@ -266,7 +234,7 @@ impl Juju {
     /// [`JujuError`] when Juju cannot say, also for an id or a location that is none: to go on without the
     /// storage would be to put the data elsewhere.
     pub fn storage(&self) -> Result<Option<Storage>, JujuError> {
-        read_storage(&json("storage-list", &[STORAGE])?, |id| json("storage-get", &["-s", id, "location"]))
+        answers::storage(&json("storage-list", &[STORAGE])?, |id| json("storage-get", &["-s", id, "location"]))
     }
 
     /// An action's parameters.
@@ -274,11 +242,7 @@ impl Juju {
     /// # Errors
     /// [`JujuError`] of the tool.
     pub fn parameters(&self) -> Result<BTreeMap<String, Value>, JujuError> {
-        match json("action-get", &[])? {
-            Value::Object(map) => Ok(map.into_iter().collect()),
-            Value::Null => Ok(BTreeMap::new()),
-            other => Err(unreadable("action-get", &other)),
-        }
+        answers::map("action-get", json("action-get", &[])?)
     }
 }
 
@@ -287,8 +251,8 @@ impl Writer {
     ///
     /// # Errors
     /// [`JujuError`] of the tool, such as when leadership was lost.
-    pub fn set(&self, relation: &str, app: bool, values: &Bag) -> Result<(), JujuError> {
-        let mut args = vec!["-r", relation];
+    pub fn set(&self, relation: &RelationId, app: bool, values: &Bag) -> Result<(), JujuError> {
+        let mut args: Vec<&str> = vec!["-r", relation];
         if app {
             args.push("--app");
         }
@@ -321,7 +285,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn change_secret(&self, id: &str, file: &Path) -> Result<(), JujuError> {
+    pub fn change_secret(&self, id: &SecretId, file: &Path) -> Result<(), JujuError> {
         let file = file.display().to_string();
         run("secret-set", &[id, "--file", &file], None).map(drop)
     }
@@ -331,7 +295,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`JujuError`] of the tool.
-    pub fn remove_secret_revision(&self, id: &str, revision: u64) -> Result<(), JujuError> {
+    pub fn remove_secret_revision(&self, id: &SecretId, revision: u64) -> Result<(), JujuError> {
         run("secret-remove", &[id, "--revision", &revision.to_string()], None).map(drop)
     }
 
@@ -396,52 +360,6 @@ fn json(tool: &'static str, args: &[&str]) -> Result<Value, JujuError> {
     serde_json::from_str(&text).map_err(|e| JujuError::Answer { tool, cause: e.to_string() })
 }
 
-/// Reads the list of storages and, by `locate`, where the first of them is. Juju lists a storage before it is
-/// provisioned; its location is then an error that says so, or empty.
-fn read_storage(
-    listed: &Value,
-    locate: impl FnOnce(&StorageId) -> Result<Value, JujuError>,
-) -> Result<Option<Storage>, JujuError> {
-    let listed = strings(listed);
-    let Some(id) = listed.first() else { return Ok(None) };
-    let id = StorageId::parse(id)
-        .ok_or_else(|| JujuError::Answer { tool: "storage-list", cause: format!("the id {id:?}") })?;
-    let location = match locate(&id) {
-        Err(error) if error.is_not_found() || error.is_not_provisioned() => return Ok(None),
-        answer => answer?,
-    };
-    let Some(location) = location.as_str().filter(|location| !location.is_empty()) else { return Ok(None) };
-    let cause = || format!("the location {location:?}");
-    let location = Folder::parse(location).ok_or_else(|| JujuError::Answer { tool: "storage-get", cause: cause() })?;
-    Ok(Some(Storage { id, location }))
-}
-
-fn bag(tool: &'static str, args: &[&str]) -> Result<Bag, JujuError> {
-    match json(tool, args)? {
-        Value::Object(map) => {
-            Ok(map.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect())
-        }
-        _ => Ok(Bag::new()),
-    }
-}
-
-fn strings(value: &Value) -> Vec<String> {
-    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    list.iter().filter_map(|entry| entry.as_str().map(str::to_owned)).collect()
-}
-
-fn unreadable(tool: &'static str, answer: &Value) -> JujuError {
-    let kind = match answer {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a map of another shape",
-    };
-    JujuError::Answer { tool, cause: kind.to_owned() }
-}
-
 fn run(tool: &'static str, args: &[&str], stdin: Option<&str>) -> Result<String, JujuError> {
     let start = |cause| JujuError::Start { tool, cause };
     let mut child = Command::new(tool)
@@ -461,34 +379,5 @@ fn run(tool: &'static str, args: &[&str], stdin: Option<&str>) -> Result<String,
     } else {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(JujuError::Failed { tool, message })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_storage_that_juju_cannot_show_is_an_error_and_only_one_that_is_not_there_yet_is_none() {
-        let answer = |got: Result<Value, &str>| {
-            read_storage(&json!(["data/0"]), |_| {
-                got.map_err(|message| JujuError::Failed { tool: "storage-get", message: message.to_owned() })
-            })
-        };
-        let found = Storage { id: "data/0".into(), location: "/srv/0".into() };
-        assert_eq!(answer(Ok(json!("/srv/0"))).unwrap(), Some(found));
-        assert_eq!(read_storage(&json!([]), |_| panic!("nothing to ask for")).unwrap(), None);
-        for waiting in [
-            Ok(json!("")),
-            Err("ERROR filesystem attachment \"0\" on \"machine 0\" not provisioned"),
-            Err("ERROR invalid value \"data/0\" for option -s: storage not found"),
-        ] {
-            assert_eq!(answer(waiting.clone()).unwrap(), None, "{waiting:?}");
-        }
-        for broken in [Err("ERROR connection is shut down"), Err("ERROR permission denied"), Ok(json!("srv"))] {
-            assert!(answer(broken.clone()).is_err(), "{broken:?}");
-        }
     }
 }

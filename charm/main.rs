@@ -3,6 +3,7 @@
 
 mod act;
 mod actions;
+mod answers;
 mod bags;
 mod cluster;
 #[cfg(test)]
@@ -50,7 +51,7 @@ fn answer() -> Result<(), CharmError> {
         .or_else(|| std::env::args().next())
         .unwrap_or_default();
     let juju = Juju::from_environment()?;
-    let host = Host::from_environment();
+    let host = Host::from_environment()?;
     match Invocation::read(&path, juju.unit(), juju.departing().as_ref())? {
         Invocation::Action(verb) => actions::run(verb, juju, &host),
         Invocation::Hook(_, event) => act::run(juju, &host, &event),

@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::juju::{Addresses, Console, Juju, SecretInfo};
 use crate::pending::Pending;
 use crate::secret::SecretContent;
-use crate::text::{ClientUrl, HostName};
+use crate::text::{ClientUrl, HostName, RelationId};
 use crate::trust::Report;
 
 /// How often a look at a cluster that seems ill is repeated before it is believed.
@@ -33,7 +33,7 @@ pub struct Sight {
     /// What the planner may know.
     pub facts: Facts,
     /// The peer relation's id.
-    pub relation: Option<String>,
+    pub relation: Option<RelationId>,
     /// Whom to ask in the cluster.
     pub asker: Asker,
     /// Where the secret is; looked up by the leader alone.
@@ -89,7 +89,7 @@ pub fn observe(juju: &Juju, host: &Host, pending: &Pending, started: bool) -> Re
     let leader = juju.is_leader()?;
     let relation = juju.peer_relation()?;
     let goal = juju.goal().inspect_err(|error| Console.log("WARNING", &error.to_string())).ok();
-    let peer = relation.as_deref().map(|relation| read_peer(juju, relation, goal.as_ref(), pending)).transpose()?;
+    let peer = relation.as_ref().map(|relation| read_peer(juju, relation, goal.as_ref(), pending)).transpose()?;
     let network = network(juju)?;
     let storage = juju.storage()?;
     let machine = host.look(storage.as_ref())?;
@@ -146,7 +146,7 @@ fn all_well(facts: &Facts) -> bool {
 /// far as to write one cannot be read.
 fn read_peer(
     juju: &Juju,
-    relation: &str,
+    relation: &RelationId,
     goal: Option<&BTreeMap<Unit, Life>>,
     pending: &Pending,
 ) -> Result<Peer, CharmError> {

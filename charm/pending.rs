@@ -14,7 +14,7 @@ use crate::facts::Done;
 use crate::host::{Host, HostError};
 use crate::juju::{Juju, JujuError, Writer};
 use crate::secret::SecretContent;
-use crate::text::Version;
+use crate::text::{RelationId, SecretId, Version};
 
 /// The one change of the application's secret that a hook may make.
 #[derive(Debug)]
@@ -23,16 +23,16 @@ pub enum SecretChange {
     Make(SecretContent),
     /// The next one.
     Revise {
-        /// The secret's URI.
-        id: String,
+        /// Which.
+        id: SecretId,
         /// What it holds from now on.
         content: SecretContent,
     },
     /// The end of one revision. Juju keeps one pending removal per secret: a second one in the same hook
     /// replaces the first.
     Prune {
-        /// The secret's URI.
-        id: String,
+        /// Of which secret.
+        id: SecretId,
         /// Its number.
         revision: u64,
     },
@@ -46,6 +46,7 @@ pub struct Pending {
     secret: Option<SecretChange>,
     ports: BTreeMap<u16, bool>,
     version: Option<Version>,
+    whole: bool,
 }
 
 /// How much of it Juju was given.
@@ -55,6 +56,8 @@ pub enum Kept {
     All,
     /// What is the unit's own: leadership has moved, and what only a leader may change was left out.
     Own,
+    /// Nothing: leadership has moved, and all of it belongs together.
+    Nothing,
 }
 
 impl Pending {
@@ -131,8 +134,25 @@ impl Pending {
         ports
     }
 
+    /// Says that no part of it is to be kept without the others, as an operator expects of an action.
+    #[must_use]
+    pub fn all_or_nothing(self) -> Self {
+        Pending { whole: true, ..self }
+    }
+
     fn needs_leadership(&self) -> bool {
         !self.app.is_empty() || self.secret.is_some()
+    }
+
+    /// Takes out what a unit that no longer leads cannot have kept.
+    fn without_leadership(&mut self) -> Kept {
+        if self.whole {
+            *self = Pending::default();
+            return Kept::Nothing;
+        }
+        self.app.clear();
+        self.secret = None;
+        Kept::Own
     }
 }
 
@@ -148,12 +168,14 @@ fn laid_over(mut bag: Bag, changes: &Bag) -> Bag {
 ///
 /// # Errors
 /// [`CharmError`] of the first tool that fails. The program must then fail, since Juju has a part.
-pub fn commit(juju: Juju, host: &Host, relation: Option<&str>, mut pending: Pending) -> Result<Kept, CharmError> {
-    let kept = if !pending.needs_leadership() || juju.is_leader()? { Kept::All } else { Kept::Own };
-    if kept == Kept::Own {
-        pending.app.clear();
-        pending.secret = None;
-    }
+pub fn commit(
+    juju: Juju,
+    host: &Host,
+    relation: Option<&RelationId>,
+    mut pending: Pending,
+) -> Result<Kept, CharmError> {
+    let leads = !pending.needs_leadership() || juju.is_leader()?;
+    let kept = if leads { Kept::All } else { pending.without_leadership() };
     let writer = juju.close();
     if let Some(change) = &pending.secret {
         store(&writer, host, change)?;
@@ -209,8 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn without_leadership_a_hook_keeps_what_is_the_units_own_and_an_action_nothing() {
+        let made = || {
+            let mut pending = Pending::default();
+            pending.publish_unit(bag(&[("member", "")]));
+            pending.publish_app(&AppChange::GivenUp(1));
+            pending
+        };
+        let mut hooks = made();
+        assert_eq!(hooks.without_leadership(), Kept::Own);
+        assert!(hooks.app.is_empty() && !hooks.unit.is_empty());
+        // A unit that says it has no member, of a cluster that was not given up, would hide its data from the next leader.
+        let mut actions = made().all_or_nothing();
+        assert_eq!(actions.without_leadership(), Kept::Nothing);
+        assert!(actions.app.is_empty() && actions.unit.is_empty());
+    }
+
+    #[test]
     fn a_hook_changes_the_secret_once_because_juju_would_drop_one_of_two_changes() {
-        let prune = || SecretChange::Prune { id: "secret:x".to_owned(), revision: 1 };
+        let prune = || SecretChange::Prune { id: "secret:9m4e2mr0ui3e8a215n4g".into(), revision: 1 };
         let mut pending = Pending::default();
         pending.change_secret(prune()).unwrap();
         assert!(pending.done(false).secret_changed);

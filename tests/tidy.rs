@@ -372,3 +372,29 @@ fn hook_links_are_relative_and_stay_inside_the_charm() {
     }
     assert!(!names.is_empty(), "hooks/ holds no link");
 }
+
+#[test]
+fn every_decision_has_a_number_of_its_own_and_a_row_in_the_index() {
+    let folder = root().join("docs/decisions");
+    let index = fs::read_to_string(folder.join("README.md")).expect("an index of the decisions");
+    let mut numbers = std::collections::BTreeMap::new();
+    let mut breaches = Vec::new();
+    for entry in fs::read_dir(&folder).expect("decision notes") {
+        let name = entry.expect("a readable folder entry").file_name().to_string_lossy().into_owned();
+        if ["README.md", "000-template.md"].contains(&&*name) {
+            continue;
+        }
+        let number = name.split('-').next().unwrap_or_default().to_owned();
+        let text = fs::read_to_string(folder.join(&name)).expect("a readable note");
+        if number.len() != 3 || !text.starts_with(&format!("# {number} ")) {
+            breaches.push(format!("{name}: begin its title with `# <number> `, three digits as in its name"));
+        }
+        if !index.contains(&format!("[{number}]({name})")) {
+            breaches.push(format!("{name}: give it a row in docs/decisions/README.md"));
+        }
+        if let Some(other) = numbers.insert(number, name.clone()) {
+            breaches.push(format!("{name}: its number is that of {other}: take the next free one"));
+        }
+    }
+    complain(breaches);
+}

@@ -11,6 +11,7 @@ use crate::event::Verb;
 use crate::host::Host;
 use crate::juju::{Console, Juju};
 use crate::pending::{Kept, Pending, commit};
+use crate::text::RelationId;
 
 /// What an action comes to: results for the operator and what Juju is to keep.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub struct Answer {
     /// The operator is told this as the reason why the action failed, beside the results.
     failure: Option<String>,
     pending: Pending,
-    relation: Option<String>,
+    relation: Option<RelationId>,
 }
 
 impl Answer {
@@ -46,7 +47,7 @@ pub fn run(verb: Verb, juju: Juju, host: &Host) -> Result<(), CharmError> {
         Err(error) => return Ok(Console.fail_action(&error.to_string())?),
     };
     let application = juju.unit().application.clone();
-    if commit(juju, host, answer.relation.as_deref(), answer.pending)? == Kept::Own {
+    if commit(juju, host, answer.relation.as_ref(), answer.pending.all_or_nothing())? != Kept::All {
         let message = format!("leadership has just moved: run it again on {application}/leader");
         return Ok(Console.fail_action(&message)?);
     }

@@ -1,18 +1,19 @@
 //! `new-cluster`: gives a cluster up whose data no unit has any more, and has this unit begin an empty one.
 //!
-//! Nothing else ever begins a second cluster for an application, whatever was forced or skipped.
+//! Nothing else ever begins a second cluster for an application, whatever was forced or skipped. The action changes
+//! nothing but databags, which Juju keeps only when the action has ended well: the next hook, which finds the choice
+//! kept, sets aside what this unit has of the old cluster.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::Answer;
-use crate::act::{CharmError, perform_all};
+use crate::act::CharmError;
 use crate::host::Host;
-use crate::juju::Juju;
+use crate::juju::{Console, Juju};
 use crate::observe::observe;
 use crate::pending::Pending;
-use crate::plan::Action;
 use crate::plan::bootstrap::begin_anew;
 
 /// Gives up and chooses.
@@ -22,13 +23,18 @@ use crate::plan::bootstrap::begin_anew;
 pub fn run(juju: &Juju, host: &Host) -> Result<Answer, CharmError> {
     let confirm = confirmation(&juju.parameters()?).map_err(CharmError::Parameter)?;
     let sight = observe(juju, host, &Pending::default(), false)?;
-    let steps = begin_anew(&sight.facts, &confirm).map_err(CharmError::Parameter)?;
+    let anew = begin_anew(&sight.facts, &confirm).map_err(CharmError::Parameter)?;
     let mut answer = Answer::default();
-    perform_all(host, &sight, &steps, &mut answer.pending)?;
-    if steps.contains(&Action::SetDataAside) {
-        answer.result("data", format!("set aside as {}.kept-{}", sight.facts.host.data_dir, sight.facts.now));
+    let unit = &sight.facts.unit;
+    Console.log("INFO", &format!("giving the application's cluster up; {unit} shall begin a new one"));
+    answer.pending.publish_unit(anew.own.write());
+    anew.changes.iter().for_each(|change| answer.pending.publish_app(change));
+    if sight.facts.host.data {
+        let folder = &sight.facts.host.data_dir;
+        let place = format!("{folder}.kept-<time>, or {folder}/member.kept-<time> on a mount point");
+        answer.result("data", format!("the next hook sets the data in {folder} aside: {place}"));
     }
-    answer.result("message", format!("{} begins a new, empty cluster", sight.facts.unit));
+    answer.result("message", format!("{unit} begins a new, empty cluster in its next hook"));
     answer.relation = sight.relation;
     Ok(answer)
 }

@@ -6,8 +6,9 @@
 //! it never started, or when an operator gives the cluster up with `new-cluster`. And whatever the choice
 //! says, nothing is chosen or begun while there is a sign of a cluster ([`is_seen`]).
 
-use super::Action;
-use crate::bags::{AppChange, UnitBag};
+use super::status::Status;
+use super::{Action, Plan};
+use crate::bags::{AppBag, AppChange, UnitBag};
 use crate::facts::{Authorities, Facts, Service, Store};
 
 /// Plans the authorities and the choice.
@@ -71,8 +72,9 @@ pub fn is_gone(facts: &Facts) -> bool {
     begun_by_the_gone && !another && !own && facts.store == Store::Unreachable
 }
 
-/// True when this unit's member cannot take part, because no unit of the members it was told to join
-/// exists any more.
+/// True when this unit's member cannot take part, because no unit of the members it was told to join exists any
+/// more. Those that joined later are not in that list: while one exists that has a member, the cluster has lost its
+/// quorum at most, perhaps for a moment, and its data is not given up.
 #[must_use]
 pub fn is_stranded(facts: &Facts) -> bool {
     let Some(config) = facts.host.config.as_ref().filter(|config| config.initial_cluster_state != "new") else {
@@ -82,15 +84,26 @@ pub fn is_stranded(facts: &Facts) -> bool {
     let own = facts.unit.member_name();
     let exists = |name: &str| goal.keys().any(|unit| unit.member_name() == name);
     let mut names = config.initial_cluster.split(',').filter_map(|pair| pair.split('=').next());
-    facts.store == Store::Unreachable && names.all(|name| name == own || !exists(name))
+    let another = facts.peer.as_ref().is_some_and(|peer| peer.units.values().any(|bag| bag.member.is_some()));
+    facts.store == Store::Unreachable && !another && names.all(|name| name == own || !exists(name))
 }
 
-/// What `new-cluster` does: gives the application's cluster up and chooses this unit to begin a new, empty
-/// one in a later hook. What this unit has on its disk is set aside.
+/// What `new-cluster` has Juju keep, all of it or nothing.
+#[derive(Debug)]
+pub struct Anew {
+    /// This unit's databag: its member was one of the cluster that is given up.
+    pub own: UnitBag,
+    /// The cluster is given up and this unit chosen.
+    pub changes: Vec<AppChange>,
+}
+
+/// What `new-cluster` does: gives the application's cluster up and chooses this unit to begin a new, empty one in
+/// a later hook. Juju may still refuse what an action has published, so nothing but that is changed here: see
+/// [`part_with_old`].
 ///
 /// # Errors
 /// Why not, with the way out; nothing is to be changed then.
-pub fn begin_anew(facts: &Facts, confirm: &str) -> Result<Vec<Action>, String> {
+pub fn begin_anew(facts: &Facts, confirm: &str) -> Result<Anew, String> {
     let application = &facts.unit.application;
     if confirm != application {
         return Err(format!("confirm is not the application's name: give confirm={application} to begin without data"));
@@ -110,17 +123,38 @@ pub fn begin_anew(facts: &Facts, confirm: &str) -> Result<Vec<Action>, String> {
     if let Some((unit, _)) = peer.units.iter().find(|(_, bag)| bag.member.is_some()) {
         return Err(format!("{unit} has a member with data: repair that unit, or remove it first"));
     }
-    let mut actions = Vec::new();
-    if facts.host.service != Service::Stopped {
-        actions.push(Action::StopService);
+    let given_up = peer.app.given_up + 1;
+    if facts.host.data && !has_data_of_given_up(facts, &AppBag { given_up, ..peer.app.clone() }) {
+        return Err(format!("{} holds the data of another member: move it away first", facts.host.data_dir));
     }
-    if facts.host.data {
-        actions.push(Action::SetDataAside);
-    }
-    let bag = UnitBag { member: None, votes: false, restart: None, ..peer.own.clone() };
-    actions.push(Action::PublishUnit(Box::new(bag)));
+    let own = UnitBag { member: None, votes: false, restart: None, ..peer.own.clone() };
     let ended = peer.app.joins.keys().map(|unit| AppChange::JoinEnds(unit.clone()));
-    let begun = [AppChange::GivenUp(peer.app.given_up + 1), AppChange::Bootstrap(facts.unit.clone())];
-    actions.extend(ended.chain(begun).map(Action::PublishApp));
-    Ok(actions)
+    let begun = [AppChange::GivenUp(given_up), AppChange::Bootstrap(facts.unit.clone())];
+    Ok(Anew { own, changes: ended.chain(begun).collect() })
+}
+
+/// Plans the first step of the unit that `new-cluster` has chosen, if it still has data of a cluster that was given
+/// up: its daemon is stopped and the data set aside. Juju has kept the choice by then, because it is read here. In
+/// a hook that fails in between, the daemon may be down and the data in place: the next one finds that again.
+///
+/// A member that this unit has published is one of the present cluster, since the choice took back the one before:
+/// then the machine was put back to an earlier state, and a person must judge.
+#[must_use]
+pub fn part_with_old(facts: &Facts) -> Option<Plan> {
+    let peer = facts.peer.as_ref()?;
+    let chosen = peer.app.bootstrap.as_ref() == Some(&facts.unit) && !facts.done.app_written;
+    if !chosen || peer.own.member.is_some() || !has_data_of_given_up(facts, &peer.app) {
+        return None;
+    }
+    let stop = (facts.host.service != Service::Stopped).then_some(Action::StopService);
+    let actions = stop.into_iter().chain([Action::SetDataAside]).collect();
+    Some(Plan { actions, status: Status::Starting, hold: false })
+}
+
+/// True when this unit has data of its own, of a cluster that `app` has given up. Any other is nobody's to move but
+/// the operator's.
+fn has_data_of_given_up(facts: &Facts, app: &AppBag) -> bool {
+    let Some(old) = facts.host.config.as_ref().filter(|_| facts.host.data) else { return false };
+    let own = old.name == facts.unit.member_name() && old.data_dir == facts.host.data_dir;
+    own && app.gave_up(&old.initial_cluster_token)
 }

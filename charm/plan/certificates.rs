@@ -32,7 +32,9 @@ pub struct Due<'a> {
     pub anchors: &'a Anchors,
 }
 
-/// What is to be installed for a side now, if anything.
+/// What is to be installed for a side now, if anything. A unit does not go back to an authority that signs no more:
+/// what it signed for itself as a leader it may have reported, although Juju kept the certificate no more than its
+/// leadership, and the old authority is dropped on such reports.
 #[must_use]
 pub fn due(facts: &Facts, side: Side) -> Option<Due<'_>> {
     let peer = facts.peer.as_ref()?;
@@ -42,7 +44,9 @@ pub fn due(facts: &Facts, side: Side) -> Option<Due<'_>> {
     let ours = pair.request.as_ref().is_some_and(|request| request.says.public_key == certificate.says.public_key);
     let installed =
         pair.certificate.as_ref() == Some(&certificate.pem) && pair.trust.as_ref() == Some(&anchors.bundle());
-    (ours && certificate.issuer.is_some() && !installed).then_some(Due { certificate, anchors })
+    let signer = Some(&anchors.issuing.id);
+    let back = pair.report.issuer.as_ref() == signer && certificate.issuer.as_ref() != signer;
+    (ours && certificate.issuer.is_some() && !installed && !back).then_some(Due { certificate, anchors })
 }
 
 /// Plans the installation of this unit's signed certificates.

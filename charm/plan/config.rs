@@ -377,8 +377,10 @@ fn run(facts: &Facts, config: DaemonConfig, actions: &mut Vec<Action>) -> Standi
             actions.push(Action::StartService { generation: wanted });
             Standing::Running
         }
-        Service::Running(Some(running)) if *running == wanted => Standing::Running,
-        Service::Running(None) if written => Standing::Running,
+        // Settings on disk that are not what runs would be taken up by the next start, whoever makes it.
+        Service::Running(running) if written && running.as_ref().is_none_or(|running| *running == wanted) => {
+            Standing::Running
+        }
         Service::Running(_) if !serving(facts) || alone(facts) || its_turn(facts, &wanted) => {
             if let Some(to) = super::membership::successor(facts) {
                 actions.push(Action::MoveLeader { to });

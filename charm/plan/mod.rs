@@ -191,10 +191,16 @@ impl Action {
 #[must_use]
 pub fn plan(facts: &Facts, event: &Event) -> Plan {
     let facts = &facts.clone().of_the_living();
+    if let Some(step) = bootstrap::part_with_old(facts) {
+        return step;
+    }
     match event {
         Event::Leaving => teardown::leave(facts, teardown::Urgency::MayWait),
         Event::Stop => teardown::leave(facts, teardown::Urgency::MayPublish),
-        Event::Detaching if facts.dying() => teardown::leave(facts, teardown::Urgency::LastCall),
+        // Without an answer who exists it is not known whether this unit leaves.
+        Event::Detaching if facts.dying() || facts.goal.is_none() => {
+            teardown::leave(facts, teardown::Urgency::LastCall)
+        }
         Event::Detaching => teardown::detach(facts),
         Event::Remove => teardown::clean(facts),
         // Juju runs none of these hooks any more, but an operator may, to have something published.

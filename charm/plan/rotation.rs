@@ -145,8 +145,7 @@ fn late(facts: &Facts, side: Side, good: &dyn Fn(&Report) -> bool) -> Option<BTr
 }
 
 /// What this unit can say about its own member: no more than holds for what it shows now, for what
-/// lies on its disk and for what is about to be put there, which may be older than either after a hook
-/// that crashed. Of a daemon that runs but did not answer, what was said last stands.
+/// lies on its disk and for what is about to be put there. Of a daemon that runs but did not answer, what was said last stands.
 #[must_use]
 pub fn own_report(facts: &Facts, side: Side) -> Report {
     let on_disk = facts.host.pairs.get(&side).map(|pair| pair.report.clone()).unwrap_or_default();

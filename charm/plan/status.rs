@@ -70,7 +70,7 @@ pub enum Status {
     NeededForQuorum,
     /// The same of the leader, and units that would give the rest a quorum wait for what it has to publish.
     LetsUnitsIn(Unit),
-    /// The unit goes once Juju says which other units exist.
+    /// The unit, or its storage, goes once Juju says which units exist.
     AwaitingGoal,
     /// Nothing runs any more.
     Stopped,
@@ -204,7 +204,7 @@ impl Status {
                     "cannot leave before the new units join: juju ssh {unit} sudo juju-exec {unit} hooks/update-status"
                 )
             }
-            Status::AwaitingGoal => "leaves once Juju says which other units exist: goal-state fails".to_owned(),
+            Status::AwaitingGoal => "waiting for Juju to say which units exist: goal-state fails".to_owned(),
             Status::Stopped => "etcd has stopped".to_owned(),
         };
         if leader { format!("(leader) {text}") } else { text }

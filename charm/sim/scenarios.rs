@@ -6,7 +6,7 @@ impl World {
     /// Something an operator, Juju or fate does.
     pub(super) fn happen(&mut self) {
         let alive = self.alive();
-        match self.below(23) {
+        match self.below(24) {
             0..=2 if alive.len() < 6 => self.add_unit(),
             3 | 4 => {
                 let able: Vec<Unit> = alive.into_iter().filter(|unit| self.nodes[unit].powered).collect();
@@ -71,20 +71,32 @@ impl World {
                 let names: Vec<Unit> = self.nodes.iter().filter(failed).map(|(name, _)| name.clone()).collect();
                 self.pick(&names).iter().for_each(|name| self.skip(name));
             }
+            22 => {
+                let leader = self.leader.clone().filter(|leader| self.nodes[leader].run.is_none());
+                leader.filter(|_| self.begins_anew()).iter().for_each(|leader| self.begin_anew(leader));
+            }
             _ => self.promote(),
         }
     }
 
+    /// True when a status asks for `new-cluster`.
+    fn begins_anew(&self) -> bool {
+        self.nodes.iter().any(|(name, node)| match node.status {
+            Status::ClusterGone(_) => true,
+            Status::MembersGone(_) => self.leader.as_ref() == Some(name),
+            _ => false,
+        })
+    }
+
     /// Does what the units' statuses ask an operator to do.
     pub(super) fn obey(&mut self) {
-        let mut anew = false;
+        let anew = self.begins_anew();
         let names: Vec<Unit> = self.nodes.keys().cloned().collect();
         for name in names {
             let Some(node) = self.nodes.get(&name).filter(|node| node.run.is_none()) else { continue };
             match node.status {
                 Status::HoldsLastCopy(_) | Status::LetsUnitsIn(_) => self.nodes.get_mut(&name).unwrap().exec = true,
-                Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => anew = true,
-                Status::ClusterGone(_) => anew = true,
+                Status::MembersGone(_) if self.leader.as_ref() == Some(&name) => {}
                 Status::MembersGone(_) | Status::ForeignData(_) => self.force_remove(&name),
                 Status::NeededForQuorum if self.is_hopeless(&name) => self.force_remove(&name),
                 _ => {}
@@ -103,31 +115,25 @@ impl World {
         holders.into_iter().all(|(id, node)| node.data != Some((cluster, id)))
     }
 
-    /// `new-cluster` on the leader.
+    /// `new-cluster` on the leader. What it publishes is kept as one, or lost when the action or its flush fails.
     fn begin_anew(&mut self, name: &Unit) {
         self.begin(name, Kind::Exec);
         let facts = self.observe(name).of_the_living();
         self.nodes.get_mut(name).unwrap().run = None;
-        let Ok(actions) = bootstrap::begin_anew(&facts, "etcd") else { return };
-        self.note(|| format!("{name} gives the cluster up"));
+        let Ok(anew) = bootstrap::begin_anew(&facts, "etcd") else { return };
         for (cluster, members) in self.clusters.iter().enumerate() {
             let voter = members.iter().find(|member| !member.learner && self.is_up(member, cluster));
             assert_eq!(voter.map(|voter| &voter.unit), None, "a cluster is given up that {name} could not see");
         }
-        let mut app = self.app.clone();
-        for action in actions {
-            let node = self.nodes.get_mut(name).unwrap();
-            match action {
-                Action::StopService => node.service = None,
-                Action::SetDataAside => node.data = None,
-                Action::PublishUnit(bag) => {
-                    node.bag = *bag;
-                    node.version += 1;
-                }
-                Action::PublishApp(change) => self.apply_change(&mut app, &change),
-                other => panic!("no part of giving a cluster up: {other:?}"),
-            }
+        if self.below(2) == 0 {
+            return self.note(|| format!("{name} gives the cluster up, and the flush fails"));
         }
+        self.note(|| format!("{name} gives the cluster up"));
+        let mut app = self.app.clone();
+        anew.changes.iter().for_each(|change| self.apply_change(&mut app, change));
+        let node = self.nodes.get_mut(name).unwrap();
+        node.bag = anew.own;
+        node.version += 1;
         self.app = app;
         self.app_version += 1;
     }

@@ -12,7 +12,7 @@ mod pem;
 mod url;
 
 pub use line::{Line, quoted};
-pub use name::{CommonName, HostName, InitialCluster, MemberName, StorageId, Version, Word};
+pub use name::{CommonName, HostName, InitialCluster, MemberName, RelationId, SecretId, StorageId, Version, Word};
 pub use path::Folder;
 pub use pem::plain_certificate;
 pub use url::{ClientUrl, PeerUrl, UrlList};

@@ -69,6 +69,46 @@ parsed_text! {
 }
 
 parsed_text! {
+    /// A relation's id, such as `peer:0`.
+    RelationId, |text| {
+        let (endpoint, number) = text.split_once(':')?;
+        let number: u32 = number.parse().ok()?;
+        let id = format!("{endpoint}:{number}");
+        (is_word(endpoint, MAX_WORD, "-_") && id == text).then_some(id)
+    }
+}
+
+parsed_text! {
+    /// A secret's URI: `secret:<id>`, or `secret://<uuid of its model>/<id>`.
+    SecretId, |text| {
+        let bare = match text.strip_prefix("secret:")?.strip_prefix("//") {
+            Some(foreign) => foreign.split_once('/').filter(|(model, _)| is_uuid(model))?.1,
+            None => &text["secret:".len()..],
+        };
+        is_bare_secret(bare).then(|| text.to_owned())
+    }
+}
+
+impl SecretId {
+    /// Reads an id as Juju lists it, bare or as a URI.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        if is_bare_secret(text) { Some(SecretId(format!("secret:{text}"))) } else { SecretId::parse(text) }
+    }
+}
+
+/// 20 digits of base 32, as Juju's `xid` writes them.
+fn is_bare_secret(text: &str) -> bool {
+    text.len() == 20 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'v'))
+}
+
+fn is_uuid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    let hex = |byte: u8| byte == b'-' || matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    lengths.eq([8, 4, 4, 4, 12]) && text.bytes().all(hex)
+}
+
+parsed_text! {
     /// What a certificate can be for: a host name or an address, in normal form.
     HostName, |text| match text.parse::<IpAddr>() {
         Ok(address) => Some(address.to_string()),
@@ -169,6 +209,37 @@ mod tests {
         }
         for bad in ["", "--help", "v3", "3.7\n", "3 7"] {
             assert_eq!(Version::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_and_a_relation_are_named_in_jujus_spelling_only() {
+        let (bare, model) = ("9m4e2mr0ui3e8a215n4g", "36d83d07-9e76-4f9f-9f0c-5f0d2c1f8a11");
+        for good in [format!("secret:{bare}"), format!("secret://{model}/{bare}")] {
+            assert_eq!(SecretId::parse(&good).unwrap(), good);
+            assert_eq!(SecretId::read(&good).unwrap(), good);
+        }
+        assert_eq!(SecretId::read(bare).unwrap(), format!("secret:{bare}"));
+        for bad in [
+            "".to_owned(),
+            "secret:".to_owned(),
+            "secret:pki".to_owned(),
+            format!("secret:{bare}0"),
+            format!("secret:{}", bare.to_uppercase()),
+            format!("secret:{bare}\n"),
+            format!("secret:/{bare}"),
+            format!("secret://{bare}"),
+            format!("secret://other/{bare}"),
+            format!("secret://{model}/{model}/{bare}"),
+            format!("secret://{model}/{bare}?name=x"),
+            format!("--owner={bare}"),
+        ] {
+            assert_eq!(SecretId::read(&bad), None, "{bad:?}");
+        }
+        assert_eq!(SecretId::parse(bare), None, "a tool takes a bare id for something else");
+        assert_eq!(RelationId::parse("etcd_peers-2:17").unwrap(), "etcd_peers-2:17");
+        for bad in ["", "peer", "peer:", ":0", "peer:x", "peer:01", "peer:+1", "-r:0", "peer:0:1", "peer:0 --app"] {
+            assert_eq!(RelationId::parse(bad), None, "{bad}");
         }
     }
 }

@@ -23,6 +23,12 @@ impl Folder {
         if path.0 == "/" { self.clone() } else { Folder(format!("{root}{}", path.0)) }
     }
 
+    /// The root of the file system.
+    #[must_use]
+    pub fn top() -> Folder {
+        Folder("/".to_owned())
+    }
+
     /// Where the data lies on a machine without a storage of its own for it.
     #[must_use]
     pub fn data() -> Folder {

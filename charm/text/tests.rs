@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::act;
 use crate::actions::{credentials, rotate};
+use crate::answers;
 use crate::bags::{AppBag, AppChange, Bag, UnitBag};
 use crate::cluster;
 use crate::event::Event;
@@ -297,6 +298,29 @@ fn juju_doors() -> Vec<Door> {
     doors.extend([
         door("unit name", "etcd/1", |value| Out::machine(Unit::parse(value).map(|unit| unit.to_string()))),
         door("storage id", "data/0", |value| Out::machine(StorageId::parse(value).map(String::from))),
+        door("relation id", "peer:0", |value| match answers::relation(&json!([value])) {
+            Ok(id) => Out::machine(id.map(String::from)),
+            Err(error) => Out::people([error.to_string()]),
+        }),
+        door("secret id", "secret:9m4e2mr0ui3e8a215n4g", |value| {
+            match answers::secret_info(&json!({value: {"revision": 1}})) {
+                Ok(info) => Out::machine(info.map(|info| info.id.to_string())),
+                Err(error) => Out::people([error.to_string()]),
+            }
+        }),
+        door("goal-state", "etcd/1", |value| match answers::goal(&json!({"units": {value: {}}}), "etcd") {
+            Ok(goal) => Out::machine(goal.keys().map(Unit::to_string)),
+            Err(error) => Out::people([error.to_string()]),
+        }),
+        door("relation-list", "etcd/1", |value| match answers::units(&json!([value])) {
+            Ok(units) => Out::machine(units.iter().map(Unit::to_string)),
+            Err(error) => Out::people([error.to_string()]),
+        }),
+        door("network-get", "10.0.0.1", |value| {
+            let answer = json!({"bind-addresses": [{"addresses": [{"value": value}]}], "ingress-addresses": [value]});
+            let found = answers::addresses(&answer);
+            Out::machine(found.bind.iter().chain(&found.ingress).map(ToString::to_string))
+        }),
         door("storage location", "/srv/data/0", |value| {
             let Some(location) = Folder::parse(value) else { return Out::default() };
             let text = location.for_systemd();

@@ -278,9 +278,8 @@ fn a_cluster_that_was_given_up_is_followed_by_one_with_another_token_and_its_old
     let mut facts = bereft();
     peer(&mut facts).app.joins.insert(unit(2), "etcd9=https://10.0.0.9:2380".into());
     let before = peer(&mut facts).app.token();
-    let actions = begin_anew(&facts.clone().of_the_living(), "etcd").unwrap();
-    let changes = [AppChange::JoinEnds(unit(2)), AppChange::GivenUp(1), AppChange::Bootstrap(unit(2))];
-    assert_eq!(actions[1..], changes.map(Action::PublishApp));
+    let anew = begin_anew(&facts.clone().of_the_living(), "etcd").unwrap();
+    assert_eq!(anew.changes, [AppChange::JoinEnds(unit(2)), AppChange::GivenUp(1), AppChange::Bootstrap(unit(2))]);
     let app = &mut peer(&mut facts).app;
     app.joins.clear();
     app.given_up = 1;
@@ -295,6 +294,99 @@ fn a_cluster_that_was_given_up_is_followed_by_one_with_another_token_and_its_old
     let mut old = healthy(&[1, 2]);
     peer(&mut old).app.given_up = 1;
     assert_eq!(reconcile(&old).status, Status::ForeignData("/var/lib/etcd".into()));
+}
+
+/// etcd/1, whose member cannot reach a quorum, after its databags were written as `new-cluster` wants.
+fn given_up() -> Facts {
+    let mut facts = healthy(&[1]);
+    facts.store = Store::Unreachable;
+    let anew = begin_anew(&facts, "etcd").unwrap();
+    peer(&mut facts).own = anew.own;
+    peer(&mut facts).app.given_up = 1;
+    facts
+}
+
+#[test]
+fn the_data_of_a_cluster_that_was_given_up_is_set_aside_once_the_choice_is_kept_and_a_new_one_is_begun() {
+    let mut facts = given_up();
+    for event in [Event::Reconcile, Event::Leaving, Event::Stop, Event::Detaching, Event::Remove] {
+        let step = plan(&facts, &event);
+        assert_eq!(step.actions, [Action::StopService, Action::SetDataAside], "{event:?}");
+        assert!(step.goes_on() && !step.hold, "{event:?}");
+    }
+    // The hook was killed after the first step, then after the second.
+    facts.host.service = Service::Stopped;
+    assert_eq!(reconcile(&facts).actions, [Action::SetDataAside]);
+    facts.host.data = false;
+    facts.presented.clear();
+    let step = reconcile(&facts);
+    assert!(begins(&step), "{step:?}");
+    // The action was run twice before the hook.
+    let mut twice = given_up();
+    peer(&mut twice).app.given_up = 2;
+    assert_eq!(reconcile(&twice).actions, [Action::StopService, Action::SetDataAside]);
+}
+
+#[test]
+fn a_member_whose_first_companions_are_gone_is_stranded_only_while_no_other_unit_has_a_member() {
+    // etcd/1 was told to join etcd/0, which is gone, and etcd/3 joined later.
+    let mut facts = healthy(&[1, 3]);
+    let config = facts.host.config.as_mut().unwrap();
+    config.initial_cluster_state = "existing".into();
+    config.initial_cluster = "etcd0=https://10.0.0.9:2380,etcd1=https://10.0.0.1:2380".into();
+    facts.store = Store::Unreachable;
+    facts.done.started = true;
+    assert_eq!(reconcile(&facts).status, Status::Unhealthy, "etcd/3 may come back");
+    assert!(begin_anew(&facts, "etcd").unwrap_err().contains("etcd/3 has a member with data"));
+    peer(&mut facts).units.get_mut(&unit(3)).unwrap().member = None;
+    assert_eq!(reconcile(&facts).status, Status::MembersGone("etcd".into()));
+    assert!(begin_anew(&facts, "etcd").is_ok());
+}
+
+#[test]
+fn a_cluster_is_not_given_up_by_a_unit_with_data_that_it_could_not_set_aside() {
+    let mut facts = healthy(&[1]);
+    facts.store = Store::Unreachable;
+    let rows: [(&str, fn(&mut Facts)); 4] = [
+        ("it is of another application", |f| f.host.config.as_mut().unwrap().initial_cluster_token = "other".into()),
+        ("it is another unit's", |f| f.host.config.as_mut().unwrap().name = "etcd7".into()),
+        ("it is elsewhere", |f| f.host.config.as_mut().unwrap().data_dir = "/srv/data/0/etcd".into()),
+        ("no settings tell whose it is", |f| f.host.config = None),
+    ];
+    for (what, change) in rows {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        let refusal = begin_anew(&facts, "etcd").unwrap_err();
+        assert_eq!(refusal, "/var/lib/etcd holds the data of another member: move it away first", "{what}");
+        facts.host.data = false;
+        assert!(begin_anew(&facts, "etcd").is_ok(), "{what}, and was moved away");
+    }
+    peer(&mut facts).app.given_up = 3;
+    assert!(begin_anew(&facts, "etcd").is_ok(), "the data of an earlier cluster is set aside as well");
+}
+
+#[test]
+fn data_is_not_set_aside_unless_this_unit_was_chosen_in_place_of_the_cluster_that_it_is_of() {
+    let mut lost = healthy(&[1]);
+    lost.store = Store::Unreachable;
+    assert_eq!(reconcile(&lost).actions, [], "what the action published was not kept");
+    let rows: [(&str, fn(&mut Facts)); 7] = [
+        ("another unit was chosen", |f| peer(f).app.bootstrap = Some(unit(2))),
+        ("it is of the present cluster", |f| {
+            f.host.config.as_mut().unwrap().initial_cluster_token = "token-1".into();
+        }),
+        ("it is of another application", |f| f.host.config.as_mut().unwrap().initial_cluster_token = "other".into()),
+        ("it is another unit's", |f| f.host.config.as_mut().unwrap().name = "etcd7".into()),
+        ("it is elsewhere", |f| f.host.config.as_mut().unwrap().data_dir = "/srv/data/0/etcd".into()),
+        ("no settings tell whose it is", |f| f.host.config = None),
+        ("this unit has begun the new cluster, and its machine was put back", |f| peer(f).own.member = Some(2)),
+    ];
+    for (what, change) in rows {
+        let mut facts = given_up();
+        change(&mut facts);
+        let step = reconcile(&facts);
+        assert!(!step.actions.contains(&Action::SetDataAside) && !begins(&step), "{what}: {step:?}");
+    }
 }
 
 #[test]

@@ -55,6 +55,27 @@ fn a_new_port_waits_for_its_turn_and_is_then_taken_with_leadership_moved_first()
 }
 
 #[test]
+fn settings_on_disk_that_the_daemon_does_not_run_with_are_put_right_in_turn() {
+    // A hook ended between writing a new port and the restart, and then the operator took the port back.
+    let mut facts = healthy(&[1, 2, 3]);
+    let Service::Running(Some(running)) = facts.host.service.clone() else { panic!("{:?}", facts.host.service) };
+    let url = ClientUrl::at(facts.network.as_ref().unwrap().ingress, 2381);
+    facts.host.config.as_mut().unwrap().advertise_client_urls = url;
+    facts.host.config.as_mut().unwrap().options.port = 2381;
+    let step = reconcile(&facts);
+    assert_eq!(step.status, Status::AwaitingTurn);
+    assert!(
+        step.actions
+            .iter()
+            .any(|action| { matches!(action, Action::PublishUnit(bag) if bag.restart.as_ref() == Some(&running)) })
+    );
+    peer(&mut facts).app.turn = Some((unit(1), running.clone()));
+    let actions = reconcile(&facts).actions;
+    assert!(actions.iter().any(|action| matches!(action, Action::WriteConfig(config) if config.port() == 2379)));
+    assert!(actions.contains(&Action::RestartService { generation: running }));
+}
+
+#[test]
 fn a_unit_that_is_alone_has_the_turn_and_takes_a_new_setting_in_the_hook_that_brings_it() {
     for leader in [true, false] {
         let mut facts = healthy(&[1]);

@@ -112,6 +112,24 @@ fn a_storage_with_the_data_is_given_up_only_by_a_unit_that_leaves() {
 }
 
 #[test]
+fn no_storage_is_let_go_while_juju_does_not_say_whether_the_unit_leaves() {
+    // With the data in the storage, with the data elsewhere, and of a chosen unit that has not begun yet.
+    let mut elsewhere = healthy(&[1, 2, 3]);
+    elsewhere.storage = Some(storage());
+    let mut unbegun = stored(&[1]);
+    unbegun.host = Host { config: None, data: false, service: Service::Stopped, ..unbegun.host };
+    unbegun.store = Store::Unreachable;
+    unbegun.presented.clear();
+    peer(&mut unbegun).own = bag(1, false);
+    for mut facts in [stored(&[1, 2, 3]), elsewhere, unbegun] {
+        facts.goal = None;
+        let step = plan(&facts, &Event::Detaching);
+        assert_eq!((step.actions, step.hold), (vec![], true));
+        assert_eq!((step.status.word(), step.status), (Word::Waiting, Status::AwaitingGoal));
+    }
+}
+
+#[test]
 fn remove_deletes_only_what_this_member_of_this_cluster_owns() {
     let rows: [(&str, fn(&mut Facts), Remains); 5] = [
         ("its own", |_| {}, Remains::Deleted),
