@@ -14,7 +14,7 @@ use super::files;
 use super::partial::{Progress, Turn};
 use super::reader::Store;
 use super::snapshot::{SnapshotFile, SnapshotFiles, decode_manifest};
-use super::space::Part;
+use super::space::{Part, Space};
 use crate::raft::types::SnapshotMeta;
 
 /// Read buffer for checksums, bytes.
@@ -23,6 +23,7 @@ const CHUNK: usize = 1 << 20;
 /// A snapshot on its way in. Dropping it before [`finish`](Self::finish) keeps what has come, for the next one.
 pub struct SnapshotReceiver {
     turn: Turn,
+    space: Space,
     meta: SnapshotMeta,
     files: Vec<SnapshotFile>,
     index: HashMap<String, usize>,
@@ -82,7 +83,7 @@ impl SnapshotReceiver {
             )));
         }
         let index = files.iter().enumerate().map(|(at, file)| (file.name.clone(), at)).collect();
-        let mut receiver = Self { turn, meta, files, index, progress, open: None };
+        let mut receiver = Self { turn, space: store.space().clone(), meta, files, index, progress, open: None };
         for at in 0..receiver.files.len() {
             if receiver.files[at].size == 0 {
                 // Empty files get no piece.
@@ -119,9 +120,15 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     /// A file that was not announced, a piece that leaves a gap or goes beyond the file's size, a failed write, a checksum
-    /// that does not match: then that file is thrown away and comes again with the next attempt.
+    /// that does not match: then that file is thrown away and comes again with the next attempt. While disk space is low
+    /// nothing more is taken, and what has come goes (`partial`).
     pub fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let refuse = |why: String| Err(StoreError::Snapshot(why));
+        if self.space.is_low() {
+            return refuse(
+                "disk space is low on this member, which takes nothing more of it; free some space".to_owned(),
+            );
+        }
         let Some(&at) = self.index.get(name) else {
             return refuse(format!("a piece of {name:?} came, which the manifest does not list"));
         };

@@ -59,8 +59,25 @@ fn broken(error: StoreError) -> WireError {
     WireError::Io(std::io::Error::other(error))
 }
 
-/// Sends what the other member does not have of a snapshot, and waits until it has installed or refused it.
+/// Sends what the other member does not have of a snapshot, and waits until it has installed or refused it. Ends early when
+/// the snapshot was superseded and may not take its space any longer: the next attempt sends the newest.
 pub(crate) async fn ship(
+    address: &Address,
+    vote: Vote,
+    snapshot: Snapshot,
+    patience: Patience,
+) -> Result<SnapshotResponse<TypeConfig>, WireError> {
+    let shipping = snapshot.snapshot.shipping();
+    tokio::select! {
+        shipped = ship_whole(address, vote, snapshot, patience) => shipped,
+        () = shipping.ended() => {
+            let why = "a newer snapshot took the place of the one that was being sent";
+            Err(WireError::Io(std::io::Error::other(why)))
+        }
+    }
+}
+
+async fn ship_whole(
     address: &Address,
     vote: Vote,
     snapshot: Snapshot,

@@ -167,6 +167,30 @@ async fn a_proof_whose_sender_is_gone_makes_way_for_the_next_and_costs_nothing_o
 }
 
 #[tokio::test]
+async fn while_space_is_low_no_piece_is_taken_and_what_came_goes() {
+    let mut leader = Leader::new(2).await;
+    let snapshot = build(&mut leader.machine).await;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (follower, _machine) = open(dir.path());
+    let mut receiver = begin(&follower, &snapshot);
+    assert_eq!(send(&mut receiver, &snapshot, 3), Ok(false));
+    follower.space().pretend_low(true);
+    let came = held(&receiver);
+    let refused = send(&mut receiver, &snapshot, 1).unwrap_err();
+    assert!(refused.contains("disk space is low on this member"), "{refused}");
+    assert_eq!(held(&receiver), came);
+    drop(receiver);
+    let gone = async {
+        while dir.path().join("snap/receiving-partial").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.expect("the housekeeper removes it");
+    follower.space().pretend_low(false);
+    assert_eq!(send(&mut begin(&follower, &snapshot), &snapshot, usize::MAX), Ok(true), "the next attempt");
+}
+
+#[tokio::test]
 async fn of_the_next_snapshot_of_the_same_sender_only_what_is_new_comes() {
     let mut leader = Leader::new(3).await;
     let first = build(&mut leader.machine).await;
