@@ -61,6 +61,18 @@ fn on_disk(settings: &Settings, log_total: u64, state_total: u64) -> Vec<Bound> 
         Bound { what: "keys and their history", kept: Kept::State, bytes: quota, by: "--quota-backend-bytes" },
         bound("compacted history", Kept::State, compacted, "two layers of history"),
         Bound { what: "tables of the last snapshot", kept: Kept::State, bytes: quota, by: "there is one snapshot" },
+        Bound {
+            what: "an older snapshot on its way to a slow follower",
+            kept: Kept::State,
+            bytes: quota,
+            by: "the oldest goes on, others end; all of them while space is low",
+        },
+        Bound {
+            what: "a snapshot on its way in",
+            kept: Kept::State,
+            bytes: quota,
+            by: "there is one place; nothing is taken while space is low",
+        },
         bound("v2 events", Kept::State, window, "1000 events, and the bytes of large ones"),
         bound("ids that left", Kept::State, ID * store::MAX_REMOVED as u64, "others are forgotten"),
         bound("reserve", Kept::State, store::reserve_bytes(state_total, buffers), "a file of this length"),

@@ -130,6 +130,7 @@ impl Keeper {
             }
             let applied = database.applied.lock().map(log_id);
             drop(database);
+            self.shared.snapshots.superseded().bound(self.low);
             if let Err(error) = self.shared.snapshots.partial().sweep(applied, self.low) {
                 tracing::warn!(%error, "could not remove what had come of a snapshot; the next look tries again");
             }

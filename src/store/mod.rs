@@ -29,6 +29,7 @@ mod receiver;
 mod recent;
 mod records;
 mod room;
+mod shipping;
 mod size;
 mod snapshot;
 mod space;
@@ -47,8 +48,9 @@ pub use machine::{MAX_REMOVED, Machine};
 pub use open::open;
 pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
-pub use receiver::SnapshotReceiver;
+pub use receiver::{Proving, SnapshotReceiver};
 pub use recent::CAPACITY as RECENT_BYTES;
+pub use shipping::Shipping;
 pub use snapshot::SnapshotFiles;
 pub use space::{LogBounds, Part, Space, reserve_bytes};
 #[cfg(test)]

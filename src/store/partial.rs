@@ -2,14 +2,17 @@
 //!
 //! A table file of a sender never changes, and the next snapshot of the same sender has most of them too. So what is kept is
 //! not "the rest of that snapshot" but files: whatever the next list names with the same size and checksum need not be sent
-//! again. Nothing is believed because it lies there: a file counts when its checksum has been computed from what is on the
-//! disk.
+//! again. Nothing is believed because it lies there: bytes count once this process has summed them, as it wrote them or by
+//! reading them from the disk. It does that once: the sums are kept ([`Progress`]) from one attempt to the next for as long
+//! as each file is the same and nobody else has written to it. Those of a snapshot that came whole are forgotten: if its
+//! install fails, the next attempt reads what really lies there.
 //!
 //! There is at most one such directory. It goes when the member has got past it by other means, when space is low, and when
 //! nobody went on with it for [`KEPT_FOR`].
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +52,43 @@ struct Place {
 struct Left {
     last: Option<LogId>,
     since: Instant,
+    summed: HashMap<String, Progress>,
+}
+
+/// How much of a file's beginning this process has summed, what it sums to, and which file that was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// Bytes.
+    pub written: u64,
+    /// CRC-32C of them.
+    pub crc: u32,
+    stamp: Option<Stamp>,
+}
+
+/// Differs once anybody else has written to a file, or put another in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    written_at: (i64, i64),
+}
+
+impl Progress {
+    /// So much of the file that `found` describes, as it is now.
+    pub fn of(written: u64, crc: u32, found: &Metadata) -> Self {
+        Self { written, crc, stamp: Some(Stamp::of(found)) }
+    }
+
+    /// Whether it is about the file that `found` describes.
+    pub fn is_of(&self, found: &Metadata) -> bool {
+        self.stamp == Some(Stamp::of(found))
+    }
+}
+
+impl Stamp {
+    fn of(found: &Metadata) -> Self {
+        Self { inode: found.ino(), size: found.len(), written_at: (found.mtime(), found.mtime_nsec()) }
+    }
 }
 
 impl Partial {
@@ -59,7 +99,7 @@ impl Partial {
         let listed = fs::read(dir.join(LIST)).ok().and_then(|list| decode_manifest(&list).ok());
         let left = match listed {
             Some((meta, _)) if meta.last_log_id > newest => {
-                Some(Left { last: meta.last_log_id, since: Instant::now() })
+                Some(Left { last: meta.last_log_id, since: Instant::now(), summed: HashMap::new() })
             }
             _ => {
                 files::remove_dir(&dir)?;
@@ -79,8 +119,8 @@ impl Partial {
             }
         }
         place.taken = true;
-        let last = place.left.take().and_then(|left| left.last);
-        Ok(Turn { partial: Arc::clone(self), last })
+        let (last, summed) = place.left.take().map_or_else(Default::default, |left| (left.last, left.summed));
+        Ok(Turn { partial: Arc::clone(self), last, summed })
     }
 
     /// Removes what lies there if nobody needs it any more; see the module's head. Blocks on the disk.
@@ -102,11 +142,32 @@ impl Partial {
 pub(super) struct Turn {
     partial: Arc<Partial>,
     last: Option<LogId>,
+    /// By name; only files that lie there have an entry, though not all.
+    summed: HashMap<String, Progress>,
 }
 
 impl Turn {
     pub fn dir(&self) -> &Path {
         &self.partial.dir
+    }
+
+    /// What was summed of a file before, in this turn or an earlier one of this process.
+    pub fn summed(&self, name: &str) -> Progress {
+        self.summed.get(name).copied().unwrap_or_default()
+    }
+
+    /// Keeps what is summed of a file now, for this turn and the next.
+    pub fn keep(&mut self, name: &str, progress: Progress) {
+        if let Some(kept) = self.summed.get_mut(name) {
+            *kept = progress;
+        } else {
+            self.summed.insert(name.to_owned(), progress);
+        }
+    }
+
+    /// The next turn reads everything from the disk again.
+    pub fn forget_sums(&mut self) {
+        self.summed.clear();
     }
 
     /// Makes the place ready for the files of `manifest`, which reads as `meta` and `listed`: whatever is there and not one
@@ -127,6 +188,7 @@ impl Turn {
             let same = wanted.get(name.as_str()).is_some_and(|file| before.get(&name) == Some(*file));
             let fits = |file: &SnapshotFile| fs::metadata(&path).is_ok_and(|found| found.len() <= file.size);
             if name != LIST && !(same && wanted.get(name.as_str()).is_some_and(|file| fits(file))) {
+                self.summed.remove(&name);
                 fs::remove_file(&path).map_err(StoreError::files("remove", &path))?;
             }
         }
@@ -141,7 +203,8 @@ impl Drop for Turn {
         let mut place = self.partial.place.lock();
         // Gone when it became a snapshot.
         let left = self.partial.dir.join(LIST).exists();
-        place.left = left.then(|| Left { last: self.last, since: Instant::now() });
+        let summed = std::mem::take(&mut self.summed);
+        place.left = left.then(|| Left { last: self.last, since: Instant::now(), summed });
         place.taken = false;
         self.partial.free.notify_one();
     }

@@ -5,16 +5,16 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::StoreError;
 use super::files;
-use super::partial::Turn;
+use super::partial::{Progress, Turn};
 use super::reader::Store;
 use super::snapshot::{SnapshotFile, SnapshotFiles, decode_manifest};
-use super::space::Part;
+use super::space::{Part, Space};
 use crate::raft::types::SnapshotMeta;
 
 /// Read buffer for checksums, bytes.
@@ -23,6 +23,7 @@ const CHUNK: usize = 1 << 20;
 /// A snapshot on its way in. Dropping it before [`finish`](Self::finish) keeps what has come, for the next one.
 pub struct SnapshotReceiver {
     turn: Turn,
+    space: Space,
     meta: SnapshotMeta,
     files: Vec<SnapshotFile>,
     index: HashMap<String, usize>,
@@ -31,32 +32,50 @@ pub struct SnapshotReceiver {
     open: Option<(usize, File)>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Progress {
-    written: u64,
-    crc: u32,
+/// A look at what is here of a snapshot, for others to see how it gets on, or to end it.
+#[derive(Debug, Default)]
+pub struct Proving {
+    read: AtomicU64,
+    given_up: AtomicBool,
+}
+
+impl Proving {
+    /// Bytes that were read from the disk for it.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Nobody waits for it any more: it ends at its next step, and what it has proven until then counts for the next.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        if self.given_up.load(Ordering::Acquire) {
+            return Err(StoreError::Snapshot("its sender is gone".to_owned()));
+        }
+        Ok(())
+    }
 }
 
 impl SnapshotReceiver {
     /// Reads the sender's [`manifest`](SnapshotFiles::manifest), finds out what of it is here already (from an attempt that
-    /// broke off, or in this member's own snapshot) and makes room for the rest. Adds to `checked` the bytes that it has
-    /// read for that, so that somebody else can see it get on. Blocks on the disk.
+    /// broke off, or in this member's own snapshot) and makes room for the rest. `proving` shows how it gets on. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// A manifest that is damaged, of a newer format, names files as RocksDB would not, or announces more than fits; another
-    /// snapshot that is being installed.
-    pub fn begin(store: &Store, manifest: &[u8], checked: &AtomicU64) -> Result<Self, StoreError> {
+    /// snapshot that is being installed; a sender that is gone.
+    pub fn begin(store: &Store, manifest: &[u8], proving: &Proving) -> Result<Self, StoreError> {
         let (meta, files) = decode_manifest(manifest)?;
         let snapshots = &store.shared.snapshots;
         let mut turn = snapshots.partial().take()?;
+        proving.go_on()?;
         turn.prepare(manifest, &meta, &files)?;
         if let Some(own) = snapshots.current() {
             link_known(&own, turn.dir(), &files);
         }
-        let progress = files
-            .iter()
-            .map(|file| prove(&turn.dir().join(&file.name), file, checked))
-            .collect::<Result<Vec<_>, _>>()?;
+        let progress = files.iter().map(|file| prove(&mut turn, file, proving)).collect::<Result<Vec<_>, _>>()?;
         let missing: u64 = files.iter().zip(&progress).map(|(file, held)| file.size - held.written).sum();
         if !store.space().has_spare_room(Part::State, missing) {
             return Err(StoreError::Snapshot(format!(
@@ -64,7 +83,7 @@ impl SnapshotReceiver {
             )));
         }
         let index = files.iter().enumerate().map(|(at, file)| (file.name.clone(), at)).collect();
-        let mut receiver = Self { turn, meta, files, index, progress, open: None };
+        let mut receiver = Self { turn, space: store.space().clone(), meta, files, index, progress, open: None };
         for at in 0..receiver.files.len() {
             if receiver.files[at].size == 0 {
                 // Empty files get no piece.
@@ -101,13 +120,19 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     /// A file that was not announced, a piece that leaves a gap or goes beyond the file's size, a failed write, a checksum
-    /// that does not match: then that file is thrown away and comes again with the next attempt.
+    /// that does not match: then that file is thrown away and comes again with the next attempt. While disk space is low
+    /// nothing more is taken, and what has come goes (`partial`).
     pub fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let refuse = |why: String| Err(StoreError::Snapshot(why));
+        if self.space.is_low() {
+            return refuse(
+                "disk space is low on this member, which takes nothing more of it; free some space".to_owned(),
+            );
+        }
         let Some(&at) = self.index.get(name) else {
             return refuse(format!("a piece of {name:?} came, which the manifest does not list"));
         };
-        let Progress { written, crc } = self.progress[at];
+        let Progress { written, crc, .. } = self.progress[at];
         if offset != written {
             return refuse(format!("a piece of {name} came at {offset}, expected {written}"));
         }
@@ -117,15 +142,17 @@ impl SnapshotReceiver {
             return refuse(format!("{name} is longer than the {size} bytes that were announced"));
         }
         let path = self.turn.dir().join(name);
-        self.file(at)?.write_all(bytes).map_err(StoreError::files("write", &path))?;
+        let file = self.file(at)?;
+        file.write_all(bytes).map_err(StoreError::files("write", &path))?;
+        let found = file.metadata().map_err(StoreError::files("look at", &path))?;
         let crc = crc32c::crc32c_append(crc, bytes);
-        self.progress[at] = Progress { written: after, crc };
+        self.set(at, Progress::of(after, crc, &found));
         if after < size {
             return Ok(());
         }
         if crc != self.files[at].crc {
             self.open = None;
-            self.progress[at] = Progress::default();
+            self.set(at, Progress::default());
             fs::remove_file(&path).map_err(StoreError::files("remove", &path))?;
             return refuse(format!("the checksum of {name} does not match"));
         }
@@ -137,7 +164,7 @@ impl SnapshotReceiver {
     /// # Errors
     /// A file that is short; a failed sync.
     pub fn finish(self) -> Result<SnapshotFiles, StoreError> {
-        let Self { turn, meta, files, progress, open, .. } = self;
+        let Self { mut turn, meta, files, progress, open, .. } = self;
         drop(open);
         for (file, progress) in files.iter().zip(&progress) {
             if progress.written != file.size {
@@ -146,7 +173,13 @@ impl SnapshotReceiver {
             }
         }
         files::sync(turn.dir())?;
+        turn.forget_sums();
         Ok(SnapshotFiles::received(turn, meta, files))
+    }
+
+    fn set(&mut self, at: usize, progress: Progress) {
+        self.turn.keep(&self.files[at].name, progress);
+        self.progress[at] = progress;
     }
 
     fn file(&mut self, at: usize) -> Result<&mut File, StoreError> {
@@ -175,26 +208,32 @@ fn link_known(own: &SnapshotFiles, dir: &Path, wanted: &[SnapshotFile]) {
     }
 }
 
-/// How much of a file is here and what it sums to. A whole file with another sum is thrown away.
-fn prove(path: &Path, wanted: &SnapshotFile, checked: &AtomicU64) -> Result<Progress, StoreError> {
-    let mut file = match File::open(path) {
+/// How much of a file is here and what it sums to; reads what was not summed before. A whole file with another sum is thrown
+/// away.
+fn prove(turn: &mut Turn, wanted: &SnapshotFile, proving: &Proving) -> Result<Progress, StoreError> {
+    let path = turn.dir().join(&wanted.name);
+    let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Progress::default()),
         Err(error) => return Err(StoreError::files("open", path)(error)),
     };
+    let found = file.metadata().map_err(StoreError::files("look at", &path))?;
+    let mut held = Some(turn.summed(&wanted.name)).filter(|kept| kept.is_of(&found)).unwrap_or_default();
+    file.seek(SeekFrom::Start(held.written)).map_err(StoreError::files("read", &path))?;
     let mut buffer = vec![0; CHUNK.min(usize::try_from(wanted.size).unwrap_or(CHUNK)).max(1)];
-    let mut held = Progress::default();
     loop {
-        let read = file.read(&mut buffer).map_err(StoreError::files("read", path))?;
+        proving.go_on()?;
+        let read = file.read(&mut buffer).map_err(StoreError::files("read", &path))?;
         if read == 0 {
             break;
         }
-        held.written += read as u64;
-        held.crc = crc32c::crc32c_append(held.crc, &buffer[..read]);
-        checked.fetch_add(read as u64, Ordering::Relaxed);
+        held = Progress::of(held.written + read as u64, crc32c::crc32c_append(held.crc, &buffer[..read]), &found);
+        turn.keep(&wanted.name, held);
+        proving.read.fetch_add(read as u64, Ordering::Relaxed);
     }
     if held.written > wanted.size || (held.written == wanted.size && held.crc != wanted.crc) {
-        fs::remove_file(path).map_err(StoreError::files("remove", path))?;
+        turn.keep(&wanted.name, Progress::default());
+        fs::remove_file(&path).map_err(StoreError::files("remove", &path))?;
         return Ok(Progress::default());
     }
     Ok(held)

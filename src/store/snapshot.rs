@@ -21,6 +21,7 @@ use super::error::StoreError;
 use super::install::Ownership;
 use super::partial::{self, Partial, Turn};
 use super::records::{LogIdRow, MembershipRow, log_id};
+use super::shipping::{Shipment, Shipping, Superseded};
 use super::{files, keys};
 use crate::raft::types::{LogId, SnapshotMeta};
 
@@ -58,6 +59,7 @@ struct Held {
     files: Vec<SnapshotFile>,
     /// Superseded: the directory goes with the last user.
     obsolete: AtomicBool,
+    shipment: Arc<Shipment>,
     /// For one that was just received: nobody else writes there until it is installed, or not.
     _turn: Option<Turn>,
 }
@@ -96,14 +98,19 @@ struct FileRow {
 
 impl SnapshotFiles {
     pub(super) fn new(dir: PathBuf, meta: SnapshotMeta, files: Vec<SnapshotFile>) -> Self {
-        Self { inner: Arc::new(Held { dir, meta, files, obsolete: AtomicBool::new(false), _turn: None }) }
+        Self::held(dir, meta, files, None)
     }
 
     /// What has come whole and is to be installed. Until that gives it its final name it stays where it is, so that it need
     /// not come again when the install fails.
     pub(super) fn received(turn: Turn, meta: SnapshotMeta, files: Vec<SnapshotFile>) -> Self {
         let dir = turn.dir().to_owned();
-        Self { inner: Arc::new(Held { dir, meta, files, obsolete: AtomicBool::new(false), _turn: Some(turn) }) }
+        Self::held(dir, meta, files, Some(turn))
+    }
+
+    fn held(dir: PathBuf, meta: SnapshotMeta, files: Vec<SnapshotFile>, turn: Option<Turn>) -> Self {
+        let (obsolete, shipment) = (AtomicBool::new(false), Arc::default());
+        Self { inner: Arc::new(Held { dir, meta, files, obsolete, shipment, _turn: turn }) }
     }
 
     /// Last log id and membership in the snapshot.
@@ -138,6 +145,11 @@ impl SnapshotFiles {
     /// What a receiver must know first: [`SnapshotReceiver::begin`](super::receiver::SnapshotReceiver::begin) reads it.
     pub fn manifest(&self) -> bytes::Bytes {
         encode_manifest(self.meta(), self.files()).into()
+    }
+
+    /// Says that it is sent to another member for as long as the answer lives, and lets the sender know when to end.
+    pub fn shipping(&self) -> Shipping {
+        Shipping::of(&self.inner.shipment)
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -206,6 +218,7 @@ pub(super) struct Snapshots {
     dir: PathBuf,
     current: Mutex<Option<SnapshotFiles>>,
     partial: Arc<Partial>,
+    superseded: Superseded,
     /// Makes staging names unique within this process.
     next: AtomicU64,
 }
@@ -236,12 +249,18 @@ impl Snapshots {
             }
         }
         let partial = Partial::open(&dir, current.as_ref().and_then(|newest| newest.meta().last_log_id))?;
-        Ok(Self { dir, current: Mutex::new(current), partial, next: AtomicU64::new(0) })
+        let (current, superseded) = (Mutex::new(current), Superseded::default());
+        Ok(Self { dir, current, partial, superseded, next: AtomicU64::new(0) })
     }
 
     /// The place for one that is on its way in.
     pub fn partial(&self) -> &Arc<Partial> {
         &self.partial
+    }
+
+    /// Those that were superseded and are still being sent.
+    pub fn superseded(&self) -> &Superseded {
+        &self.superseded
     }
 
     /// The newest complete snapshot.
@@ -353,6 +372,8 @@ impl Snapshots {
         let published = SnapshotFiles::new(dir, meta, listed);
         if let Some(older) = current.replace(published.clone()) {
             older.retire();
+            self.superseded.add(&older.inner.shipment);
+            self.superseded.bound(false);
         }
         Ok(published)
     }

@@ -258,6 +258,12 @@ impl Space {
         self.inner.low.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    /// Says that space is low, or not, until the next look; for space that nobody measures that is for good.
+    pub fn pretend_low(&self, low: bool) {
+        self.inner.low.store(low, Ordering::Relaxed);
+    }
+
     /// Whether this member must refuse what grows the store.
     pub fn refuses_growth(&self) -> bool {
         self.inner.refuses.load(Ordering::Relaxed)

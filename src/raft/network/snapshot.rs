@@ -10,7 +10,6 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -28,7 +27,7 @@ use super::wire::{Channel, Frame, WireError, put_frame, take_frame};
 use crate::raft::Inner;
 use crate::raft::codec::{CodecError, Reader, put_bytes, put_vote, vote};
 use crate::raft::types::{Snapshot, TypeConfig, Vote};
-use crate::store::{SnapshotFiles, SnapshotReceiver, Store, StoreError};
+use crate::store::{Proving, SnapshotFiles, SnapshotReceiver, Store, StoreError};
 use crate::work::SHIP_PIECE_BYTES;
 
 /// How long a side waits for the other.
@@ -60,8 +59,25 @@ fn broken(error: StoreError) -> WireError {
     WireError::Io(std::io::Error::other(error))
 }
 
-/// Sends what the other member does not have of a snapshot, and waits until it has installed or refused it.
+/// Sends what the other member does not have of a snapshot, and waits until it has installed or refused it. Ends early when
+/// the snapshot was superseded and may not take its space any longer: the next attempt sends the newest.
 pub(crate) async fn ship(
+    address: &Address,
+    vote: Vote,
+    snapshot: Snapshot,
+    patience: Patience,
+) -> Result<SnapshotResponse<TypeConfig>, WireError> {
+    let shipping = snapshot.snapshot.shipping();
+    tokio::select! {
+        shipped = ship_whole(address, vote, snapshot, patience) => shipped,
+        () = shipping.ended() => {
+            let why = "a newer snapshot took the place of the one that was being sent";
+            Err(WireError::Io(std::io::Error::other(why)))
+        }
+    }
+}
+
+async fn ship_whole(
     address: &Address,
     vote: Vote,
     snapshot: Snapshot,
@@ -189,9 +205,9 @@ impl Line {
         }
     }
 
-    /// Waits for `work` on the disk, and tells the other side while `done` moves. What does not get on is not told, so the
+    /// Waits for `work` on the disk, and tells the other side while `proving` moves. What does not get on is not told, so the
     /// other side ends it.
-    async fn while_working<T>(&mut self, done: &AtomicU64, mut work: JoinHandle<T>) -> Result<T, WireError> {
+    async fn while_working<T>(&mut self, proving: &Proving, mut work: JoinHandle<T>) -> Result<T, WireError> {
         let mut ticks = interval(SAY_EVERY.min(self.silence / 4));
         let mut told = 0;
         loop {
@@ -199,7 +215,7 @@ impl Line {
                 outcome = &mut work => return outcome.map_err(task_failed),
                 _ = ticks.tick() => {}
             }
-            let now = done.load(Ordering::Relaxed);
+            let now = proving.read();
             if now != told {
                 told = now;
                 let mut out = BytesMut::new();
@@ -253,11 +269,21 @@ async fn installed(line: &mut Line, vote: &Vote) -> Result<(), WireError> {
     line.send(&mut out).await
 }
 
+/// A look at what is here that nobody waits for once this is dropped: its thread must not keep the place from the next.
+#[derive(Default)]
+struct Proof(Arc<Proving>);
+
+impl Drop for Proof {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 async fn gather(store: &Store, line: &mut Line, manifest: Bytes) -> Result<SnapshotFiles, WireError> {
-    let (store, checked) = (store.clone(), Arc::new(AtomicU64::new(0)));
-    let done = checked.clone();
-    let begin = tokio::task::spawn_blocking(move || SnapshotReceiver::begin(&store, &manifest, &done));
-    let mut receiver = line.while_working(&checked, begin).await?.map_err(broken)?;
+    let (store, proof) = (store.clone(), Proof::default());
+    let proving = proof.0.clone();
+    let begin = tokio::task::spawn_blocking(move || SnapshotReceiver::begin(&store, &manifest, &proving));
+    let mut receiver = line.while_working(&proof.0, begin).await?.map_err(broken)?;
     let mut out = BytesMut::new();
     put_frame(&mut out, kind::HELD, 0, |out| receiver.held().for_each(|bytes| out.put_u64_le(bytes)));
     line.send(&mut out).await?;

@@ -156,6 +156,34 @@ async fn shipped(nodes: &[Node], patience: Patience, to: usize) -> Result<(), Wi
 }
 
 #[tokio::test]
+async fn a_superseded_snapshot_on_a_slow_wire_ends_while_space_is_low_and_the_newest_arrives() {
+    let Wired { nodes, wires, .. } = wired().await;
+    let lead = leader(&nodes).await;
+    let to = (lead + 1) % 3;
+    fill(&nodes[lead], 4).await;
+    forget(&nodes[lead]).await;
+    let patience = Patience { silence: Duration::from_secs(60), install: Duration::from_secs(60) };
+    // Two minutes or more for the whole: it does not get done before the next snapshot.
+    wires[to].at_a_time.store(256, Ordering::SeqCst);
+    let mut slow = Box::pin(shipped(&nodes, patience, to));
+    let newer = async {
+        nodes[lead].put("newer", "1").await.expect("the other follower is quick");
+        eventually("the slow one needs no snapshot itself", || nodes[to].version("newer") == 1).await;
+        forget(&nodes[lead]).await;
+    };
+    tokio::select! {
+        outcome = &mut slow => panic!("the oldest goes on: {outcome:?}"),
+        () = newer => {}
+    }
+    nodes[lead].consensus.inner.store.space().pretend_low(true);
+    let ended = slow.await.expect_err("its space is wanted back");
+    assert!(ended.to_string().contains("a newer snapshot"), "{ended}");
+    nodes[lead].consensus.inner.store.space().pretend_low(false);
+    wires[to].at_a_time.store(usize::MAX, Ordering::SeqCst);
+    shipped(&nodes, patience, to).await.expect("the newest is shipped");
+}
+
+#[tokio::test]
 async fn a_slow_wire_takes_its_time_and_a_silent_one_is_given_up() {
     let Wired { nodes, wires, .. } = wired().await;
     let lead = leader(&nodes).await;

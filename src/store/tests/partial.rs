@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::snapshots::{begin, build, ship};
 use super::{apply, entry, open, put, small};
-use crate::store::{Machine, SnapshotFiles, SnapshotReceiver, Store, Watermark};
+use crate::store::{Machine, Proving, SnapshotFiles, SnapshotReceiver, Store, Watermark};
 
 const PIECE: usize = 4096;
 
@@ -119,6 +119,75 @@ async fn a_whole_snapshot_whose_install_failed_need_not_come_again() {
     drop((follower, machine));
     let (follower, _machine) = reopened(dir.path());
     assert_eq!(held(&begin(&follower, &snapshot)), snapshot.total_bytes());
+}
+
+/// Bytes that the next attempt reads from the disk, and those that it has then.
+fn proven(follower: &Store, snapshot: &SnapshotFiles) -> (u64, u64) {
+    let proving = Proving::default();
+    let receiver = SnapshotReceiver::begin(follower, &snapshot.manifest(), &proving).unwrap();
+    (proving.read(), held(&receiver))
+}
+
+#[tokio::test]
+async fn what_was_summed_once_is_not_read_again_by_the_next_attempt_unless_it_came_whole() {
+    let mut leader = Leader::new(3).await;
+    let snapshot = build(&mut leader.machine).await;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (follower, machine) = open(dir.path());
+    let mut receiver = begin(&follower, &snapshot);
+    assert_eq!(send(&mut receiver, &snapshot, 6), Ok(false));
+    let came = held(&receiver);
+    drop(receiver);
+    assert_eq!(proven(&follower, &snapshot), (0, came), "it was summed as it was written");
+    drop((follower, machine));
+    let (follower, _machine) = reopened(dir.path());
+    assert_eq!(proven(&follower, &snapshot), (came, came), "another process believes nothing");
+    assert_eq!(proven(&follower, &snapshot), (0, came), "and reads it once");
+    let total = snapshot.total_bytes();
+    drop(ship(&snapshot, &follower).finish().unwrap());
+    assert_eq!(proven(&follower, &snapshot), (total, total), "an install that fails may have had a reason");
+}
+
+#[tokio::test]
+async fn a_proof_whose_sender_is_gone_makes_way_for_the_next_and_costs_nothing_of_what_came() {
+    let mut leader = Leader::new(2).await;
+    let snapshot = build(&mut leader.machine).await;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (follower, _machine) = open(dir.path());
+    let mut receiver = begin(&follower, &snapshot);
+    assert_eq!(send(&mut receiver, &snapshot, 6), Ok(false));
+    let came = held(&receiver);
+    drop(receiver);
+    let gone = Proving::default();
+    gone.give_up();
+    let refused = SnapshotReceiver::begin(&follower, &snapshot.manifest(), &gone).err().unwrap();
+    assert!(refused.to_string().contains("its sender is gone"), "{refused}");
+    assert_eq!(gone.read(), 0);
+    assert_eq!(held(&begin(&follower, &snapshot)), came);
+}
+
+#[tokio::test]
+async fn while_space_is_low_no_piece_is_taken_and_what_came_goes() {
+    let mut leader = Leader::new(2).await;
+    let snapshot = build(&mut leader.machine).await;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (follower, _machine) = open(dir.path());
+    let mut receiver = begin(&follower, &snapshot);
+    assert_eq!(send(&mut receiver, &snapshot, 3), Ok(false));
+    follower.space().pretend_low(true);
+    let came = held(&receiver);
+    let refused = send(&mut receiver, &snapshot, 1).unwrap_err();
+    assert!(refused.contains("disk space is low on this member"), "{refused}");
+    assert_eq!(held(&receiver), came);
+    drop(receiver);
+    let gone = async {
+        while dir.path().join("snap/receiving-partial").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.expect("the housekeeper removes it");
+    follower.space().pretend_low(false);
+    assert_eq!(send(&mut begin(&follower, &snapshot), &snapshot, usize::MAX), Ok(true), "the next attempt");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{apply, entry, open, put};
 use crate::model::view::View;
-use crate::store::{EventSink, Machine, Moment, SnapshotFiles, SnapshotReceiver, Store};
+use crate::store::{EventSink, Machine, Moment, Proving, Shipping, SnapshotFiles, SnapshotReceiver, Store};
 
 const PIECE: usize = 1000;
 
@@ -26,7 +26,7 @@ fn contents(snapshot: &SnapshotFiles, name: &str) -> Vec<u8> {
 }
 
 pub(super) fn begin(to: &Store, snapshot: &SnapshotFiles) -> SnapshotReceiver {
-    SnapshotReceiver::begin(to, &snapshot.manifest(), &AtomicU64::new(0)).unwrap()
+    SnapshotReceiver::begin(to, &snapshot.manifest(), &Proving::default()).unwrap()
 }
 
 pub(super) fn ship(snapshot: &SnapshotFiles, to: &Store) -> SnapshotReceiver {
@@ -104,6 +104,28 @@ async fn a_newer_snapshot_takes_the_place_of_the_older_once_nobody_reads_that() 
 }
 
 #[tokio::test]
+async fn of_superseded_snapshots_only_the_oldest_goes_on_to_a_slow_follower_and_none_while_space_is_low() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut machine) = open(dir.path());
+    let mut shipped = Vec::new();
+    for index in 0..4 {
+        apply(&mut machine, [entry(index, put(b"k", &[index as u8]))]).await;
+        let snapshot = build(&mut machine).await;
+        shipped.push((snapshot.shipping(), snapshot));
+    }
+    let ended =
+        |shipped: &[(Shipping, SnapshotFiles)]| shipped.iter().map(|(one, _)| one.has_ended()).collect::<Vec<_>>();
+    assert_eq!(ended(&shipped), [false, true, true, false], "the oldest and the current one go on");
+    shipped.drain(1..3);
+    assert_eq!(std::fs::read_dir(dir.path().join("snap")).unwrap().count(), 2);
+    store.space().pretend_low(true);
+    timeout(Duration::from_secs(60), shipped[0].0.ended()).await.expect("the housekeeper looks");
+    assert_eq!(ended(&shipped), [true, false], "the current one takes no space of its own");
+    drop(shipped);
+    assert_eq!(std::fs::read_dir(dir.path().join("snap")).unwrap().count(), 1);
+}
+
+#[tokio::test]
 async fn pieces_that_do_not_fit_the_manifest_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut machine) = open(dir.path());
@@ -134,7 +156,7 @@ async fn a_flipped_bit_is_refused_wherever_it_is() {
     for at in 0..manifest.len() {
         let mut flipped = manifest.to_vec();
         flipped[at] ^= 0x10;
-        assert!(SnapshotReceiver::begin(&store, &flipped, &AtomicU64::new(0)).is_err(), "byte {at} of the manifest");
+        assert!(SnapshotReceiver::begin(&store, &flipped, &Proving::default()).is_err(), "byte {at} of the manifest");
     }
     // Another member: this one knows the tables.
     let other = tempfile::tempdir().unwrap();
