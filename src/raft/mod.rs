@@ -211,6 +211,8 @@ impl Consensus {
     /// Stops consensus on this member; what is in flight answers `Stopped`. Leadership should have moved before.
     pub async fn shutdown(&self) {
         self.inner.stopping.cancel();
+        // Before: the core may wait for what waits for space.
+        self.inner.store.space().close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop cleanly");
         }

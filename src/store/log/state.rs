@@ -273,6 +273,11 @@ impl State {
         self.runs.iter().filter_map(place).collect()
     }
 
+    /// How many runs there are on disk.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// How many places are known to start reading at.
     #[cfg(test)]
     pub fn points(&self) -> usize {
