@@ -315,8 +315,8 @@ impl Host {
         Ok(())
     }
 
-    /// Removes what was installed. The folder made for data at the installation goes when it is empty: what is in
-    /// it may be somebody else's, also when this member's data was in a storage.
+    /// Removes what was installed. The default data folder is removed only if it is empty: its contents may belong
+    /// to another member, even when this member's data was on a storage.
     ///
     /// # Errors
     /// [`HostError`] with the path that failed.

@@ -1,9 +1,9 @@
 //! A small etcd client for the charm and the tests: one connection, short deadlines.
 //!
-//! [`Client::connect`] takes a list of endpoints and keeps the first that completes TCP, TLS and
-//! the HTTP/2 preface. A call is sent once, to that endpoint, and never repeated: a repeated
-//! membership change after an unknown outcome is the caller's decision. Every call ends within
-//! [`CALL_TIMEOUT`]. TLS is rustls through our own connector; the three PEM texts are held in
+//! [`Client::connect`] takes a list of endpoints and uses the first that completes TCP, TLS and
+//! the HTTP/2 preface. A call is sent once, to that endpoint, and never retried: whether to retry a
+//! membership change with an unknown outcome is the caller's decision. Every call ends within
+//! [`CALL_TIMEOUT`]. TLS is rustls with our own connector; the three PEM texts are kept in
 //! memory only.
 
 pub mod copy;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub use presented::{Presented, presented};
-/// The kinds of refusal, as gRPC numbers them.
+/// gRPC status codes.
 pub use tonic::Code;
 
 use crate::proto::etcdserverpb as pb;
@@ -31,14 +31,14 @@ use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 
-/// Longest time to reach one endpoint: TCP connect, TLS handshake and HTTP/2 preface.
+/// Timeout to connect to one endpoint: TCP connect, TLS handshake and HTTP/2 preface.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest time one call may take.
+/// Timeout of one call.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most endpoints tried by one [`Client::connect`].
+/// Maximum number of endpoints tried by one [`Client::connect`].
 pub const MAX_ENDPOINTS: usize = 16;
 
-/// What can go wrong between us and a member.
+/// Why a call to a member failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// An endpoint is not `http://host:port` or `https://host:port`.
@@ -60,16 +60,16 @@ pub enum ClientError {
     /// No endpoint could be reached.
     #[error("no etcd endpoint could be reached: {0}")]
     Unreachable(String),
-    /// A member answered with an error; the sentence is etcd's own.
+    /// A member returned an error, with etcd's message.
     #[error("{}", .0.message())]
     Refused(Box<tonic::Status>),
-    /// A member answered something that cannot be read.
+    /// A member's response cannot be decoded.
     #[error("the answer of etcd to {0} could not be read")]
     Answer(&'static str),
 }
 
 impl ClientError {
-    /// The gRPC code of a refusal, if a member did answer.
+    /// The gRPC code, if a member returned an error.
     #[must_use]
     pub fn code(&self) -> Option<Code> {
         match self {
@@ -88,7 +88,7 @@ impl From<tonic::Status> for ClientError {
 /// The three PEM texts of a mutual-TLS client.
 #[derive(Clone)]
 pub struct TlsPem {
-    /// Authorities trusted for the server's certificate; may hold several.
+    /// CA certificates trusted to sign the server's certificate, one or more.
     pub ca: String,
     /// Our certificate.
     pub certificate: String,
@@ -96,7 +96,7 @@ pub struct TlsPem {
     pub key: String,
 }
 
-/// One member as the cluster lists it.
+/// A member in the cluster's member list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Member id.
@@ -107,22 +107,22 @@ pub struct Member {
     pub peer_urls: Vec<String>,
     /// Client URLs; empty until the member has started for the first time.
     pub client_urls: Vec<String>,
-    /// True while it replicates without a vote.
+    /// Whether it is a learner (a non-voting member).
     pub is_learner: bool,
 }
 
-/// What one member says about itself.
+/// The status of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Its own id.
     pub member_id: u64,
     /// The id of its cluster.
     pub cluster_id: u64,
-    /// The raft leader's id as it sees it; 0 when there is none.
+    /// The Raft leader's id as known to it; 0 when there is none.
     pub leader: u64,
     /// Server version, such as `3.6.1`.
     pub version: String,
-    /// True while it is a learner.
+    /// Whether it is a learner.
     pub is_learner: bool,
     /// Current revision.
     pub revision: i64,
@@ -135,7 +135,7 @@ pub struct Status {
 pub struct Client {
     channel: Channel,
     endpoint: String,
-    /// Sent with calls once logged in.
+    /// Auth token, sent with each call once logged in.
     token: Option<tonic::metadata::MetadataValue<tonic::metadata::Ascii>>,
 }
 
@@ -149,7 +149,7 @@ impl Client {
         Self::connect_with(endpoints, tls.map(tls_config).transpose()?).await
     }
 
-    /// The same with a TLS configuration of the caller's own; it must offer `h2`.
+    /// As [`Client::connect`], with the caller's own TLS configuration, which must offer `h2` in ALPN.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -175,7 +175,7 @@ impl Client {
         &self.endpoint
     }
 
-    /// Lists the members; `linearizable` asks the quorum, otherwise the member's own view.
+    /// Lists the members; `linearizable` confirms the list with a quorum, otherwise it is the member's local list.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with etcd's sentence.
@@ -195,7 +195,7 @@ impl Client {
         answer.member.map(|member| member.id).ok_or(ClientError::Answer("member add"))
     }
 
-    /// Makes a learner a voter.
+    /// Promotes a learner to a voting member.
     ///
     /// # Errors
     /// [`ClientError::Refused`] while the learner is not in sync.
@@ -207,7 +207,7 @@ impl Client {
     /// Removes a member.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when unknown or when the rest could not form a quorum.
+    /// [`ClientError::Refused`] when the member is unknown or the removal would lose the quorum.
     pub async fn member_remove(&self, id: u64) -> Result<(), ClientError> {
         self.cluster().member_remove(timed(pb::MemberRemoveRequest { id })).await?;
         Ok(())
@@ -216,14 +216,14 @@ impl Client {
     /// Replaces a member's peer URLs.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when unknown or when a URL belongs to another member.
+    /// [`ClientError::Refused`] when the member is unknown or a URL belongs to another member.
     pub async fn member_update(&self, id: u64, peer_urls: &[String]) -> Result<(), ClientError> {
         let request = timed(pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls.to_vec() });
         self.cluster().member_update(request).await?;
         Ok(())
     }
 
-    /// What the connected member says about itself.
+    /// The status of the connected member.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it cannot answer.
@@ -242,7 +242,7 @@ impl Client {
     }
 
     /// The check of `etcdctl endpoint health`: a linearizable read through this member succeeds
-    /// (or is denied by access control, which also proves a quorum) and no alarm is raised.
+    /// (or is denied for lack of permission, which also proves a quorum) and no alarm is raised.
     /// Returns the names of the raised alarms; empty means healthy.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ impl Client {
         Ok(alarms.iter().map(|raised| format!("{} on {:x}", raised.alarm().as_str_name(), raised.member_id)).collect())
     }
 
-    /// Moves raft leadership; only the raft leader accepts this.
+    /// Transfers Raft leadership; only the leader accepts this call.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `not leader` or `bad leader transferee`.
@@ -326,7 +326,7 @@ fn timed<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Where an endpoint is.
+/// A parsed endpoint.
 #[derive(Debug, Clone)]
 struct Target {
     text: String,
@@ -384,7 +384,7 @@ impl Target {
     }
 }
 
-/// Opens one channel. `https` needs `config`; `http` must not have it.
+/// Opens a channel to one endpoint. `config` is required for `https` and forbidden for `http`.
 async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Result<Channel, ClientError> {
     let bad = |cause: &dyn std::fmt::Display| ClientError::Endpoint {
         endpoint: endpoint.to_owned(),
@@ -404,7 +404,7 @@ async fn open(endpoint: &str, config: Option<Arc<rustls::ClientConfig>>) -> Resu
         .map_err(|error| ClientError::Unreachable(causes(&error)))
 }
 
-/// The whole chain of causes in one line; the outermost alone is only "transport error".
+/// The whole error chain in one line; the outermost error alone says only "transport error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -430,7 +430,7 @@ type TlsParts = (
     PrivateKeyDer<'static>,
 );
 
-/// A configuration that checks servers, and the pair to show them.
+/// A configuration that verifies servers, and the client's key pair.
 fn tls_parts(pem: &TlsPem) -> Result<TlsParts, ClientError> {
     let bad = |what: &'static str, cause: &dyn std::fmt::Display| ClientError::Tls { what, cause: cause.to_string() };
     let mut roots = rustls::RootCertStore::empty();
@@ -451,14 +451,14 @@ fn tls_parts(pem: &TlsPem) -> Result<TlsParts, ClientError> {
     Ok((builder, chain, key))
 }
 
-/// A plain or an encrypted byte stream; the two look alike to HTTP/2.
+/// A plaintext or TLS byte stream, for HTTP/2 on top.
 enum Stream {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
 mod stream {
-    //! Hands each poll to whichever stream is inside.
+    //! Delegates every poll to the inner stream.
     use std::io;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -528,8 +528,8 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_endpoint_is_given_up_in_time_and_the_next_one_is_tried() {
-        // The first listener accepts into its backlog and never answers the HTTP/2 preface.
+    fn an_unresponsive_endpoint_times_out_and_the_next_one_is_tried() {
+        // The first listener accepts connections into its backlog and never answers the HTTP/2 preface.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoints: Vec<String> =

@@ -1,17 +1,17 @@
-//! The one real clock, and its twin for tests. Code that decides by time takes a [`Clock`], so that
-//! a test can be the one who says how late it is.
+//! The system clock, and a manual clock for tests. Code that depends on time takes a [`Clock`], so that
+//! tests control the time.
 
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Tells the time, in the two senses there are.
+/// A source of monotonic and wall-clock time.
 pub trait Clock: Send + Sync + 'static {
     /// Time since an arbitrary start. Never goes back; use it for intervals and deadlines.
     fn monotonic(&self) -> Duration;
 
-    /// Time since 1970-01-01 UTC. May jump when the host's clock is set; use it for calendar
-    /// questions such as the expiry of a certificate, never for intervals.
+    /// Wall-clock time since 1970-01-01 UTC. May jump when the host's clock is set; use it for calendar
+    /// times such as the expiry of a certificate, never for intervals.
     fn unix(&self) -> Duration;
 }
 
@@ -44,7 +44,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until somebody moves it.
+/// A clock that advances only when told to.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub struct ManualClock {
@@ -54,7 +54,7 @@ pub struct ManualClock {
 
 #[cfg(test)]
 impl ManualClock {
-    /// A clock at monotonic zero and the given calendar time.
+    /// A clock at monotonic zero and the given wall-clock time.
     pub fn at_unix(unix: Duration) -> ManualClock {
         let clock = ManualClock::default();
         clock.unix_nanos.store(unix.as_nanos() as u64, Ordering::Relaxed);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manual_clock_moves_only_when_moved() {
+    fn a_manual_clock_moves_only_when_advanced() {
         let clock = ManualClock::at_unix(Duration::from_secs(100));
         assert_eq!((clock.monotonic(), clock.unix()), (Duration::ZERO, Duration::from_secs(100)));
         clock.advance(Duration::from_secs(5));

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper bounds of buckets, microseconds, rising. What is longer than the last counts as infinite.
+/// Upper bounds of buckets, in microseconds, ascending. Longer durations go into the `+Inf` bucket.
 pub type Bounds = &'static [u64];
 
-/// Bounds that double from `first` microseconds on.
+/// Exponential bounds: `first` microseconds, doubling.
 pub const fn doubling<const N: usize>(first: u64) -> [u64; N] {
     let mut bounds = [first; N];
     let mut n = 1;
@@ -17,48 +17,48 @@ pub const fn doubling<const N: usize>(first: u64) -> [u64; N] {
     bounds
 }
 
-/// etcd's bounds for syncs and commits: 1 ms to 8.192 s.
+/// etcd's bounds for fsyncs and commits: 1 ms to 8.192 s.
 pub const DISK: Bounds = &doubling::<14>(1_000);
 /// etcd's bounds for round trips between members: 0.1 ms to 3.2768 s.
 pub const ROUND_TRIP: Bounds = &doubling::<16>(100);
 
-/// How durations were spread.
+/// A histogram of durations.
 pub struct Histogram {
     bounds: Bounds,
-    /// One more than bounds.
+    /// One more than `bounds`, for `+Inf`.
     buckets: Box<[AtomicU64]>,
     sum_micros: AtomicU64,
 }
 
-/// What a histogram held at one moment.
+/// A snapshot of a histogram.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observations {
-    /// (upper bound in seconds, observations at or below it), rising.
+    /// (upper bound in seconds, observations at or below it), ascending.
     pub buckets: Vec<(f64, u64)>,
-    /// All durations together, seconds.
+    /// Sum of all durations, in seconds.
     pub sum_seconds: f64,
-    /// How many there were.
+    /// Number of observations.
     pub count: u64,
 }
 
 impl Histogram {
-    /// Nothing observed yet.
+    /// An empty histogram.
     pub fn new(bounds: Bounds) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self { bounds, buckets, sum_micros: AtomicU64::new(0) }
     }
 
-    /// Counts one duration.
+    /// Adds one duration.
     pub fn observe(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        // Part of a microsecond counts as one, so that a bound is never passed unseen.
+        // Rounded up to a microsecond, so that a duration just above a bound is not counted below it.
         let ceiling = micros.saturating_add(u64::from(!duration.subsec_nanos().is_multiple_of(1_000)));
         let bucket = self.bounds.partition_point(|bound| *bound < ceiling);
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_micros.fetch_add(micros, Relaxed);
     }
 
-    /// What it holds now.
+    /// A snapshot of the current counts.
     pub fn read(&self) -> Observations {
         let mut count = 0;
         let mut below = |bucket: &AtomicU64| {

@@ -1,9 +1,9 @@
-//! Keys, requests, certificates and their expiry: bytes in, bytes out.
+//! Keys, certificate signing requests (CSRs), certificates and their expiry: bytes in, bytes out.
 //!
-//! Owns every cryptographic object of the cluster's two authorities (one for clients, one for
-//! peers). ECDSA P-256 throughout. No file, no network and no clock is touched here: a caller that
-//! needs "now" passes it as seconds since 1970. Private keys are PEM strings that never appear in
-//! an error or in `Debug` output. Used by the charm (issuing, renewing) and by tests.
+//! All cryptographic objects of the cluster's two CAs (one for clients, one for peers). ECDSA
+//! P-256 throughout. No file, network or clock is used here: a caller passes the current time as
+//! seconds since 1970. Private keys are PEM strings that never appear in an error or in `Debug`
+//! output. Used by the charm (issuing, renewing) and by tests.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,17 +18,17 @@ use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate, X509C
 
 /// Seconds in a day, for lifetimes.
 pub const DAY: i64 = 86_400;
-/// Life of a certificate authority.
+/// Validity of a CA certificate, in days.
 pub const AUTHORITY_DAYS: i64 = 3_650;
-/// Life of a server or peer certificate; renewed at two thirds of it.
+/// Validity of a server or peer certificate, in days; renewed after two thirds of it.
 pub const LEAF_DAYS: i64 = 90;
-/// How far a certificate is back-dated, so that machines whose clocks differ a little accept it.
+/// How far `notBefore` is back-dated, to tolerate clock skew.
 pub const BACKDATE_SECONDS: i64 = 300;
 
-/// What went wrong with a key, a request or a certificate. No variant carries key material.
+/// Why a key, CSR or certificate cannot be used. No variant carries key material.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    /// The text is not the PEM object it should be.
+    /// The text is not the expected PEM object.
     #[error("{what} is not readable as PEM: {cause}")]
     Unreadable {
         /// The object, in words.
@@ -36,7 +36,7 @@ pub enum PkiError {
         /// The parser's reason.
         cause: String,
     },
-    /// The generator refused.
+    /// Generation failed.
     #[error("could not make {what}: {cause}")]
     Generate {
         /// The object, in words.
@@ -44,21 +44,21 @@ pub enum PkiError {
         /// The generator's reason.
         cause: String,
     },
-    /// A request asks for names its unit did not publish.
+    /// A CSR asks for names that its unit did not publish.
     #[error("the request asks for names {asked:?}, but the unit published {published:?}")]
     NamesDiffer {
-        /// Names inside the request.
+        /// Names in the CSR.
         asked: Vec<String>,
-        /// Names published beside it.
+        /// Names published by the unit.
         published: Vec<String>,
     },
-    /// A certificate and a private key do not belong together.
+    /// The private key does not match the certificate.
     #[error("the certificate for {subject} does not belong to the private key beside it")]
     KeyMismatch {
         /// Subject common name of the certificate.
         subject: String,
     },
-    /// No authority in the bundle signed the certificate.
+    /// No CA in the bundle signed the certificate.
     #[error("the certificate for {subject} is signed by none of the trusted authorities")]
     Untrusted {
         /// Subject common name of the certificate.
@@ -81,16 +81,16 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// What a leaf certificate may be used for.
+/// Extended key usage of a leaf certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// A member's port: it answers, and it calls other members with the same pair.
+    /// A member: it serves, and calls other members with the same certificate.
     ServerAndClient,
-    /// A client only; a stolen one cannot pose as a member.
+    /// A client only; a stolen certificate cannot be used to impersonate a member.
     ClientOnly,
 }
 
-/// First and last second of a certificate's life, in seconds since 1970.
+/// Validity period of a certificate, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// Not valid before.
@@ -100,31 +100,31 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// A life of `days` that begins now (back-dated by [`BACKDATE_SECONDS`]).
+    /// Valid for `days` from now (back-dated by [`BACKDATE_SECONDS`]).
     #[must_use]
     pub fn days(now: i64, days: i64) -> Self {
         Validity { from: now - BACKDATE_SECONDS, until: now + days * DAY }
     }
 
-    /// True from two thirds of the life on: the time to renew.
+    /// True once two thirds of the validity period have passed.
     #[must_use]
     pub fn renewal_due(&self, now: i64) -> bool {
         now >= self.from + (self.until - self.from) / 3 * 2
     }
 }
 
-/// What a certificate or a request says, without its bytes.
+/// The decoded contents of a certificate or CSR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     /// Subject common name.
     pub subject: String,
     /// Subject alternative names in normal form (see [`normal_names`]).
     pub names: Vec<String>,
-    /// SHA-256 of the public key, hex: equal for a key, its request and its certificates.
+    /// SHA-256 of the public key, hex: equal for a key, its CSR and its certificates.
     pub public_key: String,
 }
 
-/// Makes a self-signed authority that may sign leaves but no further authority.
+/// Creates a self-signed CA that may sign leaf certificates but no intermediate CA.
 ///
 /// # Errors
 /// [`PkiError::Generate`] when the random source or the encoder fails.
@@ -140,7 +140,7 @@ pub fn make_authority(common_name: &str, now: i64) -> Result<Authority, PkiError
     Ok(Authority { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// Makes a private key, PKCS#8 PEM.
+/// Generates a private key, PKCS#8 PEM.
 ///
 /// # Errors
 /// [`PkiError::Generate`] when the random source fails.
@@ -150,7 +150,7 @@ pub fn make_key() -> Result<String, PkiError> {
         .map_err(|e| PkiError::Generate { what: "a private key", cause: e.to_string() })
 }
 
-/// Makes a signing request for the key, asking for `names` (host names and addresses).
+/// Creates a CSR for the key, with `names` (host names and addresses) as SANs.
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for a bad key, [`PkiError::Generate`] for a name that is no DNS name.
@@ -162,10 +162,10 @@ pub fn make_request(key: &str, common_name: &str, names: &[String]) -> Result<St
     params.serialize_request(&key).and_then(|request| request.pem()).map_err(fail)
 }
 
-/// Signs a request after checking its own signature and that it asks for exactly `published`.
+/// Signs a CSR after checking its signature and that it asks for exactly the names in `published`.
 ///
-/// Only the public key, the common name and the names are taken from the request; usages and
-/// lifetime are the signer's. The lifetime is cut to the authority's own.
+/// Only the public key, the common name and the names are taken from the CSR; usages and validity
+/// are set by the signer. The validity is limited to the CA's own.
 ///
 /// # Errors
 /// [`PkiError::NamesDiffer`] when the names differ; [`PkiError::Unreadable`] for bad input.
@@ -203,7 +203,7 @@ pub fn sign_request(
     Ok(signing.signed_by(&issuer).map_err(fail)?.pem())
 }
 
-/// Reads a request and checks that it is signed by the key it carries.
+/// Decodes a CSR and verifies its signature with the key in it.
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for bad PEM or a bad signature.
@@ -225,7 +225,7 @@ pub fn describe_request(request: &str) -> Result<Described, PkiError> {
     })
 }
 
-/// Reads what the first certificate of a PEM text says.
+/// Decodes the first certificate of a PEM text.
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for bad PEM.
@@ -245,7 +245,7 @@ fn described(parsed: &X509Certificate<'_>) -> Described {
     }
 }
 
-/// Reads the lifetime of the first certificate of a PEM text.
+/// The validity period of the first certificate of a PEM text.
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for bad PEM.
@@ -256,7 +256,7 @@ pub fn certificate_validity(certificate: &str) -> Result<Validity, PkiError> {
     })
 }
 
-/// SHA-256 of the public half of a private key, hex; equals [`Described::public_key`].
+/// SHA-256 of a private key's public key, hex; equals [`Described::public_key`].
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for a bad key.
@@ -264,7 +264,7 @@ pub fn key_fingerprint(key: &str) -> Result<String, PkiError> {
     Ok(fingerprint(read_key(key)?.public_key_raw()))
 }
 
-/// Checks that a certificate and a private key belong together.
+/// Checks that a private key matches a certificate.
 ///
 /// # Errors
 /// [`PkiError::KeyMismatch`] when they do not; [`PkiError::Unreadable`] for bad input.
@@ -277,7 +277,7 @@ pub fn check_pair(certificate: &str, key: &str) -> Result<(), PkiError> {
     }
 }
 
-/// Checks that one of the authorities in a PEM bundle signed the certificate.
+/// Checks that one of the CAs in a PEM bundle signed the certificate.
 ///
 /// # Errors
 /// [`PkiError::Untrusted`] when none did; [`PkiError::Unreadable`] for bad input.
@@ -286,7 +286,7 @@ pub fn check_issued_by(certificate: &str, bundle: &str) -> Result<(), PkiError> 
     issuer_in(certificate, bundle)?.map(drop).ok_or(PkiError::Untrusted { subject })
 }
 
-/// The authority of a PEM bundle that signed the certificate, named by its public key as in
+/// The CA of a PEM bundle that signed the certificate, identified by its public key as in
 /// [`Described::public_key`]; `None` when none of them did.
 ///
 /// # Errors
@@ -307,7 +307,7 @@ pub fn issuer_in(certificate: &str, bundle: &str) -> Result<Option<String>, PkiE
     Ok(issuer)
 }
 
-/// What each certificate of a PEM bundle says, in the bundle's order.
+/// Decodes each certificate of a PEM bundle, in the bundle's order.
 ///
 /// # Errors
 /// [`PkiError::Unreadable`] for bad input.
@@ -322,15 +322,15 @@ pub fn describe_bundle(bundle: &str) -> Result<Vec<Described>, PkiError> {
     Ok(all)
 }
 
-/// The common name inside a DER-encoded X.500 name, such as a TLS server lists for the authorities
-/// it accepts; `None` for anything else.
+/// The common name in a DER-encoded X.500 name, such as those in a TLS CertificateRequest;
+/// `None` for anything else.
 #[must_use]
 pub fn common_name_of_der(name: &[u8]) -> Option<String> {
     let (_, name) = x509_parser::x509::X509Name::from_der(name).ok()?;
     name.iter_common_name().next().and_then(|cn| cn.as_str().ok()).map(str::to_owned)
 }
 
-/// PEM text of a DER-encoded certificate.
+/// Encodes a DER certificate as PEM.
 #[must_use]
 pub fn certificate_to_pem(der: &[u8]) -> String {
     use base64::Engine as _;
@@ -343,9 +343,9 @@ pub fn certificate_to_pem(der: &[u8]) -> String {
     pem + "-----END CERTIFICATE-----\n"
 }
 
-/// The normal form of a name list: addresses in canonical spelling, names in lower case, sorted,
-/// each once. Two lists in normal form are equal exactly when they name the same things, so a
-/// reordered list never causes a certificate to be issued again.
+/// The normal form of a list of names: addresses in canonical form, names in lower case, sorted and
+/// deduplicated. Two normalised lists are equal exactly when they contain the same names, so a
+/// reordered list never causes a certificate to be reissued.
 #[must_use]
 pub fn normal_names<S: AsRef<str>>(names: &[S]) -> Vec<String> {
     let set: BTreeSet<String> = names
@@ -367,7 +367,7 @@ fn name_of(common_name: &str) -> DistinguishedName {
 }
 
 fn read_key(key: &str) -> Result<KeyPair, PkiError> {
-    // The parser's reason is dropped on purpose: it could quote the key.
+    // The parser's error is dropped on purpose: it could contain the key.
     KeyPair::from_pem(key)
         .map_err(|_| PkiError::Unreadable { what: "a private key", cause: "expected one PKCS#8 PEM block".to_owned() })
 }
@@ -382,7 +382,7 @@ fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<()
     Ok(())
 }
 
-/// A serial that differs between two certificates for the same key: 16 bytes, positive.
+/// A serial number that is unique per certificate, even for the same key: 16 bytes, positive.
 fn serial_for(described: &Described, validity: Validity) -> SerialNumber {
     let mut hash = Sha256::new();
     hash.update(described.public_key.as_bytes());
@@ -398,8 +398,8 @@ fn fingerprint(public_key: &[u8]) -> String {
     Sha256::digest(public_key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bits of the first public key in a PEM text, bare or inside a certificate: a curve's point, or RSA's PKCS#1 key.
-/// `None` when there is none.
+/// The bits of the first public key in a PEM text, bare or in a certificate: an elliptic-curve point or an RSA PKCS#1
+/// key. `None` when there is none.
 #[must_use]
 pub fn public_key_bits(pem: &[u8]) -> Option<Vec<u8>> {
     let bits = |key: &SubjectPublicKeyInfo<'_>| key.subject_public_key.data.to_vec();
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_tells_its_authorities_and_which_of_them_signed() {
+    fn a_bundle_lists_its_cas_and_which_of_them_signed() {
         let (old, new) = (make_authority("clients 1", NOW).unwrap(), make_authority("clients 2", NOW).unwrap());
         let bundle = format!("{}{}", old.certificate, new.certificate);
         let told = describe_bundle(&bundle).unwrap();
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn der_becomes_the_pem_it_came_from() {
+    fn der_encodes_to_the_pem_it_came_from() {
         let pem = make_authority("clients", NOW).unwrap().certificate;
         let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let again = certificate_to_pem(&parsed.contents);
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_is_due_from_two_thirds_of_the_life_on() {
+    fn renewal_is_due_after_two_thirds_of_the_validity() {
         let validity = Validity { from: 0, until: 300 };
         assert!(!validity.renewal_due(199));
         assert!(validity.renewal_due(200));
@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_one_normal_form_whatever_their_order_and_spelling() {
+    fn names_normalise_regardless_of_order_and_spelling() {
         let a = normal_names(&["Host.Example.", "10.0.0.5", "::1", "host.example"]);
         let b = normal_names(&["0:0:0:0:0:0:0:1", "host.example", "10.0.0.5", ""]);
         assert_eq!(a, b);

@@ -59,8 +59,8 @@ pub fn unchoose(facts: &Facts, actions: &mut Vec<Action>) {
     }
 }
 
-/// True when the cluster was begun and no unit that exists can have its data: the unit that began it is
-/// gone, nobody published a member, and nobody else was told how to join.
+/// True when the cluster was begun and no existing unit can have its data: the unit that began it is gone, no
+/// other unit has published a member, and no other unit was told how to join.
 #[must_use]
 pub fn is_gone(facts: &Facts) -> bool {
     let Some(peer) = &facts.peer else { return false };

@@ -111,7 +111,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// What a last hook writes is told to nobody while the hook is held.
+    /// Juju publishes what a hook writes when the hook ends, so a join written in a held last hook does not count.
     fn of(facts: &Facts, cluster: &Cluster, urgency: Urgency) -> Self {
         let Some(peer) = &facts.peer else { return Entry::default() };
         let unheard = urgency == Urgency::LastCall && facts.done.app_written;

@@ -1,8 +1,8 @@
-//! What the fuzz target of snapshot files needs of this format; see `src/fuzzing.rs`.
+//! Helper of the snapshot file fuzz target; see `src/fuzzing.rs`.
 
 use super::layout::{HEADER, META_LEN, Meta, PAGE_SIZES, u32_at, u64_at};
 
-/// The file with magic, version and checksum of both meta pages made right, so that what they say is read.
+/// The file with valid magic, version and checksum in both meta pages, so that the reader goes on past them.
 pub(crate) fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     let size = seal(&mut file, 0);
     let second = size.filter(|size| PAGE_SIZES.contains(size)).unwrap_or(*PAGE_SIZES.start());

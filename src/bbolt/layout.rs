@@ -1,14 +1,14 @@
-//! Where each number lies in a page. No I/O.
+//! Page layout: headers, elements, meta pages. No I/O.
 
 /// First number of a meta page's contents.
 pub(super) const MAGIC: u32 = 0xED0C_DAED;
-/// The file version that bbolt has had since 2014.
+/// bbolt's file version since 2014.
 pub(super) const VERSION: u32 = 2;
-/// Pages that [`Writer`](super::Writer) makes, bytes: those of etcd's on x86 and most others.
+/// Page size of [`Writer`](super::Writer), in bytes: etcd's on x86 and most other architectures.
 pub(super) const PAGE: usize = 4096;
-/// Page sizes that machines have.
+/// Accepted page sizes.
 pub(super) const PAGE_SIZES: std::ops::RangeInclusive<usize> = 512..=65_536;
-/// The number that says "this file keeps no free list".
+/// Free list page number of a file without a free list.
 pub(super) const NO_FREE_LIST: u64 = u64::MAX;
 /// Longest key that bbolt stores.
 pub(super) const MAX_KEY: usize = 32_768;
@@ -17,13 +17,13 @@ pub(super) const BRANCH: u16 = 0x01;
 pub(super) const LEAF: u16 = 0x02;
 pub(super) const META: u16 = 0x04;
 pub(super) const FREE_LIST: u16 = 0x10;
-/// Flag of a leaf's element whose value is a bucket.
+/// Flag of a leaf element whose value is a bucket.
 pub(super) const BUCKET: u32 = 0x01;
 
-/// Bytes of a page's header: number u64, kind u16, elements u16, pages that follow u32.
+/// Bytes of a page header: number u64, kind u16, elements u16, overflow pages u32.
 pub(super) const HEADER: usize = 16;
-/// Bytes of an element's head. Leaf: flags, position, key length, value length. Branch: position, key length, page u64.
-/// Positions count from the head's own first byte.
+/// Bytes of an element header. Leaf: flags, position, key length, value length. Branch: position, key length, page
+/// u64. Positions are relative to the element header.
 pub(super) const ELEMENT: usize = 16;
 /// Bytes of a bucket's value before an inline page: root page u64 (0 = inline), sequence u64.
 pub(super) const BUCKET_HEAD: usize = 16;
@@ -65,9 +65,9 @@ pub(super) struct Meta {
     /// First page of the root bucket.
     pub root: u64,
     pub free_list: u64,
-    /// Number of pages: all that are used are below.
+    /// Number of pages: every used page number is below it.
     pub pages: u64,
-    /// The valid meta page with the higher one counts.
+    /// Transaction id: the valid meta page with the higher one is used.
     pub transaction: u64,
 }
 
@@ -84,7 +84,7 @@ impl Meta {
         out.extend_from_slice(&sum.to_le_bytes());
     }
 
-    /// Reads what follows a page header, if its magic, version and checksum are right.
+    /// Decodes the bytes after a meta page's header, if magic, version and checksum are valid.
     pub fn decode(contents: &[u8]) -> Result<Self, &'static str> {
         const SHORT: &str = "it is cut short";
         let contents = contents.get(..META_LEN).ok_or(SHORT)?;
@@ -115,7 +115,7 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
-/// The 64-bit FNV-1a hash, which meta pages carry as their checksum.
+/// The 64-bit FNV-1a hash, the checksum of meta pages.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_meta_page_reads_back_and_no_flipped_bit_goes_unseen() {
+    fn a_meta_page_decodes_and_every_flipped_bit_is_detected() {
         let meta = Meta { page_size: 4096, root: 9, free_list: 2, pages: 10, transaction: 3 };
         let mut bytes = Vec::new();
         meta.encode(&mut bytes);

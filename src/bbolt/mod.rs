@@ -1,14 +1,14 @@
-//! The database file format of etcd's snapshots (bbolt, file version 2): a writer that loads sorted rows in one pass, and
-//! a reader for files that nobody vouches for.
+//! The database file format of etcd's snapshots (bbolt, file version 2): a writer that bulk-loads sorted rows in one
+//! pass, and a reader for untrusted files.
 //!
 //! ```text
-//! page 0, 1   meta: where the root bucket and the free list are, how many pages there are, a checksum
+//! page 0, 1   meta: pages of the root bucket and the free list, number of pages, checksum
 //! page 2      the free list, always empty here
-//! page 3 ..   B+ trees, each bucket one, and last the root bucket, whose rows are the other buckets
+//! page 3 ..   B+ trees, one per bucket, and last the root bucket, whose rows are the other buckets
 //! ```
 //!
-//! Both keep a few pages in memory, whatever the size of the file. Numbers are little endian: bbolt writes a machine's own
-//! order, and every machine that etcd supports has this one but s390x.
+//! Both keep only a few pages in memory, whatever the size of the file. Numbers are little-endian: bbolt writes native
+//! byte order, which is little-endian on every platform that etcd supports but s390x.
 
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
@@ -24,18 +24,18 @@ pub use writer::{BucketWriter, Writer};
 /// Why a file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system refused.
+    /// An I/O error.
     #[error("{action} the database file: {cause}")]
     Io {
         /// What was tried.
         action: &'static str,
-        /// The system's answer.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// The file is no bbolt database, or its header is damaged.
     #[error("the file is no bbolt database: {0}")]
     NotBbolt(String),
-    /// A page is not what the pages that lead to it say.
+    /// A page contradicts the pages that refer to it.
     #[error("page {page} of the database is damaged: {why}")]
     Damaged {
         /// The page's number.
@@ -43,16 +43,16 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// The file is whole as far as this program can see, but beyond what it takes in.
+    /// The file exceeds this program's limits.
     #[error("the database is beyond this program's limits: {0}")]
     TooLarge(String),
-    /// Rows to write did not come in ascending order, or twice. A bug of the caller.
+    /// Rows were written out of order or twice. A bug of the caller.
     #[error("a row of bucket {bucket} was written out of order")]
     Unsorted {
         /// The bucket's name.
         bucket: String,
     },
-    /// A key that bbolt could not hold.
+    /// A key of a length that bbolt cannot store.
     #[error("a key of {0} bytes cannot be stored: bbolt takes 1 to 32768")]
     KeyLength(usize),
 }

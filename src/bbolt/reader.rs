@@ -1,8 +1,8 @@
-//! Reading a database that anybody may have made: nothing in it is believed before it is checked.
+//! Reading an untrusted database: everything is validated before it is used.
 //!
-//! Every page is read with bounds (no memory map, so a file that shrinks is an error and no signal), may be reached once
-//! only (so there is no loop), must be of the kind and number that led to it, and its rows must lie inside it and in
-//! order. What is in memory at a time is one leaf and the branches above it, each of limited size.
+//! Every page is read with bounds checks (no memory map, so a file that shrinks is an error, not a signal), may be
+//! reached only once (so there are no cycles), must have the kind and number by which it was referenced, and its rows
+//! must be inside it and in order. In memory at a time are one leaf and the branches above it, each of limited size.
 
 use std::fs::File;
 use std::io;
@@ -15,21 +15,21 @@ use super::layout::{
     u64_at,
 };
 
-/// Largest leaf, with the pages it overflows into: far above two of the largest requests that etcd can be told to take.
+/// Maximum leaf size with overflow pages: far above two requests of the largest size that etcd can be set to accept.
 const MAX_LEAF: u64 = 256 << 20;
-/// Largest branch: keys are at most 32 KiB long, and a branch that holds more than two of them is split.
+/// Maximum branch size: keys are at most 32 KiB long, and a branch that holds more than two of them is split.
 const MAX_BRANCH: u64 = 1 << 20;
-/// Deepest tree. With two children to each branch this is more than any file has pages.
+/// Maximum tree depth. With two children per branch such a tree has more pages than any file.
 const MAX_DEPTH: usize = 40;
-/// Most buckets. etcd has eleven.
+/// Maximum number of buckets. etcd has eleven.
 const MAX_BUCKETS: usize = 1024;
 
-/// A file, or bytes that stand for one.
+/// Random-access reads of a file, or of bytes in memory.
 pub trait ReadAt {
     /// Fills `buffer` from `offset`.
     ///
     /// # Errors
-    /// The system's; `UnexpectedEof` when the file is too short.
+    /// An I/O error; `UnexpectedEof` when the file is too short.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -58,7 +58,7 @@ pub struct Bucket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Root {
     Page(u64),
-    /// A small bucket's leaf lies in its parent.
+    /// A small bucket, whose leaf is stored inline in its parent.
     Inline(Vec<u8>),
 }
 
@@ -67,7 +67,7 @@ enum Root {
 pub struct Reader<F> {
     file: F,
     meta: Meta,
-    /// One bit for each page that was read.
+    /// Bitmap of the pages that were reached.
     seen: Vec<u64>,
 }
 
@@ -89,20 +89,20 @@ impl<F: ReadAt> Reader<F> {
         if meta.free_list != NO_FREE_LIST && (meta.free_list < 2 || meta.free_list >= meta.pages) {
             return refuse(format!("its free list, page {}, is not one of its {} pages", meta.free_list, meta.pages));
         }
-        // At most one bit for every 512 bytes of file.
+        // At most one bit per 512 bytes of file.
         let seen = vec![0; (meta.pages / 64 + 1) as usize];
         Ok(Self { file, meta, seen })
     }
 
-    /// Bytes of the database's pages.
+    /// Size of all pages, in bytes.
     pub fn size(&self) -> u64 {
         self.meta.pages * u64::from(self.meta.page_size)
     }
 
-    /// The buckets at the top, in the order of their names.
+    /// The top-level buckets, ordered by name.
     ///
     /// # Errors
-    /// Damage on the way to them.
+    /// A damaged page.
     pub fn buckets(&mut self) -> Result<Vec<Bucket>, Error> {
         let mut found = Vec::new();
         self.rows::<Error>(Root::Page(self.meta.root), &mut |page, flags, name, value| {
@@ -129,7 +129,7 @@ impl<F: ReadAt> Reader<F> {
     /// Calls `visit` with each row of a bucket, keys ascending. A bucket can be walked once.
     ///
     /// # Errors
-    /// Damage, or whatever `visit` answers. Rows before that were visited.
+    /// A damaged page, or the error of `visit`. Earlier rows have been visited.
     pub fn walk<E: From<Error>>(
         &mut self,
         bucket: &Bucket,
@@ -176,7 +176,7 @@ impl<F: ReadAt> Reader<F> {
         Ok(())
     }
 
-    /// Reads a page of a tree with the pages it overflows into.
+    /// Reads a page of a tree with its overflow pages.
     fn node(&mut self, page: u64) -> Result<Node, Error> {
         let damaged = |why: String| Error::damaged(page, why);
         if page < 2 || page >= self.meta.pages {
@@ -208,7 +208,7 @@ impl<F: ReadAt> Reader<F> {
         Node::new(page, header, bytes)
     }
 
-    /// Notes that a page was reached, which may happen once.
+    /// Marks a page as reached; an error if it was already.
     fn mark(&mut self, page: u64) -> Result<(), Error> {
         let (word, bit) = ((page / 64) as usize, 1 << (page % 64));
         let seen = self.seen.get_mut(word).ok_or_else(|| Error::damaged(page, "it is beyond the end"))?;
@@ -223,7 +223,7 @@ impl<F: ReadAt> Reader<F> {
 /// The valid meta page with the highest transaction.
 fn find_meta(file: &impl ReadAt, len: u64) -> Result<Meta, Error> {
     let first = meta_at(file, len, 0);
-    // If the first is damaged nobody says where the second is.
+    // If the first meta page is damaged, the page size and so the offset of the second are unknown.
     let sizes: Vec<usize> = match &first {
         Ok(meta) => vec![meta.page_size as usize],
         Err(_) => iter::successors(Some(*PAGE_SIZES.start()), |size| Some(size * 2))
@@ -259,17 +259,17 @@ fn meta_at(file: &impl ReadAt, len: u64, offset: u64) -> Result<Meta, Error> {
     }
 }
 
-/// Whether keys come in the order that branches promise.
+/// Checks that keys are ascending and consistent with the keys in branches.
 #[derive(Default)]
 struct Order {
     last: Vec<u8>,
-    /// What the branches say the next row may not be below.
+    /// Lower bound of the next key, from the branches.
     least: Vec<u8>,
 }
 
 impl Order {
     fn at_branch(&mut self, page: u64, key: &[u8]) -> Result<(), Error> {
-        // The very first key of a tree may be empty: it stands for "everything below the second".
+        // The first key of a tree may be empty, meaning "everything below the second".
         if !self.last.is_empty() && key <= self.last.as_slice() {
             return Err(Error::damaged(page, "its keys are out of order"));
         }
@@ -291,7 +291,7 @@ impl Order {
     }
 }
 
-/// A page in memory, and how far it was visited.
+/// A page in memory, with the position of the next element.
 struct Node {
     page: u64,
     leaf: bool,
@@ -319,7 +319,7 @@ impl Node {
         }
     }
 
-    /// The next row of a leaf: flags, key, value. Moving on is the caller's.
+    /// The next row of a leaf: flags, key, value. The caller advances.
     fn row(&self) -> Result<Option<(u32, &[u8], &[u8])>, Error> {
         if self.next == self.count {
             return Ok(None);
@@ -341,7 +341,7 @@ impl Node {
         Ok((key, page))
     }
 
-    /// The key of the element whose head is at `head`, and what follows it.
+    /// The key of the element whose header is at `head`, and the bytes after it.
     fn data(&self, head: usize, position: u32, key: u32) -> Result<(&[u8], &[u8]), Error> {
         let start = head.saturating_add(position as usize);
         if start < HEADER + self.count * ELEMENT {

@@ -1,4 +1,4 @@
-//! What is written reads back, and what is damaged is refused without a panic.
+//! Round trips, and damaged files, which are refused without a panic.
 
 use std::io::Cursor;
 
@@ -41,7 +41,7 @@ fn numbered(count: u64, value: usize) -> Rows {
     (0..count).map(|n| (n.to_be_bytes().to_vec(), vec![n as u8; value])).collect()
 }
 
-/// Keys and values of all sizes: most small, some larger than a page, some as long as a key may be.
+/// Keys and values of all sizes: most small, some larger than a page, some keys of maximum length.
 fn rows() -> impl Strategy<Value = Rows> {
     let length = prop_oneof![8 => 1usize..40, 2 => 40usize..6000, 1 => Just(32_768usize)];
     let key = (length, any::<u64>()).prop_map(|(length, seed)| {
@@ -65,7 +65,7 @@ proptest! {
         prop_assert_eq!(found, wanted);
     }
 
-    /// Whatever bytes change, the reader ends with rows or with an error.
+    /// Whatever bytes change, the reader returns rows or an error.
     #[test]
     fn a_damaged_file_never_panics_loops_or_takes_memory(
         rows in rows(),
@@ -75,7 +75,7 @@ proptest! {
         let mut bytes = write(&[("a", rows), ("b", numbered(500, 30))]);
         let len = bytes.len();
         for (at, value) in damage {
-            // Half of the time only page headers and element heads are hit, where the references are.
+            // Half of the time only page and element headers are changed, where the references are.
             let at = at.index(len);
             let at = if heads { (at & !4095) + (at % 80) } else { at };
             bytes[at.min(len - 1)] = value;
@@ -84,18 +84,18 @@ proptest! {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_refused(cut in any::<prop::sample::Index>()) {
+    fn a_file_truncated_anywhere_is_refused(cut in any::<prop::sample::Index>()) {
         let bytes = write(&[("a", numbered(2000, 50))]);
         prop_assert!(read(&bytes[..cut.index(bytes.len())]).is_err());
     }
 
     #[test]
-    fn any_bytes_at_all_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
         prop_assert!(read(&bytes).is_err());
     }
 }
 
-/// The tools of etcd read what is written here and see the same rows: they print a checksum over all of them.
+/// etcd's own tools read these files and see the same rows: they print a checksum over all of them.
 #[test]
 fn etcds_own_tools_read_rows_of_any_size() {
     use proptest::strategy::ValueTree;
@@ -113,7 +113,7 @@ fn etcds_own_tools_read_rows_of_any_size() {
     for case in 0..12 {
         let first = ("a", rows().new_tree(&mut runner).expect("rows").current());
         let second = ("b", if case % 2 == 0 { numbered(20_000, 40) } else { Vec::new() });
-        // etcdutl 3.6 looks into this one for a version, and falls over where there is none.
+        // etcdutl 3.6 reads a version from this bucket, and panics if there is none.
         let meta = ("meta", Vec::new());
         let sum = [&first, &second, &meta].iter().fold(0, |sum, (name, rows)| {
             rows.iter().fold(crc32c::crc32c_append(sum, name.as_bytes()), |sum, (key, value)| {
@@ -133,7 +133,7 @@ fn etcds_own_tools_read_rows_of_any_size() {
 }
 
 #[test]
-fn trees_grow_several_levels_and_no_branch_is_left_with_one_child() {
+fn trees_grow_several_levels_and_every_branch_has_two_children() {
     // Long keys make narrow branches: with 2000-byte keys a branch has two or three children.
     let rows: Rows = (0..3000u32)
         .map(|n| {
@@ -178,9 +178,9 @@ fn rows_out_of_order_twice_or_without_a_key_are_refused() {
     assert!(matches!(writer.finish(), Err(Error::Unsorted { .. })), "a bucket twice");
 }
 
-/// A page that points to itself, to the root, to a page outside, and at another's overflow.
+/// A page that refers to itself, to the root, to a page outside, and to another page's overflow.
 #[test]
-fn references_that_lead_astray_are_refused() {
+fn invalid_page_references_are_refused() {
     let good = write(&[("a", numbered(5000, 100))]);
     let branch = (0..good.len() / layout::PAGE)
         .find(|page| {
@@ -201,7 +201,7 @@ fn references_that_lead_astray_are_refused() {
 }
 
 #[test]
-fn one_damaged_meta_page_is_survived_two_are_not() {
+fn one_damaged_meta_page_is_tolerated_two_are_not() {
     let good = write(&[("a", numbered(10, 10))]);
     let (first, second) = (layout::HEADER + 20, layout::PAGE + layout::HEADER + 20);
     for at in [first, second] {

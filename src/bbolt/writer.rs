@@ -1,32 +1,32 @@
-//! Writing a database in one pass: rows come in order, pages leave in order, and only the header is written at the end.
+//! Writing a database in one pass: rows arrive in order, pages are written in order, and the header is written last.
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use super::Error;
 use super::layout::{BRANCH, BUCKET, BUCKET_HEAD, ELEMENT, FREE_LIST, HEADER, Header, LEAF, MAX_KEY, META, Meta, PAGE};
 
-/// Write buffer, bytes.
+/// Size of the write buffer, in bytes.
 const BUFFER: usize = 1 << 20;
-/// Page of the free list; trees begin behind it.
+/// Page of the free list; trees start after it.
 const FREE_LIST_PAGE: u64 = 2;
 /// Transaction number of the first of the two meta pages, which must be even.
 const TRANSACTION: u64 = 2;
 
-/// A database being written. It is none before [`finish`](Self::finish).
+/// A database being written. It is invalid until [`finish`](Self::finish).
 pub struct Writer<W: Write + Seek> {
     out: Pages<W>,
     /// Name and root page of each bucket.
     buckets: Vec<(Vec<u8>, u64)>,
 }
 
-/// Where pages go, one after the other.
+/// Sequential output of pages.
 struct Pages<W: Write + Seek> {
     out: BufWriter<W>,
     next: u64,
 }
 
 impl<W: Write + Seek> Pages<W> {
-    /// Writes a page (and those it overflows into) of `kind` with these contents and returns its number.
+    /// Writes a page (with overflow pages) of `kind` with these contents and returns its number.
     fn put(&mut self, kind: u16, count: usize, contents: &[u8]) -> Result<u64, Error> {
         let len = HEADER + contents.len();
         let pages = len.div_ceil(PAGE);
@@ -58,14 +58,14 @@ impl<W: Write + Seek> Writer<W> {
     /// The file cannot be written.
     pub fn new(out: W) -> Result<Self, Error> {
         let mut out = Pages { out: BufWriter::with_capacity(BUFFER, out), next: 0 };
-        // The header comes last; until then its place holds pages that no reader takes for one.
+        // The header is written last; until then its pages are invalid to any reader.
         out.put(META, 0, &[])?;
         out.put(META, 0, &[])?;
         out.put(FREE_LIST, 0, &[])?;
         Ok(Self { out, buckets: Vec::new() })
     }
 
-    /// Starts a bucket. Buckets may come in any order, each once, one at a time.
+    /// Starts a bucket. Buckets may be written in any order, each once, one at a time.
     pub fn bucket(&mut self, name: &str) -> BucketWriter<'_, W> {
         BucketWriter { tree: Tree::new(name, &mut self.out), buckets: &mut self.buckets }
     }
@@ -78,7 +78,7 @@ impl<W: Write + Seek> Writer<W> {
     /// Completes the database and returns the file, not synced, and its length in bytes.
     ///
     /// # Errors
-    /// The file cannot be written; a bucket came twice.
+    /// The file cannot be written; a bucket was written twice.
     pub fn finish(mut self) -> Result<(W, u64), Error> {
         self.buckets.sort_unstable();
         let mut root = Tree::new("(root)", &mut self.out);
@@ -118,7 +118,7 @@ pub struct BucketWriter<'a, W: Write + Seek> {
 }
 
 impl<W: Write + Seek> BucketWriter<'_, W> {
-    /// Adds a row. Keys ascend.
+    /// Adds a row. Keys must be ascending.
     ///
     /// # Errors
     /// Out of order; a key that bbolt cannot hold; the file cannot be written.
@@ -126,7 +126,7 @@ impl<W: Write + Seek> BucketWriter<'_, W> {
         self.tree.put(0, key, value)
     }
 
-    /// Bytes of the whole file so far.
+    /// Bytes written to the file so far.
     pub fn written(&self) -> u64 {
         self.tree.out.next * PAGE as u64
     }
@@ -143,12 +143,12 @@ impl<W: Write + Seek> BucketWriter<'_, W> {
     }
 }
 
-/// A B+ tree that grows at its right edge.
+/// A B+ tree built by appending at its right edge.
 struct Tree<'a, W: Write + Seek> {
     name: String,
     out: &'a mut Pages<W>,
     leaf: Leaf,
-    /// Branches by level, the one above the leaves first.
+    /// Unfinished branches by level, the one above the leaves first.
     branches: Vec<Branch>,
     last: Vec<u8>,
     started: bool,
@@ -184,7 +184,7 @@ impl<'a, W: Write + Seek> Tree<'a, W> {
         self.grow(0, first, page)
     }
 
-    /// Adds a page to the branch at `level`, and writes what is full there.
+    /// Adds a page to the branch at `level`, and writes the branch's full pages.
     fn grow(&mut self, level: usize, first: Vec<u8>, page: u64) -> Result<(), Error> {
         if self.branches.len() == level {
             self.branches.push(Branch::default());
@@ -204,7 +204,7 @@ impl<'a, W: Write + Seek> Tree<'a, W> {
         self.grow(level + 1, first, page)
     }
 
-    /// Writes what is left and returns the root's page. A tree without rows is one empty leaf.
+    /// Writes the remaining pages and returns the root page. A tree without rows is one empty leaf.
     fn finish(mut self) -> Result<u64, Error> {
         if self.leaf.count > 0 || self.branches.is_empty() {
             self.end_leaf()?;
@@ -275,8 +275,8 @@ impl Leaf {
     }
 }
 
-/// Entries of a branch that are not written yet: first key and page of each child. Two are always held back, so that no
-/// page of a tree is left with a single child.
+/// Unwritten entries of a branch: first key and page of each child. Two are always held back, so that no branch page
+/// ends up with a single child.
 #[derive(Default)]
 struct Branch {
     entries: Vec<(Vec<u8>, u64)>,
@@ -289,13 +289,13 @@ impl Branch {
         self.entries.push((first, page));
     }
 
-    /// How many entries make a page now: 0 = not yet.
+    /// Number of entries to write as a full page now; 0 = none yet.
     fn full(&self) -> usize {
         let held: usize = self.entries.iter().rev().take(2).map(|(key, _)| ELEMENT + key.len()).sum();
         if self.entries.len() < 4 || HEADER + self.bytes - held <= PAGE { 0 } else { self.fitting() }
     }
 
-    /// How many of the first entries fill one page, at least two, leaving at least two.
+    /// Number of entries that fit one page: at least two, leaving at least two.
     fn fitting(&self) -> usize {
         let mut bytes = HEADER;
         let fit = self.entries.iter().take_while(|(key, _)| {
@@ -305,7 +305,7 @@ impl Branch {
         fit.count().clamp(2, self.entries.len() - 2)
     }
 
-    /// How many entries make the next page when no more come: 0 = nothing is left.
+    /// Number of entries for the next page once there are no more rows; 0 = none left.
     fn rest(&self) -> usize {
         let count = self.entries.len();
         if count < 4 || HEADER + self.bytes <= PAGE { count } else { self.fitting() }

@@ -1,4 +1,4 @@
-//! The few calls that copying into the v3 keyspace takes: look at many keys, create many at once, grant a lease, log in.
+//! Calls needed to copy into the v3 keyspace: read many keys, create many at once, grant a lease, log in.
 
 use prost::Message as _;
 
@@ -10,7 +10,7 @@ use pb::lease_client::LeaseClient;
 use pb::request_op::Request;
 use pb::response_op::Response;
 
-/// A key that is to be made.
+/// A key to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKey {
     /// Key.
@@ -21,12 +21,12 @@ pub struct NewKey {
     pub lease: i64,
 }
 
-/// What became of a batch of new keys.
+/// The outcome of creating a batch of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Creation {
-    /// All are there now.
+    /// All were created.
     Done,
-    /// None was made: some were there already. Their values, in the order of the batch.
+    /// None was created, because some existed already: the existing values, in the order of the batch.
     Existing(Vec<Option<Vec<u8>>>),
 }
 
@@ -42,7 +42,7 @@ impl Client {
         Ok(Client { token: Some(token), ..self.clone() })
     }
 
-    /// The values of many keys at one revision, in their order. At most as many keys as a transaction may have.
+    /// The values of many keys at one revision, in the same order. The number of keys is limited by `--max-txn-ops`.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
@@ -53,10 +53,10 @@ impl Client {
         values(answer, keys.len())
     }
 
-    /// Makes all the keys, or none when one of them exists.
+    /// Creates all the keys, or none if any of them exists.
     ///
     /// # Errors
-    /// [`ClientError::Refused`]; after a timeout it may have happened or not, and asking again is safe.
+    /// [`ClientError::Refused`]; after a timeout the outcome is unknown, and a retry is safe.
     pub async fn create_all(&self, keys: &[NewKey]) -> Result<Creation, ClientError> {
         let absent = |new: &NewKey| pb::Compare {
             result: CompareResult::Equal.into(),
@@ -108,7 +108,7 @@ fn read(key: &[u8]) -> pb::RequestOp {
     pb::RequestOp { request: Some(Request::RequestRange(range)) }
 }
 
-/// The one value, if any, of each range of an answer.
+/// The value, if any, from each range response of a transaction.
 fn values(answer: pb::TxnResponse, count: usize) -> Result<Vec<Option<Vec<u8>>>, ClientError> {
     let wrong = ClientError::Answer("txn");
     if answer.responses.len() != count {

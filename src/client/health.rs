@@ -1,7 +1,7 @@
 //! The check of etcdctl's `cluster-health`: `GET /health` of each member on its client URLs.
 //!
-//! The first URL that answers decides; a member none of whose URLs answers is unreachable. An answer is judged as
-//! etcdctl judges it: `{"health":"true"}` as text or as a boolean, whatever the status.
+//! The first URL that answers decides; a member with no URL that answers is unreachable. As in etcdctl, a healthy
+//! answer is `{"health":"true"}`, as a string or as a boolean, whatever the HTTP status.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use serde::Deserialize;
 use super::http::{Connection, body};
 use super::{ClientError, Member, TlsPem};
 
-/// How long one URL may take to answer, connecting included: a member that waits for a quorum in vain says so after 7 s.
+/// Timeout of one URL, connecting included: a member that has no quorum says so after 7 s.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(8);
-/// Largest answer that is read.
+/// Maximum size of an answer.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
-/// What a member's client URLs said.
+/// The health of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkup {
     /// The member.
@@ -27,21 +27,21 @@ pub struct Checkup {
     pub verdict: Verdict,
 }
 
-/// How a member is.
+/// The result of a health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// This URL answered that all is well.
+    /// This URL reported a healthy member.
     Healthy(String),
-    /// This URL answered that something is wrong, in the member's own words if it has any.
+    /// This URL reported an unhealthy member, with the member's reason if there is one.
     Unhealthy(String, String),
     /// None of these URLs answered.
     Unreachable(Vec<String>),
-    /// It has published no client URL: it has not started yet.
+    /// The member has published no client URLs: it has not started yet.
     Unpublished,
 }
 
 impl Checkup {
-    /// Whether the member is well.
+    /// Whether the member is healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         matches!(self.verdict, Verdict::Healthy(_))
@@ -77,7 +77,7 @@ pub fn summary(checkups: &[Checkup]) -> &'static str {
     verdict(checkups.iter().filter(|checkup| checkup.is_healthy()).count(), checkups.len())
 }
 
-/// The same, of `well` healthy members among all.
+/// The same, for `well` healthy members of `all`.
 #[must_use]
 pub fn verdict(well: usize, all: usize) -> &'static str {
     match well {
@@ -87,12 +87,12 @@ pub fn verdict(well: usize, all: usize) -> &'static str {
     }
 }
 
-/// Asks one member.
+/// Checks one member.
 pub async fn check(member: &Member, tls: Option<&TlsPem>) -> Checkup {
     check_urls(member.id, &member.client_urls, tls).await
 }
 
-/// Asks the member `id` on its client URLs.
+/// Checks the member `id` on its client URLs.
 pub async fn check_urls(id: u64, urls: &[String], tls: Option<&TlsPem>) -> Checkup {
     let mut failed = Vec::new();
     for url in urls {
@@ -117,7 +117,7 @@ struct Answer {
     reason: String,
 }
 
-/// Older servers say `true`, newer ones `"true"`.
+/// Older servers send `true`, newer ones `"true"`.
 fn boolean<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers one request with `answer` and goes.
+    /// Answers one request with `answer`, then stops.
     fn server(answer: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unwell_member_is_unhealthy_even_if_its_next_url_would_say_otherwise() {
+    fn an_unhealthy_answer_decides_even_if_the_next_url_would_be_healthy() {
         let urls = [server(ILL), closed()];
         let checkup = ask_all(&urls);
         assert_eq!(
@@ -206,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_counts_as_well_as_a_text() {
+    fn health_may_be_a_boolean_or_a_string() {
         assert!(ask_all(&[server(OLD)]).is_healthy());
     }
 
     #[test]
-    fn members_without_urls_or_without_an_answer_are_unreachable_in_etcdctls_words() {
+    fn members_without_urls_or_answers_are_unreachable_with_etcdctls_messages() {
         assert_eq!(ask_all(&[]).lines(), ["member ab is unreachable: no available published client urls"]);
         let urls = [closed(), closed()];
         let last = ask_all(&urls).lines().pop().unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_has_three_words() {
+    fn the_summary_is_healthy_degraded_or_unavailable() {
         let checkup = |verdict| Checkup { id: 1, failed: Vec::new(), verdict };
         let (well, ill) = (checkup(Verdict::Healthy(String::new())), checkup(Verdict::Unpublished));
         assert_eq!(summary(&[well.clone(), well.clone()]), "cluster is healthy");

@@ -1,7 +1,7 @@
-//! Plain requests over HTTP/1.1: what v2, `/health` and `/version` speak.
+//! An HTTP/1.1 client for the v2 API, `/health` and `/version`.
 //!
-//! One connection to one endpoint, one request at a time. Connecting and waiting for the head of an answer are limited;
-//! reading a body is the caller's, piece by piece.
+//! One connection to one endpoint, one request at a time. Connecting and waiting for response headers have timeouts;
+//! the caller reads the body, chunk by chunk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Connection {
         Self::open_with(endpoint, config, None).await
     }
 
-    /// The same with a TLS configuration of the caller's own, which must not offer `h2`, and credentials for each request.
+    /// As [`Connection::open`], with the caller's own TLS configuration, which must not offer `h2`, and credentials.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -54,7 +54,7 @@ impl Connection {
         let unreachable = |reason| ClientError::Unreachable(format!("{endpoint}: {reason}"));
         match tokio::time::timeout(CONNECT_TIMEOUT, open).await {
             Ok(Ok((sender, connection))) => {
-                // Ends by itself when the sender is dropped; its error reaches whoever waits for an answer.
+                // The task ends when the sender is dropped; its error is returned to the pending request.
                 tokio::spawn(connection);
                 Ok(Self { sender, target, authorization })
             }
@@ -63,17 +63,17 @@ impl Connection {
         }
     }
 
-    /// The endpoint as it was given.
+    /// The endpoint as given.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.target.text
     }
 
-    /// Sends one request and waits up to `limit` for the head of its answer. `target` is path and query, already
+    /// Sends one request and waits up to `limit` for the response headers. `target` is path and query, already
     /// encoded; `form` is a form body, already encoded.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`]: whether a mutation happened is unknown then.
+    /// [`ClientError::Unreachable`]: the outcome of a mutation is unknown then.
     pub async fn call(
         &mut self,
         method: Method,
@@ -108,10 +108,10 @@ impl Connection {
     }
 }
 
-/// The whole body of an answer, which may have at most `most` bytes and must come within `limit`.
+/// The complete body of a response, at most `most` bytes and received within `limit`.
 ///
 /// # Errors
-/// [`ClientError::Unreachable`] when it breaks off, is late or too large.
+/// [`ClientError::Unreachable`] when it is incomplete, late or too large.
 pub async fn body(response: Response<Incoming>, most: usize, limit: Duration) -> Result<Bytes, ClientError> {
     let limited = http_body_util::Limited::new(response.into_body(), most);
     match tokio::time::timeout(limit, limited.collect()).await {

@@ -1,5 +1,5 @@
-//! What a TLS server shows in a handshake: its certificate, and the authorities it accepts callers
-//! from. A member whose files were replaced is asked this way whether it has taken them up.
+//! What a TLS server presents in a handshake: its certificate, and the CAs from which it accepts client
+//! certificates. Used to check whether a member has reloaded its replaced files.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,17 +14,17 @@ use tokio::net::TcpStream;
 use super::{CONNECT_TIMEOUT, ClientError, TlsPem, tls_parts};
 use crate::pki;
 
-/// What one server showed.
+/// The certificate and the accepted CAs of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presented {
     /// Its certificate, PEM.
     pub certificate: String,
-    /// Common names of the authorities it accepts callers from.
+    /// Common names of the CAs from which it accepts client certificates.
     pub accepts: BTreeSet<String>,
 }
 
-/// Shakes hands with `https://host:port` once, checks the server's certificate against `tls.ca`,
-/// shows our own, and closes. Ends within [`CONNECT_TIMEOUT`].
+/// Does one handshake with `https://host:port`, verifies the server's certificate against `tls.ca`,
+/// presents our own, and closes. Ends within [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
 /// [`ClientError::Unreachable`] with the reason; [`ClientError::Tls`] and [`ClientError::Endpoint`]
@@ -41,9 +41,9 @@ pub async fn presented(endpoint: &str, tls: &TlsPem) -> Result<Presented, Client
     let key = any_supported_type(&key).map_err(|e| ClientError::Tls { what: "private key", cause: e.to_string() })?;
     let witness = Arc::new(Witness { pair: Arc::new(CertifiedKey::new(chain, key)), heard: Mutex::default() });
     let mut config = builder.with_client_cert_resolver(Arc::clone(&witness) as Arc<dyn ResolvesClientCert>);
-    // The client port speaks both, the peer port the second only, and refuses who insists on the first.
+    // The client port supports both; the peer port only the second, and refuses clients that offer only the first.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // A resumed session would show what an earlier handshake agreed on.
+    // A resumed session would present the certificate of an earlier handshake.
     config.resumption = rustls::client::Resumption::disabled();
     let shake = async {
         let stream = TcpStream::connect((host.as_str(), port)).await?;
@@ -59,7 +59,7 @@ pub async fn presented(endpoint: &str, tls: &TlsPem) -> Result<Presented, Client
     Ok(Presented { certificate, accepts })
 }
 
-/// Answers with one pair and remembers which authorities the server asked for.
+/// A client certificate resolver that records the CAs named in the server's CertificateRequest.
 #[derive(Debug)]
 struct Witness {
     pair: Arc<CertifiedKey>,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_shows_its_certificate_and_every_authority_it_accepts() {
+    async fn a_server_presents_its_certificate_and_every_ca_it_accepts() {
         for protocols in [crate::tls::CLIENT_PORT, crate::tls::PEER_PORT] {
             shows_itself(protocols).await;
         }

@@ -1,9 +1,9 @@
-//! Corruption checks: whether members that should have equal keyspaces do, and the CORRUPT alarm when they do not.
+//! Corruption checks: compare the members' keyspaces, and raise the CORRUPT alarm if they differ.
 //!
-//! Three occasions, as in etcd: before a member serves clients ([`before_serving`]), at intervals, and after compactions
-//! (the latter two only the leader). A check asks every member for its HashKV at one revision; [`verdict`] compares what
-//! is comparable. The alarm goes through the log, so that from one entry on every member refuses writes alike; what it
-//! forbids is in `model::gate`.
+//! Three checks, as in etcd: before a member serves clients ([`before_serving`]), periodically, and after compactions
+//! (the latter two only on the leader). A check asks every member for its HashKV at one revision; [`verdict`] compares
+//! the comparable ones. The alarm goes through the log, so that from one entry on every member refuses writes; the
+//! blocked commands are in `model::gate`.
 
 mod verdict;
 
@@ -22,7 +22,7 @@ use crate::raft::{Consensus, PeerHash};
 use crate::settings::ids::hex;
 use crate::store::{HashError, HashKv, Store};
 
-/// When to check, as the settings have it; `None` = never.
+/// Intervals of the checks, from the settings; `None` = never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckTimes {
     /// `--corrupt-check-time`.
@@ -31,7 +31,7 @@ pub struct CheckTimes {
     pub compaction: Option<Duration>,
 }
 
-/// This member's keyspace is not the others'.
+/// This member's keyspace differs from the others'.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{id} found data inconsistency with peers: its hash at revision {revision} differs from that of {others}; do not let it \
@@ -49,11 +49,11 @@ pub struct Inconsistent {
 /// Compares this member with the others.
 #[derive(Clone)]
 pub struct Checker {
-    /// Asks the others and raises the alarm.
+    /// Queries the other members and raises the alarm.
     pub consensus: Consensus,
     /// This member's keyspace.
     pub store: Store,
-    /// How long a proposal or a read barrier may take.
+    /// Timeout of a proposal or read barrier.
     pub patience: Duration,
 }
 
@@ -81,11 +81,11 @@ impl Checker {
         tasks
     }
 
-    /// Compares everybody at the current revision.
+    /// Compares all members at the current revision.
     async fn compare_now(&self) {
         let Some(own) = self.own_hash(0).await else { return };
         let peers = self.consensus.peer_hashes(own.hash_revision).await;
-        // What others had applied when they answered, this member has applied after this.
+        // After this, this member has applied everything that the others had applied when they answered.
         if let Err(error) = self.consensus.read_barrier(Instant::now() + self.patience).await {
             tracing::warn!(%error, "the corruption check did not end: this member cannot confirm that it leads");
             return;
@@ -102,7 +102,7 @@ impl Checker {
         }
     }
 
-    /// Compares everybody at the last compaction revision, unless that was done.
+    /// Compares all members at the last compaction revision, unless already done.
     async fn compare_compaction(&self, checked: &mut i64) {
         let compacted = self.store.compacted();
         if compacted <= (*checked).max(0) {
@@ -119,7 +119,7 @@ impl Checker {
         }
     }
 
-    /// What a verdict asks for.
+    /// Acts on a verdict.
     async fn act(&self, own: &Reading, verdict: Verdict, check: &str) {
         let (revision, compact_revision) = (own.hash_revision, own.compacted);
         match verdict {
@@ -153,7 +153,7 @@ impl Checker {
         }
     }
 
-    /// Raises CORRUPT for a member; 0 = nobody knows which.
+    /// Raises CORRUPT for a member; 0 = unknown member.
     async fn raise(&self, member_id: u64) {
         let kind = i32::from(AlarmType::Corrupt);
         if self.store.view().alarms().contains(&(member_id, kind)) {
@@ -172,7 +172,7 @@ impl Checker {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.hash_kv(revision)).await {
             Ok(Ok(hash)) => Some(hash),
-            // Compacted in between: the next check comes.
+            // Compacted in the meantime: leave it to the next check.
             Ok(Err(HashError::Refused(_))) => None,
             Ok(Err(HashError::Store(error))) => {
                 tracing::error!(%error, "this member's state cannot be read for a corruption check");
@@ -182,7 +182,7 @@ impl Checker {
         }
     }
 
-    /// Compares this member with the others before it serves anybody.
+    /// Compares this member with the others before it serves clients.
     ///
     /// # Errors
     /// Others differ, and no majority agrees with this member.
@@ -210,7 +210,7 @@ impl Checker {
     }
 }
 
-/// When the leader checks.
+/// The ticks at which the leader checks.
 struct Turns {
     ticks: Interval,
     consensus: Consensus,
@@ -219,13 +219,13 @@ struct Turns {
 
 impl Turns {
     fn every(every: Duration, consensus: &Consensus, stop: &CancellationToken) -> Self {
-        // Not at once: a member that has just started has nobody to ask.
+        // Not at once: a member that has just started has no peers connected yet.
         let mut ticks = interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { ticks, consensus: consensus.clone(), stop: stop.clone() }
     }
 
-    /// Waits until it is time and this member leads; `false` when the member stops.
+    /// Waits for a tick at which this member leads; `false` when the member stops.
     async fn next(&mut self) -> bool {
         loop {
             tokio::select! {
@@ -251,7 +251,7 @@ fn reading(member: u64, hash: &HashKv) -> Reading {
     Reading { member, hash, compacted: compact_revision, hash_revision, current }
 }
 
-/// Who answered what; `None` = did not.
+/// The members' answers; `None` = no answer.
 fn readings(peers: &[PeerHash]) -> Vec<Option<Reading>> {
     let told = |peer: &PeerHash| match &peer.hash {
         Ok(hash) => Some(reading(peer.id, hash)),

@@ -1,47 +1,47 @@
-//! What hashes say about members. Pure.
+//! Compares the members' hashes. Pure.
 //!
-//! Hashes compare only when they cover the same: the same revision, under the same compaction. Members fall into groups
-//! of equal hashes. If one group is a majority of all members, the others are damaged; if none is, nobody can say who.
+//! Hashes are comparable only at the same revision and compaction revision. Members are grouped by hash. If one group
+//! is a majority of all members, the others are corrupt; if none is, the corrupt members are unknown.
 
 use std::collections::BTreeMap;
 
 use crate::settings::ids::hex;
 
-/// A member's keyspace as it says itself.
+/// A member's HashKV answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Whose.
+    /// Member id.
     pub member: u64,
     /// HashKV.
     pub hash: u32,
-    /// Compaction revision that the hash was taken under.
+    /// Compaction revision when the hash was computed.
     pub compacted: i64,
-    /// Last revision in the hash.
+    /// Last revision included in the hash.
     pub hash_revision: i64,
     /// The member's revision when it answered.
     pub current: i64,
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All that could be compared are equal.
+    /// All comparable hashes are equal.
     Equal {
-        /// Others that were compared.
+        /// Number of other members compared.
         compared: usize,
-        /// Others that did not answer, or are at another compaction.
+        /// Number of others that did not answer, or have another compaction revision.
         missing: usize,
     },
-    /// They are not.
+    /// The hashes differ.
     Differ {
-        /// The damaged members; 0 when nobody can say.
+        /// The corrupt members; 0 when unknown.
         named: Vec<u64>,
-        /// Every hash and the members that have it, for the log.
+        /// Every hash and its members, for the log.
         by_hash: Vec<(u32, String)>,
     },
 }
 
-/// The others that can be compared with `own`.
+/// The others whose hashes are comparable with `own`.
 fn comparable<'a>(own: &'a Reading, others: &'a [Option<Reading>]) -> impl Iterator<Item = &'a Reading> {
     let same = |other: &&Reading| other.compacted == own.compacted && other.hash_revision == own.hash_revision;
     others.iter().flatten().filter(same)
@@ -52,7 +52,7 @@ fn majority(others: &[Option<Reading>]) -> usize {
     members / 2 + 1
 }
 
-/// Compares `own` with what the others said. `others` has a place for every other member.
+/// Compares `own` with the others' answers. `others` has one element for every other member.
 pub fn judge(own: &Reading, others: &[Option<Reading>]) -> Verdict {
     let mut groups: BTreeMap<u32, Vec<u64>> = BTreeMap::from([(own.hash, vec![own.member])]);
     let mut compared = 0;
@@ -84,8 +84,8 @@ pub fn stands_alone(own: &Reading, others: &[Option<Reading>]) -> Vec<u64> {
     different.into_iter().map(|other| other.member).collect()
 }
 
-/// Members with a revision or a compaction above the leader's, taken after it had applied all that they can have: they
-/// changed something that the log does not say. If most are, it is the leader that lost something.
+/// Members with a revision or compaction revision above the leader's, although the leader has applied every entry they
+/// can have: they have changes that are not in the log. If a majority is ahead, the leader has lost data.
 pub fn ahead(leader: u64, revision: i64, compacted: i64, others: &[Option<Reading>]) -> Vec<u64> {
     let ahead = |other: &&Reading| other.current > revision || other.compacted > compacted;
     let ahead: Vec<u64> = others.iter().flatten().filter(ahead).map(|other| other.member).collect();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_minority_is_named_whoever_it_is() {
+    fn the_minority_is_reported_whoever_it_is() {
         let judged =
             |own: u32, second: u32, third: u32| named(judge(&at(1, own), &[Some(at(2, second)), Some(at(3, third))]));
         assert_eq!(judged(7, 7, 7), [0u64; 0]);
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_majority_nobody_is_named() {
+    fn without_a_majority_no_member_is_reported() {
         assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 8))])), [0], "one against one");
         assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 8)), None])), [0], "the third does not answer");
         assert_eq!(named(judge(&at(1, 7), &[Some(at(2, 7)), None])), [0u64; 0]);
     }
 
     #[test]
-    fn only_equal_revisions_and_compactions_compare() {
+    fn only_hashes_at_equal_revisions_and_compactions_are_compared() {
         let elsewhere = Reading { compacted: 6, ..at(2, 8) };
         let verdict = judge(&at(1, 7), &[Some(elsewhere), Some(at(3, 7)), None]);
         assert_eq!(verdict, Verdict::Equal { compared: 1, missing: 2 });
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_starts_when_a_majority_agrees_with_it_or_nobody_differs() {
+    fn a_member_starts_when_a_majority_agrees_with_it_or_no_member_differs() {
         let alone = |others: &[Option<Reading>]| stands_alone(&at(1, 7), others);
         assert_eq!(alone(&[Some(at(2, 7)), Some(at(3, 8))]), [0u64; 0]);
         assert_eq!(alone(&[Some(at(2, 8)), Some(at(3, 8))]), [2, 3]);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_ahead_of_the_log_is_named_and_the_leader_when_most_are() {
+    fn members_ahead_of_the_log_are_reported_or_the_leader_if_most_are() {
         let ahead_by = |revision| Reading { current: revision, ..at(2, 7) };
         assert_eq!(ahead(1, 9, 5, &[Some(ahead_by(9)), None]), [0u64; 0]);
         assert_eq!(ahead(1, 9, 5, &[Some(ahead_by(10)), None]), [2]);

@@ -1,4 +1,4 @@
-//! From tracing's events to lines in the buffer.
+//! The tracing layer: formats events as lines in the buffer.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -15,13 +15,13 @@ use super::line::Line;
 use super::queue::Queue;
 use crate::settings::{LogFormat, LogLevel};
 
-/// Targets that count as this program.
+/// Targets of this program's own events.
 const OWN: [&str; 3] = ["etcd_charm", "etcd", LAST_WORDS];
-/// The target of the event before a process ends itself: it returns when the line is written, or after [`FLUSH_WAIT`].
-/// A target, because the layers that use it must not know this one.
+/// Target of the last event before the process exits: logging it returns once it is written, or after [`FLUSH_WAIT`].
+/// It is a target because the modules that use it must not depend on this one.
 const LAST_WORDS: &str = "last_words";
 
-/// Turns events into lines. Spans are switched off altogether: no line shows them.
+/// Formats events as lines. Spans are disabled: lines do not include them.
 #[derive(Debug)]
 pub struct LineLayer {
     level: Level,
@@ -30,7 +30,7 @@ pub struct LineLayer {
 }
 
 impl LineLayer {
-    /// A layer for events of this level and above; foreign crates are heard from `warn` up, openraft from `error`.
+    /// A layer for events of this level and above; from other crates only `warn` and above, from openraft only `error`.
     pub fn new(level: LogLevel, format: LogFormat, queue: Arc<Queue>) -> LineLayer {
         let level = match level {
             LogLevel::Debug => Level::DEBUG,
@@ -42,10 +42,10 @@ impl LineLayer {
     }
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        // openraft warns of every try to reach a member that is away; `raft::network::peers` says it once.
+        // openraft warns about every attempt to reach an unreachable member; `raft::network::peers` logs it once.
         let foreign = if metadata.target().starts_with("openraft") { Level::ERROR } else { Level::WARN };
         let most = if is_own(metadata.target()) { self.level } else { self.level.min(foreign) };
-        // A foreign error is written as a warning, so it is heard where warnings are.
+        // An error from another crate is logged as a warning, so it is enabled with warnings.
         let heard = *metadata.level() <= most && (self.level >= Level::WARN || is_own(metadata.target()));
         metadata.is_event() && heard
     }
@@ -56,7 +56,7 @@ fn is_own(target: &str) -> bool {
     OWN.contains(&root)
 }
 
-/// The word of a level in the line; tracing's `TRACE` has no word in zap.
+/// The level's name in a line; zap has no `trace` level.
 fn word(metadata: &Metadata<'_>) -> &'static str {
     match *metadata.level() {
         Level::ERROR if is_own(metadata.target()) => "error",
@@ -92,7 +92,7 @@ impl<S: Subscriber> Layer<S> for LineLayer {
     }
 }
 
-/// Writes fields into a line; underscores in names become dashes, as etcd writes them.
+/// Adds fields to a line; underscores in names become dashes, as in etcd's logs.
 struct Fields<'a>(&'a mut Line);
 
 impl Fields<'_> {

@@ -1,32 +1,32 @@
-//! One log line: etcd's four keys first, then the event's fields, flat.
+//! One log line: etcd's four keys first, then the event's fields.
 
 use time::OffsetDateTime;
 
 use crate::settings::LogFormat;
 
-/// Longest value of one field; the rest is cut.
+/// Maximum length of a field's value; the rest is truncated.
 const MAX_VALUE_BYTES: usize = 16 << 10;
 
-/// Keys every line has; a field of that name gets a trailing underscore.
+/// Keys of every line; a field with one of these names gets a trailing underscore.
 const RESERVED: [&str; 4] = ["level", "ts", "caller", "msg"];
 
-/// A line under construction.
+/// A line being built.
 #[derive(Debug)]
 pub struct Line {
     format: LogFormat,
-    /// JSON: everything up to and without `msg`. Console: the first three columns.
+    /// JSON: everything before `msg`. Console: the first three columns.
     head: String,
     message: String,
     fields: String,
 }
 
 impl Line {
-    /// Starts a line at this moment. `file` is shortened to its last two parts.
+    /// Starts a line with the current time. `file` is shortened to its last two components.
     pub fn new(format: LogFormat, level: &str, file: Option<&str>, line: u32) -> Line {
         Line::at(OffsetDateTime::now_utc(), format, level, file, line)
     }
 
-    /// Starts a line at a given moment.
+    /// Starts a line with the given time.
     pub fn at(now: OffsetDateTime, format: LogFormat, level: &str, file: Option<&str>, line: u32) -> Line {
         let ts = timestamp(now);
         let caller = format!("{}:{line}", short(file.unwrap_or("unknown")));
@@ -39,17 +39,17 @@ impl Line {
         Line { format, head, message: String::new(), fields: String::new() }
     }
 
-    /// Sets the sentence.
+    /// Sets `msg`.
     pub fn message(&mut self, text: &str) {
         self.message = text.to_owned();
     }
 
-    /// Adds a text.
+    /// Adds a string field.
     pub fn text(&mut self, name: &str, value: &str) {
         self.raw(name, &quoted(value));
     }
 
-    /// Adds a number or boolean in its own notation.
+    /// Adds a number or boolean, unquoted.
     pub fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         self.raw(name, &value.to_string());
     }
@@ -60,7 +60,7 @@ impl Line {
         self.fields.push_str(&format!("{separator}{}:{json}", quoted(&name)));
     }
 
-    /// The line's bytes with its newline.
+    /// The line's bytes, with the newline.
     pub fn finish(self) -> Vec<u8> {
         let Line { format, head, message, fields } = self;
         let text = match format {
@@ -87,7 +87,7 @@ fn timestamp(now: OffsetDateTime) -> String {
     )
 }
 
-/// The last two parts of a path.
+/// The last two components of a path.
 fn short(path: &str) -> &str {
     match path.rmatch_indices('/').nth(1) {
         Some((at, _)) => &path[at + 1..],
@@ -95,7 +95,7 @@ fn short(path: &str) -> &str {
     }
 }
 
-/// A JSON string, cut at [`MAX_VALUE_BYTES`].
+/// A JSON string, truncated at [`MAX_VALUE_BYTES`].
 fn quoted(value: &str) -> String {
     if value.len() <= MAX_VALUE_BYTES {
         return serde_json::Value::from(value).to_string();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_cannot_take_the_place_of_etcds_keys() {
+    fn fields_cannot_override_etcds_keys() {
         let mut built = line(LogFormat::Json, "a/b.rs");
         built.text("level", "x");
         let parsed: serde_json::Value = serde_json::from_str(&text(built)).expect("JSON");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_values_are_cut_between_characters() {
+    fn huge_values_are_truncated_at_a_character_boundary() {
         let mut built = line(LogFormat::Json, "a/b.rs");
         built.text("value", &"ä".repeat(MAX_VALUE_BYTES));
         let parsed: serde_json::Value = serde_json::from_str(&text(built)).expect("JSON");

@@ -1,11 +1,10 @@
-//! The log: one line per event in the shape etcd's lines have, so that what reads etcd's log reads
-//! ours.
+//! The log: one line per event in etcd's format, so that tools for etcd's log can read it.
 //!
-//! What holds true: a thread that logs never waits for a disk, a pipe or a terminal. Lines go into a
-//! bounded buffer which one thread empties; when nobody reads the outputs the buffer fills, further
-//! lines are counted and dropped, and the count is logged once lines flow again. Level `error` is
-//! this program's own word: foreign crates' errors appear as warnings, since only we know whether
-//! something is wrong.
+//! Invariant: a thread that logs never blocks on a disk, pipe or terminal. Lines go into a bounded
+//! buffer, which one thread writes out; when the outputs block, the buffer fills, further lines are
+//! dropped and counted, and the count is logged once writing resumes. Level `error` is reserved for
+//! this program: errors from other crates are logged as warnings, because only this program knows
+//! whether they matter.
 
 mod layer;
 mod line;
@@ -26,13 +25,13 @@ use sink::Sink;
 pub use queue::MAX_QUEUED_BYTES;
 pub use sink::LogError;
 
-/// Longest wait at exit for the outputs to take what is still buffered.
+/// Maximum wait at exit for buffered lines to be written.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
-/// The buffer of the running log, for the counter and the panic hook.
+/// The buffer of the running log, for the dropped-lines counter and the panic hook.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// Keeps the log running; dropping it writes out what is buffered, for at most one second.
+/// Keeps the log running; dropping it flushes the buffer, for at most one second.
 #[must_use = "the log is flushed when the guard is dropped"]
 #[derive(Debug)]
 pub struct LogGuard {
@@ -45,9 +44,9 @@ impl Drop for LogGuard {
     }
 }
 
-/// Opens the outputs, starts the thread that writes to them, and makes this the process's log. From
-/// here on a panic is one line in the log and the end of the process: a replica that lost a thread
-/// is worse than one that restarts.
+/// Opens the outputs, starts the writer thread, and installs this as the process's log. From here on
+/// a panic logs one line and aborts the process: a replica that lost a thread is worse than one that
+/// restarts.
 pub fn init(settings: &Logging) -> Result<LogGuard, LogError> {
     let sinks = settings.outputs.iter().map(Sink::open).collect::<Result<Vec<Sink>, LogError>>()?;
     let queue = Arc::new(Queue::new());
@@ -71,12 +70,12 @@ pub fn init(settings: &Logging) -> Result<LogGuard, LogError> {
 }
 
 #[cfg(test)]
-/// Lines dropped since the start because nobody read the outputs.
+/// Lines dropped since the start because the outputs blocked.
 pub fn dropped_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
 }
 
-/// Writes one line straight to standard error: for refusals before the log runs.
+/// Writes one line directly to standard error: for errors before the log is running.
 pub fn print(level: &str, message: &str, fields: &[(&str, &str)]) {
     use std::io::Write;
     let mut line = Line::new(LogFormat::Json, level, Some("etcd/main.rs"), 0);
@@ -84,7 +83,7 @@ pub fn print(level: &str, message: &str, fields: &[(&str, &str)]) {
     for (name, value) in fields {
         line.text(name, value);
     }
-    // Nobody is left to be told when standard error is closed.
+    // If standard error is closed, the failure cannot be reported.
     drop(std::io::stderr().write_all(&line.finish()));
 }
 

@@ -1,20 +1,20 @@
-//! The buffer between those who log and the one thread that writes.
+//! The buffer between the threads that log and the writer thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes that may wait to be written; as much again may be in the writer's hands.
+/// Maximum bytes waiting in the buffer; the writer may hold as many again.
 pub const MAX_QUEUED_BYTES: usize = 4 << 20;
 
-/// Lines end to end, waiting.
+/// Concatenated lines, waiting to be written.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Something was pushed.
+    /// Signalled when a line was pushed.
     filled: Condvar,
-    /// The writer wrote out all it had taken.
+    /// Signalled when the writer has written its batch.
     emptied: Condvar,
     dropped: AtomicU64,
 }
@@ -43,14 +43,14 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Adds a line even to a full buffer: for the last line of a process.
+    /// Adds a line even if the buffer is full: for the last line of a process.
     pub fn push_always(&self, line: &[u8]) {
         self.state.lock().waiting.extend_from_slice(line);
         self.filled.notify_one();
     }
 
-    /// For the writer: marks the previous batch as written and waits for the next. `batch` is
-    /// emptied and filled, so the two buffers change places without copying.
+    /// For the writer: marks the previous batch as written and waits for the next. `batch` is cleared
+    /// and swapped with the buffer, without copying.
     pub fn take(&self, batch: &mut Vec<u8>) {
         batch.clear();
         let mut state = self.state.lock();
@@ -63,7 +63,7 @@ impl Queue {
         state.writing = true;
     }
 
-    /// Waits until everything pushed so far is written, at most `most`.
+    /// Waits until everything pushed so far is written, for at most `most`.
     pub fn flush(&self, most: Duration) {
         let until = Instant::now() + most;
         let mut state = self.state.lock();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn flushing_waits_for_the_writer_but_not_for_ever() {
+    fn flushing_waits_for_the_writer_with_a_timeout() {
         let queue = Arc::new(Queue::new());
         queue.push(b"one");
         queue.flush(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! Where lines end up, and the thread that brings them there.
+//! The log outputs, and the thread that writes to them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -12,10 +12,10 @@ use super::line::Line;
 use super::queue::Queue;
 use crate::settings::{LogFormat, LogOutput};
 
-/// The journal's socket for whole entries.
+/// The journal's native protocol socket.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// Pause before writing again to an output that would block.
+/// Delay before retrying a write that would block.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the log cannot start.
@@ -24,15 +24,15 @@ pub enum LogError {
     /// An output cannot be opened.
     #[error("cannot open log output {output}: {source} (see --log-outputs)")]
     Open {
-        /// The output as the flag names it.
+        /// The output as given in the flag.
         output: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The writing thread cannot start.
+    /// The writer thread cannot be started.
     #[error("cannot start the log's thread: {0}")]
     Thread(io::Error),
-    /// A process has one log.
+    /// The log was started twice.
     #[error("the log is already running")]
     Twice,
 }
@@ -42,13 +42,13 @@ pub enum LogError {
 pub enum Sink {
     /// A file, a pipe or a terminal.
     Bytes(File),
-    /// The journal, a datagram per line.
+    /// The journal, one datagram per line.
     Journal(UnixDatagram),
 }
 
 impl Sink {
-    /// Opens an output. Standard streams are duplicated, so that a reader who stopped reading blocks
-    /// our thread and never a lock that others need.
+    /// Opens an output. Standard streams are duplicated, so that a reader that stops reading blocks the
+    /// writer thread, and never a lock that other threads need.
     pub fn open(output: &LogOutput) -> Result<Sink, LogError> {
         let failed = |name: &str| {
             let output = name.to_owned();
@@ -72,8 +72,8 @@ impl Sink {
         }
     }
 
-    /// Writes a batch of whole lines. An output that fails loses the batch: there is nowhere to
-    /// report that but the other outputs, and serving must go on.
+    /// Writes a batch of complete lines. If an output fails, it loses the batch: the failure could be
+    /// reported only to the other outputs, and the server must go on.
     fn write(&mut self, batch: &[u8]) {
         match self {
             Sink::Bytes(file) => drop(write_all_patiently(file, batch)),
@@ -95,7 +95,7 @@ fn open_file(path: &PathBuf) -> Result<File, LogError> {
         .map_err(|source| LogError::Open { output: path.display().to_string(), source })
 }
 
-/// `write_all` that outlasts a pipe somebody set to non-blocking.
+/// `write_all` that also retries on a non-blocking pipe.
 fn write_all_patiently(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -109,7 +109,7 @@ fn write_all_patiently(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A line as the journal's native protocol wants it. Lines hold no newline: it is escaped in them.
+/// A line in the journal's native protocol. Newlines in lines are escaped.
 fn journal_entry(line: &[u8]) -> Vec<u8> {
     let says = |level: &str| line.starts_with(format!("{{\"level\":\"{level}\"").as_bytes());
     let priority = match () {
@@ -125,7 +125,7 @@ fn journal_entry(line: &[u8]) -> Vec<u8> {
     entry
 }
 
-/// The body of the log's thread.
+/// The body of the writer thread.
 pub fn write_forever(queue: &Queue, mut sinks: Vec<Sink>, format: LogFormat) {
     let mut batch = Vec::new();
     let mut told = 0;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn journal_entries_carry_the_lines_priority() {
+    fn journal_entries_have_the_lines_priority() {
         for (level, priority) in [("fatal", 2), ("error", 3), ("warn", 4), ("info", 6), ("debug", 7)] {
             let line = Line::new(LogFormat::Json, level, None, 1).finish();
             let entry = String::from_utf8(journal_entry(line.trim_ascii_end())).expect("UTF-8");

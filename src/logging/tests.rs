@@ -1,5 +1,5 @@
-//! Events through the layer and the buffer, as a reader of the log sees them; and a real process
-//! that panics or whose reader sleeps.
+//! Events through the layer and the buffer, as they appear in the log; and a real process that
+//! panics or whose log reader is blocked.
 
 use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt;
@@ -7,7 +7,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use super::*;
 use crate::settings::LogLevel;
 
-/// The lines some code logs at a level.
+/// The lines that `code` logs at this level.
 fn logged(level: LogLevel, code: impl FnOnce()) -> Vec<Value> {
     let queue = Arc::new(Queue::new());
     let layer = LineLayer::new(level, LogFormat::Json, queue.clone());
@@ -45,7 +45,7 @@ fn every_line_parses_and_has_etcds_keys() {
 }
 
 #[test]
-fn levels_hide_what_is_below_them() {
+fn events_below_the_level_are_not_logged() {
     let all = || {
         tracing::debug!("d");
         tracing::info!("i");
@@ -58,7 +58,7 @@ fn levels_hide_what_is_below_them() {
 }
 
 #[test]
-fn foreign_crates_are_heard_from_warn_up_and_never_as_errors() {
+fn other_crates_are_logged_from_warn_up_and_never_as_errors() {
     let lines = logged(LogLevel::Debug, || {
         tracing::info!(target: "openraft::core", "chatter");
         tracing::warn!(target: "openraft::core", "every try to reach a member that is away");
@@ -73,7 +73,7 @@ fn foreign_crates_are_heard_from_warn_up_and_never_as_errors() {
 }
 
 #[test]
-fn spans_cost_nothing_and_show_nothing() {
+fn spans_are_disabled_and_not_logged() {
     let lines = logged(LogLevel::Debug, || {
         let span = tracing::info_span!("outer", secret = 1);
         assert!(span.is_disabled());
@@ -83,7 +83,7 @@ fn spans_cost_nothing_and_show_nothing() {
     assert!(lines[0].get("secret").is_none());
 }
 
-/// Runs this test binary again with one of the tests below as its only work.
+/// A command that runs this test binary with only one of the tests below.
 fn child(test: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().expect("test binary"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("ETCD_LOG_CHILD", "1");
@@ -99,7 +99,7 @@ fn to_stderr() -> Logging {
     Logging { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![crate::settings::LogOutput::Stderr] }
 }
 
-/// Path of a test in this module as the test binary knows it.
+/// Full path of a test in this module, for the test binary's filter.
 fn path_of(test: &str) -> String {
     format!("{}::{test}", module_path!().split_once("::").expect("crate and module").1)
 }
@@ -148,7 +148,7 @@ fn a_reader_who_stops_reading_never_stops_the_program() {
         std::process::exit(if dropped > 0 { 42 } else { 43 });
     }
     let mut running = child(&path_of("a_reader_who_stops_reading_never_stops_the_program")).spawn().expect("child");
-    // The pipe is held open and never read; the child must end all the same.
+    // The pipe is kept open but never read; the child must exit all the same.
     let unread = running.stderr.take().expect("piped");
     let status = running.wait().expect("child ends");
     drop(unread);

@@ -1,4 +1,4 @@
-//! Reaching a server of the v2 API: its endpoints, TLS, credentials, and what its answers mean.
+//! Access to a v2 API server: endpoints, TLS, credentials, and decoding of responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use crate::client::http::{Connection, body};
 use crate::client::{Client, ClientError};
 use crate::tls;
 
-/// How long a small request may take: a server gives up a proposal after 7 s.
+/// Timeout of a small request: a server gives up on a proposal after 7 s.
 pub const CALL_LIMIT: Duration = Duration::from_secs(15);
-/// How long a server may take to begin the answer to a recursive read, which etcd builds in memory first.
+/// Timeout for the response headers of a recursive read, which etcd builds in memory first.
 pub const LISTING_LIMIT: Duration = Duration::from_secs(600);
-/// Largest answer of a small request, bytes: a value of 10 MiB with escapes.
+/// Maximum response size of a small request, in bytes: a value of 10 MiB with escapes.
 const MAX_ANSWER_BYTES: usize = 80 << 20;
 
-/// A server, checked.
+/// Validated access to a server.
 pub struct Access {
     pub endpoints: Vec<String>,
     tls: Option<Arc<ClientConfig>>,
     authorization: Option<HeaderValue>,
 }
 
-/// A refusal of the v2 API.
+/// An error of the v2 API.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Refusal {
     #[serde(rename = "errorCode")]
@@ -41,19 +41,19 @@ pub struct Refusal {
     pub cause: String,
 }
 
-/// What a small request was answered.
+/// The response to a small request.
 #[derive(Debug)]
 pub enum Said {
     /// 200 or 201.
     Done(HeaderMap, Bytes),
     /// An error of the v2 API.
     Refused(Refusal),
-    /// Something else.
+    /// Any other response.
     Other(StatusCode),
 }
 
 impl Access {
-    /// Reads the certificates.
+    /// Loads the certificates.
     pub fn new(server: &Server) -> Result<Self, MigrateError> {
         let tls = config(server, b"http/1.1")?;
         let authorization = credentials(server.user.as_deref())?.map(|(name, password)| {
@@ -67,7 +67,7 @@ impl Access {
         Ok(Self { endpoints: server.endpoints.clone(), tls, authorization })
     }
 
-    /// A connection to one endpoint, counted round and round.
+    /// A connection to one endpoint, chosen round-robin by `turn`.
     pub async fn open(&self, turn: usize) -> Result<Connection, ClientError> {
         let endpoint = &self.endpoints[turn % self.endpoints.len()];
         Connection::open_with(endpoint, self.tls.clone(), self.authorization.clone()).await
@@ -116,7 +116,7 @@ fn credentials(user: Option<&str>) -> Result<Option<(String, String)>, MigrateEr
     Ok(Some((user.to_owned(), password)))
 }
 
-/// Sends a small request and reads the whole answer.
+/// Sends a small request and reads the whole response.
 pub async fn ask(
     connection: &mut Connection,
     method: Method,
@@ -127,7 +127,7 @@ pub async fn ask(
     judge(response).await
 }
 
-/// Reads an answer whole.
+/// Reads and decodes a whole response.
 pub async fn judge(response: Response<Incoming>) -> Result<Said, ClientError> {
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = body(response, MAX_ANSWER_BYTES, CALL_LIMIT).await?;
@@ -137,7 +137,7 @@ pub async fn judge(response: Response<Incoming>) -> Result<Said, ClientError> {
     Ok(serde_json::from_slice(&bytes).map_or(Said::Other(status), Said::Refused))
 }
 
-/// The error for an answer that nobody expected.
+/// The error for an unexpected response.
 pub fn unexpected(said: Said, endpoint: &str, what: &str) -> MigrateError {
     let (endpoint, what) = (endpoint.to_owned(), what.to_owned());
     match said {
@@ -149,17 +149,17 @@ pub fn unexpected(said: Said, endpoint: &str, what: &str) -> MigrateError {
     }
 }
 
-/// `X-Etcd-Index` of an answer.
+/// `X-Etcd-Index` of a response.
 pub fn index(headers: &HeaderMap) -> Option<u64> {
     headers.get("x-etcd-index")?.to_str().ok()?.parse().ok()
 }
 
-/// `X-Etcd-Cluster-Id` of an answer.
+/// `X-Etcd-Cluster-Id` of a response.
 pub fn cluster(headers: &HeaderMap) -> String {
     headers.get("x-etcd-cluster-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-/// Path of a key in a request: everything escaped but what is plain in every path.
+/// Percent-encodes a key for a request path: everything but `/` and unreserved characters.
 pub fn encode(key: &[u8]) -> String {
     let mut path = String::with_capacity(key.len());
     for &byte in key {
@@ -172,7 +172,7 @@ pub fn encode(key: &[u8]) -> String {
     path
 }
 
-/// Path of a directory in a request. Access control of v2 knows `/app/*`, which the path `/app` does not match.
+/// Request path of a directory, with a trailing slash: the v2 permission `/app/*` does not match the path `/app`.
 pub fn encode_directory(key: &[u8]) -> String {
     let mut path = encode(key);
     if !path.ends_with('/') {
@@ -181,7 +181,7 @@ pub fn encode_directory(key: &[u8]) -> String {
     path
 }
 
-/// A form with one value, which may have 10 MiB: only what a form cannot hold is escaped, because servers limit the form.
+/// A form with a value of up to 10 MiB: only what must be is escaped, because servers limit the size of forms.
 pub fn form(value: &[u8], ttl: Option<i64>) -> Bytes {
     let mut form = Vec::with_capacity(value.len() + 32);
     if let Some(ttl) = ttl {
@@ -197,7 +197,7 @@ pub fn form(value: &[u8], ttl: Option<i64>) -> Bytes {
     form.into()
 }
 
-/// Checks a path given on the command line. A trailing slash is forgiven.
+/// Validates a path from the command line. A trailing slash is accepted.
 pub fn clean(flag: &'static str, path: &str) -> Result<String, MigrateError> {
     let trimmed = if path.len() > 1 { path.strip_suffix('/').unwrap_or(path) } else { path };
     let good = trimmed == "/"

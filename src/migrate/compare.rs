@@ -1,4 +1,4 @@
-//! `compare`: are two exports the same tree?
+//! `compare`: whether two exports hold the same tree.
 
 use std::cmp::Ordering;
 
@@ -30,7 +30,7 @@ pub fn run(options: &Compare) -> Result<(), MigrateError> {
     Ok(())
 }
 
-/// Nodes of one path.
+/// The nodes at one path, in one export or both.
 enum Pair {
     Left(Node),
     Right(Node),
@@ -39,7 +39,7 @@ enum Pair {
 
 type Nodes = Result<Node, MigrateError>;
 
-/// Walks both in their common order.
+/// Merges both exports in their common order.
 fn each_pair(
     mut left: impl Iterator<Item = Nodes>,
     mut right: impl Iterator<Item = Nodes>,

@@ -1,8 +1,8 @@
 //! `copy-to-v3`: every file of a v2 tree becomes the v3 key of its path.
 //!
-//! The tree is taken whole first, from a server or a file. Then every key is looked at, and only when nothing stands
-//! against it anything is written: batches of keys that must not exist yet, so a value that is there is never replaced,
-//! not even one that came in between. Writing again what is there already changes nothing.
+//! The whole tree is read first, from a server or a file. Then every key is checked, and only if there is no conflict
+//! is anything written: in batches of keys that must not exist yet, so that an existing value is never replaced, not
+//! even one written concurrently. A repeated run changes nothing.
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write as _};
@@ -21,14 +21,14 @@ use crate::client::{Client, ClientError, Code};
 use crate::treefile::order::is_within;
 use crate::treefile::{Node, WriteError};
 
-/// Keys in one transaction, below any server's `--max-txn-ops`.
+/// Keys per transaction, below any server's `--max-txn-ops`.
 const BATCH_KEYS: usize = 64;
-/// Leases remembered, so that keys that end in the same second share one.
+/// Maximum leases remembered, so that keys that expire in the same second share a lease.
 const MAX_LEASES: usize = 10_000;
-/// How often a call is tried while the target elects or restarts.
+/// Attempts per call while the target elects a leader or restarts.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Bytes of a request beside keys and values.
+/// Overhead of a request beside keys and values, in bytes.
 const ENVELOPE_BYTES: usize = 256;
 
 /// Runs the command.
@@ -58,7 +58,7 @@ pub async fn run(options: &Copy) -> Result<(), MigrateError> {
     if conflicts > 0 { Err(MigrateError::KeysSkipped(conflicts)) } else { Ok(()) }
 }
 
-/// Takes the tree from the server into a file of its own.
+/// Exports the server's tree to a temporary file.
 async fn take(options: &Copy) -> Result<Spool, MigrateError> {
     let source = Access::new(&options.server)?;
     let kept = nameless()?;
@@ -69,7 +69,7 @@ async fn take(options: &Copy) -> Result<Spool, MigrateError> {
     Spool::prove(PathBuf::from(format!("the export of {}", exported.endpoint)), kept)
 }
 
-/// What a look at every key found.
+/// The result of checking every key.
 #[derive(Default)]
 struct Found {
     new: u64,
@@ -158,11 +158,11 @@ async fn write(options: &Copy, spool: &mut Spool, target: &mut Target, new: u64)
     Ok(other)
 }
 
-/// The v3 keyspace, asked again while it elects or restarts.
+/// The v3 keyspace; calls are retried while it elects a leader or restarts.
 struct Target {
     client: Client,
     server: Server,
-    /// Second of expiry → lease.
+    /// Second of expiration → lease id.
     leases: HashMap<i64, i64>,
 }
 
@@ -182,13 +182,13 @@ impl Target {
         loop {
             match self.client.create_all(keys).await {
                 Ok(creation) => return Ok(creation),
-                // The keys may be there now: the next try says so, and that is the same as done.
+                // The keys may have been created: then the next attempt finds them, which counts as done.
                 Err(error) => self.again(error, &mut tries).await?,
             }
         }
     }
 
-    /// A lease that ends at `at`, or up to a second later.
+    /// A lease that expires at `at`, or up to a second later.
     async fn lease(&mut self, at: i64, ttl: i64) -> Result<i64, MigrateError> {
         let second = at.div_euclid(1_000_000_000);
         if let Some(&lease) = self.leases.get(&second) {
@@ -198,7 +198,7 @@ impl Target {
         let lease = loop {
             match self.client.grant(ttl).await {
                 Ok(lease) => break lease,
-                // A lease that nobody knows of ends by itself.
+                // If the lease was granted anyway, it expires unused.
                 Err(error) => self.again(error, &mut tries).await?,
             }
         };
@@ -209,7 +209,7 @@ impl Target {
         Ok(lease)
     }
 
-    /// Waits and connects again, or gives up.
+    /// Waits and reconnects, or gives up.
     async fn again(&mut self, error: ClientError, tries: &mut u32) -> Result<(), MigrateError> {
         let passing = match error.code() {
             None => matches!(error, ClientError::Unreachable(_)),
@@ -227,7 +227,7 @@ impl Target {
     }
 }
 
-/// A file with the expiry that counts: its own, or that of a directory above it, which would take it along.
+/// A file with its effective expiration: the earliest of its own and those of the directories above it.
 struct File {
     key: Vec<u8>,
     value: Vec<u8>,
@@ -240,11 +240,11 @@ impl File {
     }
 }
 
-/// The files of a tree, so many at once as fit a request.
+/// The files of a tree, in batches that fit a request.
 struct Batches<I> {
     nodes: I,
     most: usize,
-    /// Directories above, with their expiry.
+    /// Directories above, with their effective expiration.
     above: Vec<(Vec<u8>, Option<i64>)>,
     next: Option<File>,
 }
@@ -285,7 +285,7 @@ impl<I: Iterator<Item = Result<Node, MigrateError>>> Iterator for Batches<I> {
                 Some(Err(error)) => return Some(Err(error)),
                 Some(Ok(file)) => file,
             };
-            // A key stands in a request twice: as a condition and as a write.
+            // Each key is in the request twice: in a compare and in a put.
             let weight = file.bytes() + file.key.len();
             if !batch.is_empty() && bytes + weight > self.most {
                 self.next = Some(file);

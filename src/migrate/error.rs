@@ -1,4 +1,4 @@
-//! What can go wrong with the tools, each sentence with what to do.
+//! Errors of the tools, each message with what to do.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use crate::client::ClientError;
 use crate::tls::TlsError;
 use crate::treefile::{FileError, WriteError};
 
-/// Why a tool did not do what it was asked.
+/// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// A server cannot be reached or refuses a v3 call.
+    /// A server is unreachable or refused a v3 call.
     #[error("{0}")]
     Client(#[from] ClientError),
     /// No endpoint works.
@@ -29,7 +29,7 @@ pub enum MigrateError {
         /// Its value.
         path: String,
     },
-    /// `--hidden` outside of the prefix or not hidden.
+    /// A `--hidden` path that is outside the prefix or not hidden.
     #[error(
         "--hidden {0:?} names no hidden node below the prefix: its last part begins with _ and it is below --prefix"
     )]
@@ -48,7 +48,7 @@ pub enum MigrateError {
         /// etcd's cause.
         cause: String,
     },
-    /// No v2 server.
+    /// Not a v2 server.
     #[error(
         "{endpoint} answers {what} with HTTP {status} and no v2 answer (is v2 enabled there? etcd 3.4 needs --enable-v2)"
     )]
@@ -60,7 +60,7 @@ pub enum MigrateError {
         /// HTTP status.
         status: u16,
     },
-    /// An answer in the middle of which something is wrong.
+    /// A malformed response.
     #[error("the answer of {endpoint} cannot be used: {reason}")]
     Answer {
         /// Who.
@@ -78,7 +78,7 @@ pub enum MigrateError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// Not a good export.
+    /// An invalid export.
     #[error("{path}: {error}; nothing was written")]
     File {
         /// The file.
@@ -86,7 +86,7 @@ pub enum MigrateError {
         /// What is wrong.
         error: FileError,
     },
-    /// The file changed after it was proven.
+    /// The file changed after it was verified.
     #[error(
         "{path} changed while it was read: {error}; what was written so far stays (run again with a good file and --resume)"
     )]
@@ -109,7 +109,7 @@ pub enum MigrateError {
         /// Something that is there.
         found: String,
     },
-    /// Writes fail again and again.
+    /// Writes failed repeatedly.
     #[error("{done} nodes were written, then {last} (run again with --resume)")]
     BrokeOff {
         /// Nodes written.

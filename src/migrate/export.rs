@@ -1,8 +1,8 @@
 //! `export`: from a server to a file.
 //!
-//! A server of this project is asked for the file itself. Any other is asked for one recursive listing, which is of one
-//! moment like the file; hidden nodes are in no listing, so each one named is listed by itself and put where it belongs.
-//! Those come a moment later than the rest.
+//! A server of this project returns the file itself. Any other is asked for one recursive listing, which is a
+//! consistent snapshot like the file; hidden nodes are in no listing, so each one given is listed separately and merged
+//! in order. Those are read slightly later than the rest.
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
@@ -29,19 +29,19 @@ use crate::client::http::Connection;
 use crate::treefile::order::{compare, is_within};
 use crate::treefile::{Header, Lines, MAX_LINE_BYTES, Node, Part, Totals, WriteError, Writer};
 
-/// Longest silence in the middle of an answer.
+/// Idle timeout within a response body.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// Clocks that are further apart than this are worth a sentence, nanoseconds.
+/// Clock skew above which the user is told, in nanoseconds.
 const SKEW_LIMIT: i64 = 2_000_000_000;
 
 type Answer = Pin<Box<dyn AsyncRead>>;
 
-/// What was exported.
+/// The result of an export.
 pub struct Exported {
     pub header: Header,
     pub totals: Totals,
     pub endpoint: String,
-    /// How far the source's clock is ahead of ours, nanoseconds, as far as it says.
+    /// How far the source's clock is ahead of ours, in nanoseconds, if the source reported it.
     pub ahead: Option<i64>,
 }
 
@@ -74,7 +74,7 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
         return take_the_file(connection.endpoint(), response, out).await;
     }
     match judge(response).await? {
-        // Another product; or access control lets this user read keys, perhaps, and not everything.
+        // Another server implementation; or this user may perhaps read the keys, but not export everything.
         Said::Other(StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED) => {}
         said => return Err(unexpected(said, connection.endpoint(), &format!("an export of {prefix}"))),
     }
@@ -83,7 +83,7 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
         let reason = "it has no X-Etcd-Index".to_owned();
         return Err(MigrateError::Answer { endpoint: connection.endpoint().to_owned(), reason });
     };
-    // Now: the answer itself may take minutes.
+    // Compute the skew now: reading the body may take minutes.
     let said = date(&headers);
     let ahead = said.map(|said| said - now());
     let names = hidden.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
@@ -98,7 +98,7 @@ pub async fn export<'a>(access: &'a Access, tree: &Tree, out: &'a mut dyn Write)
     Ok(Exported { header, totals, endpoint, ahead })
 }
 
-/// Whether a server of this project answers with the file.
+/// Whether the response is the export file of a server of this project.
 pub fn gives_the_file(response: &Response<Incoming>) -> bool {
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     response.status() == StatusCode::OK && kind == Some("application/x-ndjson")
@@ -140,7 +140,7 @@ async fn take_the_file(
     Ok(Exported { header, totals, endpoint: endpoint.to_owned(), ahead })
 }
 
-/// The next piece of a body that does not fall silent.
+/// The next chunk of a body, with an idle timeout.
 pub async fn piece(body: &mut Incoming) -> io::Result<Option<Bytes>> {
     loop {
         let frame = tokio::time::timeout(SILENCE_LIMIT, body.frame()).await;
@@ -169,12 +169,12 @@ async fn list(connection: &mut Connection, path: &[u8]) -> Result<(HeaderMap, Li
     Ok((head.headers, Listing::new(answer)))
 }
 
-/// A tree that comes as one listing and, in between, the hidden nodes that were named.
+/// A tree merged from one listing and the given hidden nodes.
 struct Listed<'a> {
     access: &'a Access,
     writer: Writer<&'a mut dyn Write>,
     totals: Totals,
-    /// Hidden nodes that are still to come, in the order of the file.
+    /// Hidden nodes still to be listed, in file order.
     hidden: VecDeque<Vec<u8>>,
     endpoint: String,
 }
@@ -196,7 +196,7 @@ impl Listed<'_> {
         Ok(())
     }
 
-    /// Lists the hidden nodes whose place is before `key`, or all that are left.
+    /// Lists the hidden nodes that sort before `key`, or all remaining ones.
     async fn hidden_before(&mut self, key: Option<&[u8]>) -> Result<(), MigrateError> {
         while let Some(path) = self.hidden.front() {
             if key.is_some_and(|key| compare(path, key).is_gt()) {
@@ -205,7 +205,7 @@ impl Listed<'_> {
             let Some(path) = self.hidden.pop_front() else { return Ok(()) };
             let mut connection = self.access.open_any().await?;
             let (_, listing) = list(&mut connection, &path).await?;
-            // Below a hidden node there may be others that were named.
+            // There may be other given hidden nodes below this one.
             Box::pin(self.drain(listing)).await?;
         }
         Ok(())
@@ -216,7 +216,7 @@ impl Listed<'_> {
     }
 }
 
-/// The named hidden nodes below the prefix, with the hidden directories that hold them, in the order of the file.
+/// The given hidden nodes below the prefix, with the hidden directories above them, in file order.
 pub fn hidden_paths(prefix: &str, given: &[String]) -> Result<VecDeque<Vec<u8>>, MigrateError> {
     let mut paths: Vec<Vec<u8>> = Vec::new();
     for path in given {
@@ -237,7 +237,7 @@ pub fn hidden_paths(prefix: &str, given: &[String]) -> Result<VecDeque<Vec<u8>>,
     Ok(paths.into())
 }
 
-/// The server's clock, in whole seconds, from `Date`.
+/// The server's clock from the `Date` header, in whole seconds.
 fn date(headers: &HeaderMap) -> Option<i64> {
     let text = headers.get(header::DATE)?.to_str().ok()?;
     let moment = OffsetDateTime::parse(text, &Rfc2822).ok()?;
@@ -251,7 +251,7 @@ pub fn now() -> i64 {
 }
 
 impl Exported {
-    /// How many whole seconds the source's clock is ahead, when that matters.
+    /// Whole seconds that the source's clock is ahead, if above [`SKEW_LIMIT`].
     pub fn skew_seconds(&self) -> Option<i64> {
         let ahead = self.ahead?;
         (self.totals.expiring > 0 && ahead.abs() > SKEW_LIMIT).then_some(ahead / 1_000_000_000)

@@ -1,7 +1,7 @@
 //! `import`: from a file into a server.
 //!
-//! The file is proven, the target looked at, and only then the first node written. Directories come into being with what
-//! they hold; one that holds nothing is made, and those with a TTL get it last, so that none expires while it is filled.
+//! The file is verified and the target checked before the first node is written. Directories are created implicitly by
+//! their children, empty ones explicitly; directory TTLs are set last, so that no directory expires while it is filled.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::client::http::Connection;
 use crate::treefile::order::is_within;
 use crate::treefile::{Lines, Part};
 
-/// Bytes of nodes that are on their way at once.
+/// Maximum bytes of nodes in flight.
 const BYTES_IN_FLIGHT: usize = 64 << 20;
 
-/// What an import did.
+/// Counts of an import.
 #[derive(Default)]
 struct Tally {
     written: u64,
@@ -99,7 +99,7 @@ async fn say(access: &Access, spool: &Spool, to: &str, tally: &Tally, progress: 
     );
     let target = format!("/v2/keys{}?quorum=true", encode_directory(to.as_bytes()));
     let said = ask(&mut access.open_any().await?, Method::GET, &target, None).await?;
-    // A user who may write and not read is told less.
+    // A user with write but no read permission gets no report of the target's index.
     let Said::Done(headers, _) = said else { return Ok(()) };
     let reached = index(&headers).unwrap_or(u64::MAX);
     if reached < spool.header.index {
@@ -111,10 +111,10 @@ async fn say(access: &Access, spool: &Spool, to: &str, tally: &Tally, progress: 
     Ok(())
 }
 
-/// Refuses a target that holds something. An empty directory holds nothing.
+/// Refuses a target that is not empty. An empty directory counts as empty.
 async fn look(connection: &mut Connection, to: &str) -> Result<(), MigrateError> {
     let not_empty = |found: &str| MigrateError::NotEmpty { prefix: to.to_owned(), found: found.to_owned() };
-    // A server of this project shows hidden nodes too.
+    // A server of this project includes hidden nodes.
     let response =
         connection.call(Method::GET, &format!("/v2/export{}", encode(to.as_bytes())), None, CALL_LIMIT).await?;
     if gives_the_file(&response) {
@@ -159,7 +159,7 @@ async fn look(connection: &mut Connection, to: &str) -> Result<(), MigrateError>
     }
 }
 
-/// Carries out the plan, so many writes at once, and tells each outcome.
+/// Executes the plan with up to `parallel` writes at once, and reports each outcome.
 async fn carry_out(
     plan: impl Iterator<Item = Result<Step, MigrateError>>,
     pool: &Pool<'_>,
@@ -173,7 +173,7 @@ async fn carry_out(
             let step = step?;
             let weight = if let Step::Write(write) = &step { write.weight() } else { 0 };
             let weight = u32::try_from(weight.min(BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
-            // The budget is never closed.
+            // The semaphore is never closed.
             Ok::<_, MigrateError>((step, budget.acquire_many_owned(weight).await.ok()))
         }
     });
@@ -192,8 +192,8 @@ async fn carry_out(
     Ok(())
 }
 
-/// Gives directories what is left of their TTL. One whose time came while it was filled is removed; one whose time had
-/// come before was never begun by this run.
+/// Sets the remaining TTL of directories. One that expired while it was filled is removed; one that had expired before
+/// was not written by this run.
 async fn expire_directories(
     spool: &mut Spool,
     moved: &Moved,

@@ -1,25 +1,25 @@
-//! A recursive answer of the v2 API, read piece by piece: nodes in the order of the answer, whatever its size.
+//! A streaming parser of recursive v2 responses of any size: nodes in the order of the response.
 
 use json_event_parser::{JsonEvent, JsonParseError, TokioAsyncReaderJsonParser};
 use tokio::io::AsyncRead;
 
 use crate::treefile::{Node, parse_time};
 
-/// Largest piece that must be held at once, bytes: one value with its escapes.
+/// Maximum size of one JSON token, in bytes: one value with its escapes.
 const MAX_TOKEN_BYTES: usize = 80 << 20;
 
-/// Why an answer is no listing.
+/// Why a response is no listing.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
-    /// It broke off or is no JSON.
+    /// It is truncated or not JSON.
     #[error("{0}")]
     Json(#[from] JsonParseError),
-    /// It is JSON of another shape.
+    /// It is JSON of another structure.
     #[error("it is no node of the v2 API: {0}")]
     Shape(String),
 }
 
-/// Where the parser stands.
+/// The parser's state.
 enum Level {
     /// In the event.
     Event,
@@ -29,7 +29,7 @@ enum Level {
     Children,
 }
 
-/// A node whose fields are still coming.
+/// A node whose fields are still being parsed.
 #[derive(Default)]
 struct Draft {
     key: Option<String>,
@@ -40,7 +40,7 @@ struct Draft {
 }
 
 impl Draft {
-    /// The node; `None` for the root, which has no key, and when it was given already.
+    /// The node; `None` for the root, which has no key, and when it was already returned.
     fn give(&mut self) -> Option<Node> {
         if std::mem::replace(&mut self.given, true) {
             return None;
@@ -51,31 +51,31 @@ impl Draft {
     }
 }
 
-/// The nodes of one answer.
+/// The nodes of one response.
 pub struct Listing<R: AsyncRead + Unpin> {
     parser: TokioAsyncReaderJsonParser<R>,
     levels: Vec<Level>,
     ended: bool,
 }
 
-/// What one event of the parser means here.
+/// The action for one parser event.
 enum Step {
     Nothing,
     Give,
     Close,
-    /// A value of no interest begins.
+    /// Skip the value that starts here.
     Skip,
     Eof,
 }
 
 impl<R: AsyncRead + Unpin> Listing<R> {
-    /// Reads `answer`, the body of a GET.
+    /// A parser of `answer`, the body of a GET.
     pub fn new(answer: R) -> Self {
         let parser = TokioAsyncReaderJsonParser::new(answer).with_max_buffer_size(MAX_TOKEN_BYTES);
         Self { parser, levels: Vec::new(), ended: false }
     }
 
-    /// The next node, parents before children; `None` after the last, when the answer is proven to be whole.
+    /// The next node, parents before children; `None` after the last, once the response is known to be complete.
     pub async fn next(&mut self) -> Result<Option<Node>, ListingError> {
         while !self.ended {
             let node = match self.step().await? {
@@ -159,7 +159,7 @@ impl<R: AsyncRead + Unpin> Listing<R> {
         }
     }
 
-    /// Passes over one value.
+    /// Skips one value.
     async fn skip(&mut self) -> Result<(), ListingError> {
         let mut depth = 0usize;
         loop {
@@ -176,7 +176,7 @@ impl<R: AsyncRead + Unpin> Listing<R> {
     }
 }
 
-/// The fields of a node that matter.
+/// The fields of a node that are used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
     Key,

@@ -1,10 +1,10 @@
-//! The tools of `etcd v2`: a v2 tree out of a cluster into a file, from the file into a cluster, or into the v3 keyspace.
+//! The tools of `etcd v2`: export a v2 tree from a cluster to a file, import it into a cluster, copy it to v3 keys.
 //!
-//! They are clients of any server of the v2 API, etcd's own included. What holds true: an export is whole and of one
-//! moment, or there is no file; nothing is written before the whole file is proven; nothing that exists is overwritten
-//! unless asked for; a run that broke off can be repeated. Memory does not grow with the tree.
+//! They are clients of any v2 API server, including etcd. Invariants: an export is complete and a consistent snapshot,
+//! or there is no file; nothing is written before the whole file is verified; nothing that exists is overwritten unless
+//! requested; an interrupted run can be repeated. Memory use does not grow with the tree.
 //!
-//! `access` reaches the servers, `listing` reads a recursive answer piece by piece, `spool` keeps and proves
+//! `access` connects to servers, `listing` parses recursive responses as a stream, `spool` writes and verifies export
 //! files; `export`, `import`, `copy` and `compare` are the commands.
 
 mod access;
@@ -27,7 +27,7 @@ use std::ffi::OsString;
 pub use error::MigrateError;
 use options::Command;
 
-/// Runs one tool with the words after `v2`; the result is the exit code: 0 done, 1 not done or not alike, 2 not understood.
+/// Runs one tool with the arguments after `v2`. Exit code: 0 success, 1 failure or difference, 2 usage error.
 pub fn run(words: impl Iterator<Item = OsString>) -> u8 {
     let command = match options::read(words) {
         Ok(command) => command,

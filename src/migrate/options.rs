@@ -173,7 +173,7 @@ pub struct Compare {
     pub right: PathBuf,
 }
 
-/// Reads the words after `v2`, or says what to print and the exit code.
+/// Parses the arguments after `v2`; the error is the text to print and the exit code.
 pub fn read(words: impl Iterator<Item = OsString>) -> Result<Command, (String, u8)> {
     Command::try_parse_from(words).map_err(|error| (error.to_string(), if error.use_stderr() { 2 } else { 0 }))
 }

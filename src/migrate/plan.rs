@@ -1,7 +1,7 @@
-//! Pure: the nodes of a file as the writes that make them.
+//! Turns the nodes of a file into writes. Pure.
 //!
-//! A directory comes into being with the first node below it, so only one that holds nothing takes a write. Its TTL is
-//! set after everything else, not here. What has expired takes none, with everything below it.
+//! A directory is created implicitly by the first node below it, so only an empty one needs a write. Its TTL is
+//! set after everything else, not here. Expired nodes, and everything below them, are not written.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::writes::Write;
 use crate::treefile::Node;
 use crate::treefile::order::is_within;
 
-/// The exported node and its new place.
+/// The exported node's path and its new path.
 #[derive(Debug, Clone)]
 pub struct Moved {
     pub from: String,
@@ -18,7 +18,7 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// The new path; the root has the empty one.
+    /// The new path of a node; empty for the root.
     pub fn key(&self, key: &[u8]) -> Vec<u8> {
         let rest = if self.from == "/" { key } else { key.get(self.from.len()..).unwrap_or_default() };
         let to = if self.to == "/" { "" } else { &self.to };
@@ -26,12 +26,12 @@ impl Moved {
     }
 }
 
-/// What one node means.
+/// What to do for one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Write this.
     Write(Write),
-    /// A directory that what it holds has made.
+    /// A directory that was created by a node below it.
     Implied,
     /// Expired.
     Expired,
@@ -42,7 +42,7 @@ struct Open {
     made: bool,
 }
 
-/// The steps, in an order in which no write needs another.
+/// The steps; no write depends on another.
 pub struct Plan<I> {
     nodes: I,
     moved: Moved,
@@ -53,7 +53,7 @@ pub struct Plan<I> {
 }
 
 impl<I: Iterator<Item = Result<Node, MigrateError>>> Plan<I> {
-    /// `now` gives nanoseconds since 1970.
+    /// `now` returns nanoseconds since 1970.
     pub fn new(nodes: I, moved: Moved, now: fn() -> i64) -> Self {
         Self { nodes, moved, now, open: Vec::new(), expired: None, ready: VecDeque::new() }
     }
@@ -81,7 +81,7 @@ impl<I: Iterator<Item = Result<Node, MigrateError>>> Plan<I> {
         }
         let key = self.moved.key(&node.key);
         match node.value {
-            // The root is there already.
+            // The root always exists.
             None => self.open.push(Open { made: key.is_empty(), key: node.key }),
             Some(_) if key.is_empty() => {
                 return Err(MigrateError::Path { flag: "--prefix", path: "/".to_owned() });
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_directories_that_hold_nothing_are_made() {
+    fn only_empty_directories_are_created() {
         let steps = plan(
             ("/", "/"),
             &[
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expired_goes_with_all_it_holds_and_its_directory_stays() {
+    fn expired_nodes_are_dropped_with_their_children_and_the_parent_stays() {
         let steps = plan(
             ("/", "/"),
             &[
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_moves_with_its_exported_node() {
+    fn a_tree_is_moved_to_the_new_prefix() {
         let nodes = [("/a/b", None, None), ("/a/b/f", Some("1"), Some(500)), ("/a/b/g", None, None)];
         assert_eq!(plan(("/a/b", "/x"), &nodes), [file("/x/f", "1", Some(500)), directory("/x/g"), Step::Implied]);
         assert_eq!(plan(("/a/b", "/"), &nodes), [file("/f", "1", Some(500)), directory("/g"), Step::Implied]);

@@ -1,4 +1,4 @@
-//! What the tools say to a person, on standard error: what was done, and what could not be.
+//! Messages of the tools on standard error: results, progress and conflicts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,18 +7,18 @@ use super::export::Exported;
 use super::spool::is_dash;
 use crate::treefile::{Header, Totals};
 
-/// Pause between two lines of progress.
+/// Minimum interval between two progress lines.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
-/// How many nodes in the way are named one by one.
+/// Maximum number of conflicts listed individually.
 pub const MAX_NAMED: u64 = 50;
 
-/// What an export holds, in one line.
+/// A one-line summary of an export.
 pub fn totals(totals: &Totals) -> String {
     let Totals { directories, files, expiring, .. } = totals;
     format!("{} nodes ({files} files, {directories} directories, {expiring} with a TTL)", totals.nodes())
 }
 
-/// After an export.
+/// Prints the result of an export.
 pub fn exported(exported: &Exported, file: &Path) {
     let Exported { header, totals: counted, endpoint, .. } = exported;
     let to = if is_dash(file) { "standard output".to_owned() } else { file.display().to_string() };
@@ -35,7 +35,7 @@ pub fn exported(exported: &Exported, file: &Path) {
     }
 }
 
-/// What a tree knows of hidden nodes.
+/// Which hidden nodes an export includes.
 pub fn hidden(header: &Header) -> String {
     if header.all_hidden {
         return "hidden nodes: all included".to_owned();
@@ -55,7 +55,7 @@ fn replaced(totals: &Totals) -> Option<String> {
     })
 }
 
-/// Lines of progress, not more than one in some seconds.
+/// Prints progress lines, at most one per [`PROGRESS_PAUSE`].
 pub struct Progress {
     doing: &'static str,
     all: u64,
@@ -69,7 +69,7 @@ impl Progress {
         Self { doing, all, begun: Instant::now(), last: Instant::now() }
     }
 
-    /// Says how far it is, now and then.
+    /// Prints a progress line if one is due.
     pub fn at(&mut self, done: u64) {
         if self.last.elapsed() >= PROGRESS_PAUSE {
             self.last = Instant::now();
@@ -83,14 +83,14 @@ impl Progress {
     }
 }
 
-/// Names what is in the way, and stops naming when it is too much.
+/// Prints conflicts, up to [`MAX_NAMED`], and counts all of them.
 #[derive(Default)]
 pub struct Conflicts {
     count: u64,
 }
 
 impl Conflicts {
-    /// One more.
+    /// Adds one.
     pub fn add(&mut self, what: &str) {
         self.count += 1;
         match self.count {

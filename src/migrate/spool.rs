@@ -1,4 +1,4 @@
-//! Exports on this machine: written so that a part is never taken for the whole, and proven before they are used.
+//! Export files: replaced atomically when written, and verified before they are used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,7 +15,7 @@ pub fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A new file that takes the place of an old one only when it is whole; values may be secret, so it is the owner's alone.
+/// A new file that replaces an old one only once complete; values may be secret, so only its owner can read it.
 pub struct Pending {
     part: PathBuf,
     path: PathBuf,
@@ -23,7 +23,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Begins the file beside its place.
+    /// Creates the temporary file beside the target.
     pub fn begin(path: &Path) -> Result<Self, MigrateError> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
@@ -33,7 +33,7 @@ impl Pending {
         Ok(Self { part, path: path.to_owned(), out })
     }
 
-    /// Syncs it and moves it to its place.
+    /// Syncs the file and renames it to the target.
     pub fn finish(mut self) -> Result<(), MigrateError> {
         let synced = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
         synced.and_then(|()| fs::rename(&self.part, &self.path)).map_err(failed("write", &self.path))?;
@@ -58,7 +58,7 @@ impl Drop for Pending {
     }
 }
 
-/// A proven export, open: what is read later is what was proven, unless somebody writes into it meanwhile, which shows.
+/// A verified export, kept open, so that later reads get the verified file; writes to it in between are detected.
 pub struct Spool {
     path: PathBuf,
     file: File,
@@ -67,7 +67,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Proves the export in `path`; standard input is kept in a nameless file first.
+    /// Verifies the export in `path`; standard input is first copied to an unnamed file.
     pub fn open(path: &Path) -> Result<Self, MigrateError> {
         if is_dash(path) {
             let path = PathBuf::from("standard input");
@@ -79,7 +79,7 @@ impl Spool {
         Self::prove(path.to_owned(), file)
     }
 
-    /// Proves an export that was just written to `file`.
+    /// Verifies an export that was just written to `file`.
     pub fn prove(path: PathBuf, mut file: File) -> Result<Self, MigrateError> {
         file.seek(SeekFrom::Start(0)).map_err(failed("read", &path))?;
         let mut parts = Parts::new(&path, &file);
@@ -95,7 +95,7 @@ impl Spool {
         Ok(Self { path, file, header, totals })
     }
 
-    /// The nodes from the start. They are checked again on the way.
+    /// The nodes from the start. They are verified again while reading.
     pub fn nodes(&mut self) -> Result<impl Iterator<Item = Result<Node, MigrateError>> + '_, MigrateError> {
         self.file.seek(SeekFrom::Start(0)).map_err(failed("read", &self.path))?;
         let mut parts = Parts::new(&self.path, &self.file);
@@ -113,7 +113,7 @@ impl Spool {
     }
 }
 
-/// A file that nobody can find and that is gone with its last user.
+/// An unnamed temporary file, deleted when closed.
 pub fn nameless() -> Result<File, MigrateError> {
     tempfile::tempfile().map_err(failed("write", &std::env::temp_dir()))
 }
@@ -140,7 +140,7 @@ impl<'f> Parts<'f> {
         if read == 0 {
             return self.lines.finish().map(|()| None).map_err(bad);
         }
-        // A last line without its newline is a part of a line, or somebody cut the file exactly there.
+        // A last line without its newline means a truncated file.
         let whole = self.line.pop() == Some(b'\n');
         if !whole {
             return Err(bad(self.lines.cut()));

@@ -1,4 +1,4 @@
-//! The parts that need no server.
+//! Tests that need no server.
 
 use super::access::{clean, encode, form};
 use super::export::hidden_paths;
@@ -10,7 +10,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The nodes of an answer that arrives in pieces of `piece` bytes.
+/// The nodes of a response that arrives in chunks of `piece` bytes.
 fn listed(answer: &str, piece: usize) -> Result<Vec<Node>, String> {
     let pieces: Vec<_> = answer
         .as_bytes()
@@ -32,7 +32,7 @@ fn node(key: &str, value: Option<&str>, expiration: Option<i64>) -> Node {
 }
 
 #[test]
-fn a_recursive_answer_is_read_in_pieces_of_any_size() {
+fn a_recursive_response_is_parsed_in_chunks_of_any_size() {
     let answer = concat!(
         r#"{"action":"get","node":{"dir":true,"nodes":["#,
         r#"{"key":"/a","dir":true,"expiration":"2017-07-14T02:40:00.5Z","ttl":5,"nodes":[{"key":"/a/b","value":"x\u003c\"ü","modifiedIndex":7,"createdIndex":7}],"modifiedIndex":6,"createdIndex":6},"#,
@@ -61,7 +61,7 @@ fn an_empty_root_has_no_nodes_and_a_file_is_one() {
 }
 
 #[test]
-fn an_answer_that_is_no_listing_is_refused() {
+fn a_response_that_is_no_listing_is_refused() {
     for bad in [
         "",
         "[]",
@@ -77,7 +77,7 @@ fn an_answer_that_is_no_listing_is_refused() {
 }
 
 #[test]
-fn hidden_nodes_come_with_the_hidden_directories_that_hold_them_in_the_order_of_the_file() {
+fn hidden_nodes_are_listed_with_their_hidden_directories_in_file_order() {
     let paths = |prefix: &str, given: &[&str]| {
         let given: Vec<String> = given.iter().map(|path| (*path).to_owned()).collect();
         hidden_paths(prefix, &given)
@@ -92,14 +92,14 @@ fn hidden_nodes_come_with_the_hidden_directories_that_hold_them_in_the_order_of_
 }
 
 #[test]
-fn paths_and_values_are_escaped_as_far_as_they_must_be() {
+fn paths_and_values_are_escaped_only_where_necessary() {
     assert_eq!(encode("/a b/ü%?#+".as_bytes()), "/a%20b/%C3%BC%25%3F%23%2B");
     assert_eq!(form("a=b&c+d;e%ü\n".as_bytes(), Some(9)), "ttl=9&value=a=b%26c%2Bd%3Be%25ü\n");
     assert_eq!(form(b"", None), "value=");
 }
 
 #[test]
-fn paths_of_the_command_line_are_absolute_and_clean() {
+fn command_line_paths_must_be_absolute_and_clean() {
     assert_eq!(clean("--prefix", "/a/b/").unwrap(), "/a/b");
     assert_eq!(clean("--prefix", "/").unwrap(), "/");
     for bad in ["", "a", "///", "/a//b", "/a/./b", "/.."] {
@@ -113,7 +113,7 @@ fn words(line: &str) -> Result<Command, (String, u8)> {
 }
 
 #[test]
-fn command_lines_are_read_and_bad_ones_exit_with_two() {
+fn command_lines_parse_and_bad_ones_exit_with_two() {
     let Ok(Command::Export(export)) =
         words("export --endpoints http://a:1,http://b:2 --hidden /_x --hidden /a/_y t.json")
     else {

@@ -1,4 +1,4 @@
-//! Writes of single nodes: many at once, each repeated until its outcome is known.
+//! Writes of single nodes, concurrently, each retried until its outcome is known.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -13,27 +13,27 @@ use super::export::now;
 use crate::client::ClientError;
 use crate::client::http::Connection;
 
-/// How often a write is tried before the whole import stops: a minute and more, longer than elections take.
+/// Attempts per write before the whole import stops: over a minute, longer than elections take.
 const TRIES: u32 = 60;
-/// Pause between two tries.
+/// Delay between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// etcd's codes that tell what is in the way.
+/// etcd's error codes for conflicts.
 const NOT_A_FILE: u32 = 102;
 const NOT_A_DIRECTORY: u32 = 104;
 const EXISTS: u32 = 105;
 const NOT_FOUND: u32 = 100;
-/// Raft trouble, which passes.
+/// Raft errors, which are temporary.
 const PASSING: [u32; 2] = [300, 301];
 
 /// One node to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// A file; with a time of expiry.
+    /// A file: key, value, expiration.
     File(Vec<u8>, Vec<u8>, Option<i64>),
-    /// A directory that nothing else makes.
+    /// An empty directory.
     Directory(Vec<u8>),
-    /// The expiry of a directory, once everything below it is there.
+    /// The expiration of a directory, set once everything below it is written.
     Expiry(Vec<u8>, i64),
 }
 
@@ -45,27 +45,27 @@ impl Write {
         }
     }
 
-    /// About what it weighs in memory, bytes.
+    /// Estimated memory use, in bytes.
     pub fn weight(&self) -> usize {
-        // The value is held as it is and as a form.
+        // The value is held twice: plain and form-encoded.
         if let Self::File(key, value, _) = self { 256 + 2 * (key.len() + value.len()) } else { 256 + self.key().len() }
     }
 }
 
-/// What became of it.
+/// The outcome of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Written now.
     Written,
-    /// It was there already, and the same.
+    /// It existed already, and is equal.
     Present,
-    /// Its time had passed.
+    /// It had expired.
     Expired,
-    /// Something else is there.
+    /// Something else exists there.
     InTheWay(String),
 }
 
-/// Connections that are free, and how to open more.
+/// A pool of idle connections.
 pub struct Pool<'a> {
     access: &'a Access,
     free: RefCell<Vec<Connection>>,
@@ -82,7 +82,7 @@ impl<'a> Pool<'a> {
     /// Writes one node.
     ///
     /// # Errors
-    /// The servers cannot be used, for so long that waiting makes no sense, or refuse for a reason that is no conflict.
+    /// The servers have been unavailable for all attempts, or refuse for a reason that is no conflict.
     pub async fn write(&self, write: &Write) -> Result<Outcome, MigrateError> {
         let mut last = None;
         for tried in 0..TRIES {
@@ -102,7 +102,7 @@ impl<'a> Pool<'a> {
                     self.free.borrow_mut().push(connection);
                     return Ok(outcome);
                 }
-                // The next try goes elsewhere, on a connection of its own.
+                // The next attempt uses another endpoint, with a new connection.
                 Ok(Attempt::Passing(reason)) => last = Some(reason),
                 Ok(Attempt::Unexpected(said)) => {
                     let what = format!("the write of {}", String::from_utf8_lossy(write.key()));
@@ -161,7 +161,7 @@ impl<'a> Pool<'a> {
     ) -> Result<Attempt, ClientError> {
         match (refusal.code, write) {
             (code, _) if PASSING.contains(&code) => Ok(Attempt::Passing(format!("{code}: {}", refusal.cause))),
-            // It expired by itself, or somebody else removed it.
+            // It has expired, or another client removed it.
             (NOT_FOUND, Write::Expiry(..)) => Ok(Attempt::Known(Outcome::Expired)),
             (EXISTS | NOT_A_FILE, _) => self.compare(connection, write, path).await,
             (NOT_A_DIRECTORY, _) => Ok(Attempt::Known(Outcome::InTheWay(format!(
@@ -173,7 +173,7 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// Looks at what is there: a write whose answer was lost, an import that broke off, or somebody else's data.
+    /// Compares with the existing node: from a write whose response was lost, an interrupted import, or another client.
     async fn compare(&self, connection: &mut Connection, write: &Write, path: &str) -> Result<Attempt, ClientError> {
         let bytes = match ask(connection, Method::GET, &format!("{path}?quorum=true"), None).await? {
             Said::Done(_, bytes) => bytes,
@@ -209,16 +209,16 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// What one try came to.
+/// The result of one attempt.
 enum Attempt {
     Known(Outcome),
-    /// Try again.
+    /// A temporary failure.
     Passing(String),
-    /// No try will change it.
+    /// A permanent failure.
     Unexpected(Said),
 }
 
-/// The part of an answer that is compared.
+/// The part of a response that is compared.
 #[derive(Deserialize)]
 struct Event {
     node: Found,
@@ -234,7 +234,7 @@ struct Found {
     expiration: Option<String>,
 }
 
-/// Whole seconds until the expiry, at least one; the outer `None` when it has passed.
+/// Whole seconds until the expiration, at least one; the outer `None` when it has passed.
 pub fn remaining(expiration: Option<i64>) -> Option<Option<i64>> {
     const SECOND: i64 = 1_000_000_000;
     let Some(at) = expiration else { return Some(None) };

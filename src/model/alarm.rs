@@ -1,14 +1,14 @@
-//! Raising, lowering and listing alarms. What they forbid is in `gate`.
+//! Raising, disarming and listing alarms. The commands they block are in `gate`.
 
 use super::effects::{Effects, Response};
 use super::view::{Alarm, View};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
 
-/// Lists alarms (of one type, or all for type NONE), raises one or lowers one exact (member, type) pair.
+/// Lists alarms (of one type, or all for type NONE), raises one, or disarms one exact (member, type) pair.
 ///
-/// The answer holds the alarms that the call touched: also one that was raised before, never one that was not there to
-/// lower. Raising NONE, and an action this program does not know, do nothing.
+/// The response lists the alarms the call touched: an already raised alarm is included, disarming an absent one lists
+/// nothing. Raising NONE, and an unknown action, do nothing.
 pub fn apply(view: &impl View, request: &AlarmRequest) -> Effects {
     let raised = view.alarms();
     let named: Alarm = (request.member_id, request.alarm);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn raising_twice_answers_the_alarm_and_changes_nothing() {
+    fn raising_an_alarm_twice_returns_it_and_changes_nothing() {
         let mut world = World::default();
         touched(&mut world, AlarmAction::Activate, 4, 1);
         let again = world.run(&request(AlarmAction::Activate, 4, 1));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_pair_is_lowered() {
+    fn only_the_exact_member_and_type_pair_is_disarmed() {
         let mut world = World::default();
         touched(&mut world, AlarmAction::Activate, 4, 1);
         assert_eq!(touched(&mut world, AlarmAction::Deactivate, 4, 0), []);

@@ -1,4 +1,4 @@
-//! The one door to the rules: which rule a command goes to, and what a refusal becomes.
+//! The single entry point of apply: dispatches a command to its rule and turns a refusal into a response.
 
 use super::auth::{self, Identity};
 use super::command::{ClusterVersion, Command};
@@ -7,14 +7,14 @@ use super::kv::Failure;
 use super::view::{View, ViewError};
 use super::{alarm, compact, gate, invariants, kv, lease, txn, v2};
 
-/// Everything that `command`, asked for by `by` and committed at `at`, does to the state that `view` shows.
+/// All effects of `command`, requested by `by` and committed at `at`, on the state in `view`.
 ///
-/// The view must include every earlier entry and nothing else. The answer is a function of the four arguments alone,
-/// so equal logs give equal states. Request checks ([`super::check`]) are not repeated here: what they refuse is never
-/// proposed, and a command that slipped past them still has one deterministic outcome.
+/// The view must include every earlier entry and nothing else. The result depends only on the four arguments, so equal
+/// logs give equal states. Request validation ([`super::check`]) is not repeated here: an invalid request is never
+/// proposed, and a command that slipped past validation still has one deterministic outcome.
 ///
 /// # Errors
-/// The view could not be read. The caller stops the process: an entry can neither be skipped nor half applied.
+/// The view could not be read. The caller stops the process: an entry must not be skipped or half applied.
 pub fn apply(view: &impl View, by: &Identity, command: &Command, at: Position) -> Result<Effects, ViewError> {
     if let Some(refusal) = gate::refusal(&view.alarms(), command) {
         return Ok(Effects::nothing(view.revision(), Err(refusal)));
@@ -31,7 +31,7 @@ pub fn apply(view: &impl View, by: &Identity, command: &Command, at: Position) -
     Ok(effects)
 }
 
-/// Alarms speak before this, as in etcd.
+/// Alarms are checked before permissions, as in etcd.
 fn permitted(view: &impl View, by: &Identity, command: &Command) -> Result<(), Failure> {
     if view.auth_is_on() { auth::check::command(view, by, command) } else { Ok(()) }
 }
@@ -52,7 +52,7 @@ fn dispatch(view: &impl View, command: &Command, at: Position) -> Result<Effects
     }
 }
 
-/// The leader says which version all members support; no rule reads it, so nothing is refused here.
+/// The leader proposes the version that all members support; no rule depends on it, so nothing is refused here.
 fn cluster_version(view: &impl View, agreed: &ClusterVersion) -> Effects {
     let mut effects = Effects::nothing(view.revision(), Ok(Response::ClusterVersion));
     if view.cluster_version() != agreed.version {

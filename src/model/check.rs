@@ -1,6 +1,6 @@
-//! Checks of a request that need no state, made before it is proposed or read, in etcd's order.
+//! Stateless request validation, done before a request is proposed or read, in etcd's order.
 //!
-//! A request with several faults gets the complaint that etcd would make, so the order is part of the contract.
+//! A request with several faults gets the error that etcd would return, so the order is part of the contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +13,21 @@ use crate::proto::etcdserverpb::{
     DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 
-/// Transactions within transactions: how deep at most, the outermost counted. etcd bounds this only through the budget
-/// of operations. Ours is below what the decoder of log entries accepts (100 nested messages, two per transaction), so
-/// that whatever is proposed can be read back.
+/// Maximum nesting depth of transactions, the outermost counted. etcd bounds it only through the operation limit. Ours
+/// is below what the log entry decoder accepts (100 nested messages, two per transaction), so that every proposed
+/// transaction can be decoded again.
 pub const MAX_TXN_DEPTH: usize = 32;
 
-/// The longest lease a client may ask for, seconds.
+/// The longest lease TTL a client may request, in seconds.
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
 
-/// Why a request is refused without looking at the state. The texts are etcd's, without its prefix.
+/// Why a request is invalid, whatever the state. The texts are etcd's, without its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No key in a put, range, delete or compare.
+    /// An empty key in a put, range, delete or compare.
     #[error("key is not provided")]
     EmptyKey,
-    /// An operation of a transaction that is of no kind.
+    /// A transaction operation with no request set.
     #[error("key not found")]
     KeyNotFound,
     /// `ignore_value` with a value.
@@ -39,10 +39,10 @@ pub enum RequestError {
     /// More operations in a list than allowed, or nested too deep.
     #[error("too many operations in txn request")]
     TooManyOps,
-    /// Two writes of one key where only one can win.
+    /// One transaction writes a key twice.
     #[error("duplicate key given in txn request")]
     DuplicateKey,
-    /// A sort order or target this API does not have.
+    /// An unknown sort order or sort target.
     #[error("invalid sort option")]
     InvalidSort,
     /// A lease of more than [`MAX_LEASE_TTL`].
@@ -84,7 +84,7 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), RequestError> {
     not_empty(&request.key)
 }
 
-/// Checks a grant. Too short is not a fault: the proposer raises it.
+/// Checks a grant. A TTL that is too short is no error: the proposer raises it to the minimum.
 ///
 /// # Errors
 /// `LeaseTtlTooLarge`.
@@ -92,9 +92,9 @@ pub fn lease_grant(request: &LeaseGrantRequest) -> Result<(), RequestError> {
     if request.ttl > MAX_LEASE_TTL { Err(RequestError::LeaseTtlTooLarge) } else { Ok(()) }
 }
 
-/// Checks a transaction: sizes and single operations of the whole nest first, then the keys that it writes.
+/// Checks a transaction: first the sizes and each operation, nested ones included, then duplicate keys.
 ///
-/// `max_ops` bounds the longest of the three lists. A nested transaction may use what its parent's longest list left.
+/// `max_ops` bounds the longest of the three lists. A nested transaction gets `max_ops` less its parent's longest list.
 ///
 /// # Errors
 /// The first fault found.
@@ -127,14 +127,14 @@ fn txn_operations(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<
     Ok(())
 }
 
-/// What one list of operations writes, nested ones included.
+/// The keys that one list of operations writes, nested ones included.
 #[derive(Default)]
 struct Written {
     puts: BTreeSet<Bytes>,
     deletes: Deleted,
 }
 
-/// A set of deleted keys as disjoint spans, first key → end (excluded), so that a long request costs no square of time.
+/// Deleted keys as disjoint spans, first key → end (excluded), so that a long request does not take quadratic time.
 #[derive(Default)]
 struct Deleted(BTreeMap<Bytes, Bytes>);
 
@@ -144,7 +144,7 @@ impl Deleted {
     }
 
     fn insert(&mut self, mut start: Bytes, mut end: Bytes) {
-        // Every span that touches the new one lies last among those that start before its end.
+        // Overlapping and adjacent spans are the last ones that start at or before the new span's end.
         while let Some((other_start, other_end)) = self.0.range::<Bytes, _>(..=&end).next_back() {
             if *other_end < start {
                 break;
@@ -158,12 +158,12 @@ impl Deleted {
     }
 }
 
-/// The duplicate-key rule for one list: two puts of one key clash, and so do a put and a delete of it, in either order.
+/// The duplicate-key rule for one list: two puts of a key conflict, and so do a put and a delete, in either order.
 ///
-/// Of a nested transaction the two branches never both run, so their puts may coincide. Its puts clash with every put
-/// and delete of this list and with those of earlier siblings; its deletes clash with puts of this list and of later
-/// siblings. Deletes among themselves never clash. A delete "to the last key" (`range_end` of one zero byte) is not
-/// seen at all, as in etcd, whose interval for it is empty.
+/// Only one branch of a nested transaction runs, so both may put the same key. Its puts conflict with every put
+/// and delete of this list and of earlier siblings; its deletes conflict with puts of this list and of later
+/// siblings. Deletes never conflict with each other. A delete "to the last key" (`range_end` of one zero byte) is
+/// ignored, as in etcd, whose interval for it is empty.
 fn written_keys(operations: &[RequestOp]) -> Result<Written, RequestError> {
     let mut written = Written::default();
     for op in operations {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn single_requests_complain_in_etcds_order() {
+    fn single_requests_are_validated_in_etcds_order() {
         assert_eq!(range(&get("", "z")), Err(RequestError::EmptyKey));
         let order = RangeRequest { sort_order: 3, ..get("a", "") };
         let target = RangeRequest { sort_target: 5, ..get("a", "") };
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_txn_has_what_its_parents_longest_list_left() {
+    fn a_nested_txn_gets_the_limit_less_its_parents_longest_list() {
         let inner = |n: usize| txn_op(always(vec![range_op(get("a", "")); n]));
         let outer = |n: usize| TxnRequest {
             success: vec![inner(n)],
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_legal_nest_survives_the_log() {
+    fn the_deepest_valid_txn_decodes_from_the_log() {
         assert_eq!(txn(&nest(MAX_TXN_DEPTH + 1), MAX_OPS), Err(RequestError::TooManyOps));
         let deepest = nest(MAX_TXN_DEPTH);
         assert_eq!(txn(&deepest, MAX_OPS), Ok(()));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_come_before_keys_and_single_faults_before_duplicates() {
+    fn sizes_are_checked_before_keys_and_operations_before_duplicates() {
         let empty_compare = TxnRequest { compare: vec![Compare::default()], ..always(vec![puts("")]) };
         assert_eq!(txn(&empty_compare, 0), Err(RequestError::TooManyOps));
         assert_eq!(txn(&empty_compare, 1), Err(RequestError::EmptyKey));
@@ -309,7 +309,7 @@ mod tests {
 
     /// The duplicate-key rule, a row per case; `true` = refused.
     #[test]
-    fn writes_of_one_key_clash_exactly_where_etcd_says() {
+    fn writes_of_one_key_conflict_exactly_where_etcd_says() {
         let a = || puts("a");
         let table: Vec<(&str, Vec<RequestOp>, bool)> = vec![
             ("two puts", vec![a(), a()], true),
@@ -345,12 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn the_two_branches_of_a_txn_do_not_clash() {
+    fn the_two_branches_of_a_txn_may_put_the_same_key() {
         let request = TxnRequest { failure: vec![puts("a")], ..always(vec![puts("a")]) };
         assert_eq!(txn(&request, MAX_OPS), Ok(()));
     }
 
-    /// The same rule with plain lists and a look at every pair.
+    /// Reference implementation of the rule: plain lists, every pair compared.
     fn clashes(operations: &[RequestOp]) -> Option<(BTreeSet<Bytes>, Vec<KeyRange>)> {
         let ends_nowhere = |delete: &DeleteRangeRequest| delete.range_end.as_ref() == [0];
         let mut puts: BTreeSet<Bytes> = BTreeSet::new();
@@ -388,7 +388,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn merged_spans_refuse_what_a_look_at_every_pair_refuses(request in any_txn()) {
+        fn merged_spans_agree_with_comparing_every_pair(request in any_txn()) {
             let by_pairs = clashes(&request.success).is_some() && clashes(&request.failure).is_some();
             let expected = if by_pairs { Ok(()) } else { Err(RequestError::DuplicateKey) };
             prop_assert_eq!(txn(&request, MAX_OPS), expected);

@@ -14,10 +14,10 @@ pub use crate::proto::command::{
 /// The envelope format this program writes, and the newest it reads.
 pub const ENVELOPE_VERSION: u32 = 1;
 
-/// Why bytes from the log are not a command this program knows. Fatal: applying past an unknown command would diverge.
+/// Why a log entry is not a command this program knows. Fatal: skipping an unknown command would diverge.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Not protobuf, or cut short.
+    /// Not protobuf, or truncated.
     #[error("a log entry does not decode as a command: {0}; the log is damaged, replace this member")]
     Malformed(#[from] prost::DecodeError),
     /// Written by a newer program.
@@ -28,18 +28,18 @@ pub enum CommandError {
     Unknown,
 }
 
-/// The bytes of a log entry that carries `command`, asked for by nobody in particular (auth off).
+/// Encodes a log entry for `command` with no user (authentication off).
 pub fn encode(command: Command) -> Bytes {
     encode_as(command, String::new(), 0)
 }
 
-/// The bytes of a log entry that carries `command`, asked for by `user` under `auth_revision` of the auth store.
+/// Encodes a log entry for `command`, requested by `user`, authenticated at `auth_revision`.
 pub fn encode_as(command: Command, user: String, auth_revision: u64) -> Bytes {
     let envelope = Envelope { version: ENVELOPE_VERSION, user, auth_revision, command: Some(command) };
     envelope.encode_to_vec().into()
 }
 
-/// Reads a log entry. Byte fields of the result are slices of `bytes`.
+/// Decodes a log entry. Byte fields of the result are slices of `bytes`.
 pub fn decode(bytes: Bytes) -> Result<(Envelope, Command), CommandError> {
     let mut envelope = Envelope::decode(bytes)?;
     if envelope.version > ENVELOPE_VERSION {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_reads_back_with_who_asked() {
+    fn a_decoded_command_carries_its_user() {
         let (envelope, command) = decode(encode_as(put(), "ann".into(), 3)).unwrap();
         assert_eq!(command, put());
         assert_eq!((envelope.user.as_str(), envelope.auth_revision, envelope.version), ("ann", 3, ENVELOPE_VERSION));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_a_newer_format_and_an_unknown_command_are_told_apart() {
+    fn damage_a_newer_format_and_an_unknown_command_are_distinguished() {
         let cut = encode(put()).slice(..6);
         assert!(matches!(decode(cut), Err(CommandError::Malformed(_))));
         let newer = Envelope { version: ENVELOPE_VERSION + 1, command: Some(put()), ..Envelope::default() };

@@ -1,15 +1,15 @@
-//! Compaction as the replicas agree on it: a number below which history is gone.
+//! The replicated part of compaction: the compaction revision, below which history is unreadable.
 //!
-//! Dropping the old versions is the store's work at its own pace. Rules and reads only ever ask for the number, so
-//! members that are at different points of that work still answer alike.
+//! The store deletes old versions at its own pace. Rules and reads only use the compaction revision, so members whose
+//! deletion has progressed differently still give equal answers.
 
 use super::effects::{Effects, Refusal, Response};
 use super::kv::Failure;
 use super::view::View;
 use crate::proto::etcdserverpb::CompactionRequest;
 
-/// Raises the compaction revision. The revision asked for must be above the last one and not above the current one; on
-/// a fresh store (last = -1) revision 0 therefore works once, as in etcd. The main revision does not move.
+/// Raises the compaction revision. The requested revision must be above the last compaction and not above the current
+/// revision; on a fresh store (last = -1) revision 0 therefore works once, as in etcd. The main revision stays.
 ///
 /// # Errors
 /// [`Refusal::Compacted`], [`Refusal::FutureRevision`].
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_or_a_lower_revision_is_compacted_already() {
+    fn compacting_to_the_same_or_a_lower_revision_is_refused() {
         let mut world = World::default();
         world.put("a", "1");
         world.put("a", "2");

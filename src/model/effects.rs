@@ -1,4 +1,4 @@
-//! Everything one command does, as plain data: what the store writes in one batch, and what it answers.
+//! The effects of one command, as plain data: what the store writes in one batch, and the response.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::v2;
 use super::view::{Alarm, Lease};
 use crate::proto::etcdserverpb as pb;
 
-/// Where an entry stands in the replicated log.
+/// An entry's position in the Raft log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Term of the leader that proposed it.
@@ -17,7 +17,7 @@ pub struct Position {
     pub index: u64,
 }
 
-/// One key of one revision. The n-th change of a transaction has sub-revision n.
+/// One key changed at a revision. The n-th change of a transaction has sub-revision n.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The key that changed.
@@ -26,9 +26,9 @@ pub struct Change {
     pub before: Option<Record>,
     /// The live version after it; `None` = deleted.
     pub after: Option<Record>,
-    /// Lease the key was attached to before; 0 = none.
+    /// Lease the key was attached to before this change; 0 = none.
     pub lease_before: i64,
-    /// Lease it is attached to now; 0 = none.
+    /// Lease it is attached to after this change; 0 = none.
     pub lease_after: i64,
 }
 
@@ -43,8 +43,8 @@ pub enum LeaseChange {
     Remove(i64),
 }
 
-/// What a command answers to whoever proposed it. Headers inside carry only `revision`, as transactions need it; the
-/// edge fills the rest.
+/// The response to a command's proposer. Headers carry only `revision`, which transactions need; the API layer fills
+/// in the rest.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Response {
     /// Of a put.
@@ -61,7 +61,7 @@ pub enum Response {
     LeaseRevoke,
     /// Of a checkpoint.
     LeaseCheckpoint,
-    /// Of an alarm change: the alarms that this call touched (etcd answers these).
+    /// Of an alarm change: the alarms that this call touched, as in etcd.
     Alarm(Vec<pb::AlarmMember>),
     /// Of a cluster version change.
     ClusterVersion,
@@ -69,13 +69,13 @@ pub enum Response {
     Auth,
     /// Of a login: the token.
     Login(Secret),
-    /// Of a v2 mutation. Boxed: it is large beside the others.
+    /// Of a v2 mutation. Boxed: it is much larger than the others.
     V2(Box<v2::types::Outcome>),
     /// Of a blank or membership entry.
     None,
 }
 
-/// Why a command changed nothing. Deterministic: every replica refuses alike.
+/// Why a command changed nothing. Deterministic: every replica refuses it the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// `ignore_value` or `ignore_lease` on a missing key, or an empty operation in a transaction.
@@ -99,30 +99,30 @@ pub enum Refusal {
     /// The CORRUPT alarm is raised.
     #[error("corrupt cluster")]
     Corrupt,
-    /// An expiry or a checkpoint by a leader of an earlier term.
+    /// A lease expiry or checkpoint from the leader of an earlier term.
     #[error("not a primary lessor")]
     NotPrimaryLessor,
-    /// Who asked may not, or users and roles forbid it.
+    /// Permission denied, or a change of users or roles was refused.
     #[error(transparent)]
     Auth(#[from] AuthError),
 }
 
-/// Everything a command does.
+/// All effects of a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effects {
-    /// Key changes, all of revision `revision`, in order. Empty unless the revision moved.
+    /// Key changes at revision `revision`, in order. Empty unless the revision increased.
     pub changes: Vec<Change>,
     /// The main revision after the command.
     pub revision: i64,
     /// New compaction revision, when the command compacts.
     pub compacted: Option<i64>,
-    /// Lease table changes. Attachment of keys to leases follows from `changes` and is not repeated here.
+    /// Lease table changes. Keys attached and detached follow from `changes` and are not repeated here.
     pub leases: Vec<LeaseChange>,
-    /// The whole alarm set, when it changed.
+    /// The complete new set of alarms, when it changed.
     pub alarms: Option<Vec<Alarm>>,
     /// The cluster version, when it changed.
     pub cluster_version: Option<String>,
-    /// What becomes of the auth store. Boxed: it is rare and every put has room for it.
+    /// Change of the auth store. Boxed: it is rare, and every put carries the field.
     pub auth: Option<Box<AuthEffect>>,
     /// v2 keyspace: key → value, `None` deletes.
     pub v2: Vec<(Bytes, Option<Bytes>)>,
@@ -133,7 +133,7 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// No change at all, this answer.
+    /// No changes, only a response.
     pub fn nothing(revision: i64, outcome: Result<Response, Refusal>) -> Self {
         Self {
             changes: Vec::new(),
@@ -150,13 +150,13 @@ impl Effects {
     }
 }
 
-/// What travels back to the proposer: the revision after the entry, its log position and the answer.
+/// The result returned to the proposer: the revision after the entry, its log position and the response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
     /// Store revision right after the entry.
     pub revision: i64,
-    /// Where the entry stood.
+    /// The entry's log position.
     pub position: Position,
-    /// The answer, or why nothing changed.
+    /// The response, or why nothing changed.
     pub outcome: Result<Response, Refusal>,
 }

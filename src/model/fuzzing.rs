@@ -1,5 +1,4 @@
-//! What the fuzz target of v3 requests does with its bytes, and the world that the v2 target shares; see
-//! `src/fuzzing.rs`.
+//! The fuzz target for v3 requests, and the in-memory world it shares with the v2 target; see `src/fuzzing.rs`.
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,10 +13,10 @@ use super::view::View;
 use super::{check, quota, txn};
 use crate::proto::etcdserverpb as pb;
 
-/// Operations of a transaction, at most; the default of `--max-txn-ops`.
+/// Maximum operations in a transaction; the default of `--max-txn-ops`.
 const MAX_TXN_OPS: usize = 128;
 const TERM: u64 = 5;
-/// The lease that a grant without an id gets.
+/// Lease id for a grant that names none.
 const CHOSEN_LEASE: i64 = 77;
 
 /// A store in memory.
@@ -36,8 +35,8 @@ impl World {
         }
     }
 
-    /// Takes a command through the log: encoded, read back, applied. Debug builds hold the effects against every
-    /// invariant, among them that a refusal changes nothing.
+    /// Encodes, decodes and applies a command, as the log does. Debug builds check the effects against every invariant,
+    /// including that a refusal changes nothing.
     pub(crate) fn run(&mut self, command: Command) -> Effects {
         let by = self.by();
         let (_cost, _deletions) = (quota::cost(&command), quota::deletions(&command));
@@ -64,7 +63,7 @@ impl World {
     }
 }
 
-/// Requests one after another: a byte that says of which kind, two of length, and the message.
+/// A sequence of requests, each a kind byte, two length bytes and the message.
 pub(crate) fn requests(data: &[u8]) {
     let mut world = World::default();
     let mut rest = Bytes::copy_from_slice(data);
@@ -75,7 +74,7 @@ pub(crate) fn requests(data: &[u8]) {
     }
 }
 
-/// One request as the client port takes it: decoded, checked, then read or proposed.
+/// Handles one request as the client port does: decode, check, then read or propose.
 fn one(world: &mut World, kind: u8, message: Bytes) {
     let proposed = match kind % 14 {
         0 => decoded(message).filter(|put| check::put(put).is_ok()).map(Command::Put),
@@ -119,11 +118,11 @@ fn one(world: &mut World, kind: u8, message: Bytes) {
             None
         }
         12 => {
-            // Decoded by gRPC before anything of ours sees it.
+            // gRPC decodes it before our code sees it.
             let _watch: Option<pb::WatchRequest> = decoded(message);
             None
         }
-        // What never passed a check has one outcome all the same. Bytes that are no v2 command are fatal by design.
+        // Unchecked commands also have one deterministic outcome. Bytes that are no v2 command are fatal by design.
         _ => {
             let decoded = command::decode(message).ok().map(|(_, command)| command);
             decoded.filter(|command| !matches!(command, Command::V2(_)))

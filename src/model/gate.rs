@@ -1,9 +1,9 @@
-//! What raised alarms forbid. A wrapper around the rules, so that no rule mentions alarms.
+//! Commands blocked by raised alarms. It wraps the rules, so that no rule mentions alarms.
 //!
-//! The quota itself is not looked at here. Members' files differ in size, so a check of the size during apply would let
-//! replicas disagree; it happens once, before proposing (`quota`), and the member that trips it raises NOSPACE through
-//! the log. From that entry on every replica refuses alike. (The reference also looks at its own size during apply and
-//! then answers an error for a put that it did apply; we do not copy that.)
+//! The quota itself is not checked here. Members' data files differ in size, so a size check during apply would make
+//! replicas diverge; it is done once, before proposing (`quota`), and the member that exceeds it raises NOSPACE through
+//! the log. From that entry on every replica refuses the same commands. (etcd also checks its own size during apply and
+//! then returns an error for a put that it did apply; we do not copy that.)
 
 use super::command::Command;
 use super::effects::Refusal;
@@ -11,10 +11,10 @@ use super::quota;
 use super::view::Alarm;
 use crate::proto::etcdserverpb::AlarmType;
 
-/// Why `alarms` forbid `command`; `None` = they do not. CORRUPT speaks before NOSPACE.
+/// Why `alarms` block `command`; `None` = they do not. CORRUPT takes precedence over NOSPACE.
 ///
-/// Reads and read-only transactions do not come through the log and are therefore not asked about here. v2 commands pass
-/// both alarms: etcd's v2 store knows neither.
+/// Reads and read-only transactions do not go through the log and so are not checked here. v2 commands pass both
+/// alarms: etcd's v2 store has neither.
 pub fn refusal(alarms: &[Alarm], command: &Command) -> Option<Refusal> {
     let raised = |kind: AlarmType| alarms.iter().any(|(_, alarm)| *alarm == kind as i32);
     if alarms.is_empty() {
@@ -28,8 +28,8 @@ pub fn refusal(alarms: &[Alarm], command: &Command) -> Option<Refusal> {
     }
 }
 
-/// What a member must not do to a state that may be wrong. Alarms themselves, checkpoints, users and roles,
-/// and the cluster version pass.
+/// Commands blocked on a possibly corrupt state. Alarms themselves, lease checkpoints, users and roles, and the cluster
+/// version pass.
 fn changes_v3_data(command: &Command) -> bool {
     match command {
         Command::Put(_)
@@ -58,7 +58,7 @@ mod tests {
     const NOSPACE: Alarm = (1, 1);
     const CORRUPT: Alarm = (0, 2);
 
-    /// Every kind of command: what NOSPACE and what CORRUPT say to it.
+    /// Every kind of command: whether NOSPACE blocks it, and whether CORRUPT does.
     fn table() -> Vec<(Command, bool, bool)> {
         let in_else = TxnRequest { failure: vec![put_op(put("a", ""))], ..TxnRequest::default() };
         let nested = always(vec![txn_op(always(vec![put_op(put("a", ""))]))]);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_alarm_forbids_what_it_should_and_nothing_else() {
+    fn each_alarm_blocks_exactly_its_commands() {
         for (command, by_nospace, by_corrupt) in table() {
             assert_eq!(refusal(&[], &command), None, "{command:?}");
             assert_eq!(refusal(&[NOSPACE], &command), by_nospace.then_some(Refusal::NoSpace), "{command:?}");
@@ -89,17 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn corrupt_speaks_before_nospace() {
+    fn corrupt_takes_precedence_over_nospace() {
         assert_eq!(refusal(&[CORRUPT, NOSPACE], &Command::Put(put("a", ""))), Some(Refusal::Corrupt));
     }
 
     #[test]
-    fn an_alarm_of_an_unknown_kind_forbids_nothing() {
+    fn an_alarm_of_an_unknown_type_blocks_nothing() {
         assert_eq!(refusal(&[(1, 99)], &Command::Put(put("a", ""))), None);
     }
 
     #[test]
-    fn the_alarm_of_any_member_binds_all() {
+    fn an_alarm_of_one_member_blocks_all_members() {
         use crate::model::tests::world::World;
         let mut world = World::default();
         world.done(&Command::Alarm(AlarmRequest { action: 1, member_id: 3, alarm: 1 }));

@@ -1,4 +1,4 @@
-//! What the effects of any command obey, each as a named predicate. Tests and debug builds check every apply.
+//! Invariants of every command's effects, each a named predicate. Tests and debug builds check every apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::effects::{Change, Effects, LeaseChange};
 use super::record::Record;
 use super::view::{View, ViewError};
 
-/// The names of the predicates that `effects` break on `view`; empty when all is well.
+/// The names of the invariants that `effects` violate on `view`.
 ///
 /// # Errors
 /// The view could not be read.
@@ -46,8 +46,8 @@ fn alarms_are_ordered_and_unique(effects: &Effects) -> bool {
     effects.alarms.as_ref().is_none_or(|alarms| alarms.is_sorted_by(|a, b| a < b))
 }
 
-/// `before` is what was live right before the change, earlier changes of the same command included, and nothing that is
-/// absent is deleted.
+/// `before` is the version live right before the change, earlier changes of the same command included, and no absent
+/// key is deleted.
 fn changes_chain(view: &impl View, effects: &Effects) -> Result<bool, ViewError> {
     let mut seen: BTreeMap<&Bytes, &Option<Record>> = BTreeMap::new();
     for change in &effects.changes {
@@ -121,7 +121,7 @@ mod tests {
     use crate::proto::etcdserverpb::PutRequest;
     use crate::proto::mvccpb::KeyValue;
 
-    /// Lease 1 with key a; free key b. Current revision 3.
+    /// Lease 1 with key a; key b without a lease. Current revision 3.
     fn world() -> World {
         let mut world = World::default();
         world.grant(1);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn effects_of(command: &Command) -> Effects {
-        // On a copy, so that the effects still fit the state they are checked against.
+        // Run on a copy, so that the effects can be checked against the state before them.
         world().run(command)
     }
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_with_a_trace_is_caught() {
+    fn a_refusal_that_changes_state_is_caught() {
         let unknown = Command::LeaseRevoke(LeaseRevoke { ids: vec![404], ..LeaseRevoke::default() });
         let found = spoilt(&unknown, |effects| effects.leases.push(LeaseChange::Remove(404)));
         assert_eq!(found, ["a refusal changes nothing"]);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_jumps_or_stays_is_caught() {
+    fn a_revision_that_skips_or_does_not_increase_is_caught() {
         let found = spoilt(&Command::DeleteRange(delete("x", "")), |effects| effects.revision += 1);
         assert_eq!(found, ["the revision moves by one exactly when a key changes"]);
         let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| effects.revision -= 1);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compaction_mark_outside_history_is_caught() {
+    fn a_compaction_revision_outside_history_is_caught() {
         let view = world().view;
         let marked = |mark| {
             let mut effects = Effects::nothing(3, Ok(Response::Compact));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_something_that_was_not_there_is_caught() {
+    fn a_change_of_an_absent_key_is_caught() {
         let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| effects.changes[0].key = text("x"));
         assert_eq!(found, ["changes chain from version to version"]);
         let found = spoilt(&Command::DeleteRange(delete("b", "")), |effects| {

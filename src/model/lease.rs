@@ -1,7 +1,7 @@
-//! Leases as the replicas agree on them: grant, revoke, checkpoint.
+//! The replicated part of leases: grant, revoke, checkpoint.
 //!
-//! Time is not here. The leader's timers decide that a lease is due and propose a revoke; what makes that safe is the
-//! term rule of [`revoke`]. Which keys a lease holds follows from the keys' own records.
+//! No clock is read here. The leader's timers decide that a lease has expired and propose a revoke; the term check of
+//! [`revoke`] makes that safe. The keys attached to a lease follow from the keys' own records.
 
 use std::collections::BTreeSet;
 
@@ -27,16 +27,15 @@ pub fn grant(view: &impl View, grant: &LeaseGrant, at: Position) -> Result<Effec
     Ok(effects)
 }
 
-/// Ends leases and deletes every key attached to them, in key order, in one revision. No key attached, no new revision.
-///
-/// An expiry counts only in the term of the leader that saw it: a later leader gave every lease its full time again and
-/// may have renewed it since. And it counts only for the grant that was seen to expire, because the id may have been
-/// granted again before this entry: by then an earlier revoke of the same expiry, or of a client, was applied. To get etcd's revision numbers the proposer names one lease per command; a command with
-/// several still has one revision.
+/// Revokes leases and deletes every key attached to them, in key order, in one revision. No key, no new revision.
+/// An expiry is valid only in the term of the leader that proposed it: a later leader restarted every lease at its full
+/// TTL and may have renewed it since. It is also valid only for the grant that expired, because the id may have been
+/// granted again before this entry, after an earlier revoke by a client or for the same expiry. To get etcd's revision
+/// numbers the proposer names one lease per command; a command with several still uses one revision.
 ///
 /// # Errors
-/// [`Refusal::NotPrimaryLessor`] for an expiry seen in another term. [`Refusal::LeaseNotFound`] when a client names an
-/// unknown lease, or when every lease of an expiry is gone already.
+/// [`Refusal::NotPrimaryLessor`] for an expiry from another term. [`Refusal::LeaseNotFound`] when a client names an
+/// unknown lease, or when every lease of an expiry is already gone.
 pub fn revoke(view: &impl View, revoke: &LeaseRevoke, at: Position) -> Result<Effects, Failure> {
     let by_expiry = revoke.expired_by_term != 0;
     if by_expiry && revoke.expired_by_term != at.term {
@@ -77,12 +76,12 @@ fn deletions(view: &impl View, leases: &BTreeSet<i64>) -> Result<Vec<Change>, Fa
     Ok(changes)
 }
 
-/// Records how much time leases have left, so that a new leader need not start them afresh. Unknown leases are skipped:
-/// they were revoked after the leader looked, and perhaps granted again. A remaining time of 0 (or less) clears the
-/// record.
+/// Records the remaining TTL of leases, so that a new leader need not restart them at the full TTL. Unknown leases are
+/// skipped: they were revoked after the leader took the checkpoint, and perhaps granted again. A remaining TTL of 0 (or
+/// less) clears the record.
 ///
 /// # Errors
-/// [`Refusal::NotPrimaryLessor`] for the clock of another term's leader: the leases may have been renewed since.
+/// [`Refusal::NotPrimaryLessor`] for a checkpoint from another term: the leases may have been renewed since.
 pub fn checkpoint(view: &impl View, checkpoints: &LeaseCheckpoints, at: Position) -> Result<Effects, Failure> {
     let of_old = checkpoints.term == 0;
     if !of_old && checkpoints.term != at.term {
@@ -111,7 +110,7 @@ mod tests {
         Command::LeaseRevoke(LeaseRevoke { ids: ids.to_vec(), expired_by_term, granted: Vec::new() })
     }
 
-    /// Where the first two grants of a world stand in its log, when nothing came before them.
+    /// Log indexes of the first two grants in a fresh world.
     const GRANTED: [u64; 2] = [1, 2];
 
     fn remaining(world: &World, id: i64) -> i64 {
@@ -155,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revoke_without_keys_leaves_the_revision_alone() {
+    fn a_revoke_without_keys_does_not_change_the_revision() {
         let mut world = World::default();
         world.grant(1);
         assert_eq!(world.run(&revoke_by(&[1], 0)).revision, 1);
     }
 
     #[test]
-    fn a_key_hangs_on_the_lease_of_its_last_put() {
+    fn a_key_is_attached_to_the_lease_of_its_last_put() {
         let mut world = World::default();
         world.grant(1);
         world.grant(2);
@@ -181,7 +180,7 @@ mod tests {
 
     /// F40: the old leader was paused beyond the TTL, the new one renewed the lease.
     #[test]
-    fn an_expiry_seen_in_another_term_is_void() {
+    fn an_expiry_from_another_term_is_refused() {
         let mut world = World::default();
         world.grant(1);
         world.put_leased("a", 1);
@@ -191,9 +190,9 @@ mod tests {
         assert!(world.kv("a").is_none());
     }
 
-    /// The revoke of an expired lease was proposed twice, because nobody knew what became of the first.
+    /// The revoke of an expired lease is proposed twice, because the outcome of the first proposal was unknown.
     #[test]
-    fn an_expiry_does_not_end_a_lease_that_was_granted_under_the_id_since() {
+    fn an_expiry_does_not_revoke_a_later_grant_of_the_same_id() {
         let mut world = World::default();
         let expiry =
             |granted| Command::LeaseRevoke(LeaseRevoke { ids: vec![1], expired_by_term: TERM, granted: vec![granted] });
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_counts_in_its_term_and_for_its_grant_only() {
+    fn a_checkpoint_is_valid_only_in_its_term_and_for_its_grant() {
         let mut world = World::default();
         world.grant(1);
         let seen = |term, granted| {
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_skips_leases_that_are_gone_but_a_client_must_name_living_ones() {
+    fn an_expiry_skips_unknown_leases_but_a_clients_revoke_is_refused() {
         let mut world = World::default();
         world.grant(1);
         assert_eq!(world.refused(&revoke_by(&[1, 9], 0)), Refusal::LeaseNotFound);
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_records_the_time_left_within_what_was_granted() {
+    fn a_checkpoint_records_the_remaining_ttl_up_to_the_granted_ttl() {
         let mut world = World::default();
         world.grant(1);
         world.grant(2);

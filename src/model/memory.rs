@@ -1,7 +1,7 @@
-//! A whole store in memory, the plainest view there is. Tests hold the rules and the real store against it.
+//! A complete in-memory store, the simplest possible view. Tests compare the rules and the real store with it.
 //!
-//! It keeps every version for ever and trusts the effects it absorbs as the real store does; what a compaction forbids
-//! to read it panics on, since callers must have refused it.
+//! It keeps every version forever and trusts the effects it absorbs, as the real store does; it panics on a read below
+//! the compaction revision, which callers must have refused.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -19,7 +19,7 @@ use super::view::{Alarm, KeyRange, Lease, View, ViewError, Visit};
 pub(crate) struct MemoryView {
     revision: i64,
     compacted: i64,
-    /// Per key, oldest first: (revision, what was live from then on).
+    /// Per key, oldest first: (revision, the version live from then on).
     versions: BTreeMap<Bytes, Vec<(i64, Option<Record>)>>,
     /// Per key: the lease it is attached to. Kept from `lease_after`, not from the records, so that tests can compare.
     attached: BTreeMap<Bytes, i64>,
@@ -47,7 +47,7 @@ impl Default for MemoryView {
 }
 
 impl MemoryView {
-    /// Takes the effects of one command, computed on this very state.
+    /// Applies the effects of one command, which were computed on this state.
     pub(crate) fn absorb(&mut self, effects: &Effects) {
         for change in &effects.changes {
             let versions = self.versions.entry(change.key.clone()).or_default();

@@ -1,10 +1,10 @@
-//! What a committed command means. Pure: no I/O, clock, randomness or async anywhere below this module.
+//! The state machine: the effects of a committed command. Pure: no I/O, clock, randomness or async below this module.
 //!
-//! [`apply::apply`] takes a view of the state, a command and its position in the log, and returns every effect of it as
-//! plain data. Replicas agree because the rule cannot see anything that differs between them.
+//! [`apply::apply`] takes a view of the state, a command and its log position, and returns all effects as plain data.
+//! Replicas agree because the rules have no input that differs between them.
 //!
-//! Outwards from the rules: [`check`] and [`quota`] are asked before a command is proposed, [`kv::range`] and
-//! [`txn::read_only`] answer reads with the very code that transactions use, [`invariants`] says what every effect obeys.
+//! Besides apply: [`check`] and [`quota`] run before a command is proposed, [`kv::range`] and [`txn::read_only`] answer
+//! reads with the same code that transactions use, and [`invariants`] holds for the effects of every command.
 
 pub mod alarm;
 pub mod apply;

@@ -1,4 +1,4 @@
-//! What a command is reckoned to add to the data file, in etcd's own coin, so that limits trip at the same request.
+//! Estimated growth of the data file per command, by etcd's formula, so that the quota is exceeded at the same request.
 
 use super::command::Command;
 use super::txn;
@@ -6,15 +6,15 @@ use super::view::KeyRange;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 
-/// Reckoned size of a key's metadata, bytes.
+/// Estimated size of a key's metadata, in bytes.
 const KEY_OVERHEAD: u64 = 256;
-/// Reckoned size of a lease, bytes.
+/// Estimated size of a lease, in bytes.
 const LEASE_BYTES: u64 = 64;
 
-/// Bytes that `command` is reckoned to need; 0 = always allowed, whatever the file's size.
+/// Estimated bytes that `command` needs; 0 = always allowed, whatever the file's size.
 ///
-/// The API compares `allocated size + cost` with the quota before proposing. A transaction costs its dearer branch,
-/// nested puts included. v2 mutations cost nothing, as in etcd, where the quota does not bind the v2 store.
+/// The API compares `allocated size + cost` with the quota before proposing. A transaction costs its more expensive
+/// branch, nested puts included. v2 mutations cost nothing: in etcd the quota does not apply to the v2 store either.
 pub fn cost(command: &Command) -> u64 {
     match command {
         Command::Put(request) => put(request),
@@ -31,8 +31,8 @@ pub fn cost(command: &Command) -> u64 {
     }
 }
 
-/// The key ranges that `command` may delete: on a nearly full disk even a deletion must fit, because history keeps the
-/// old values until a compaction.
+/// The key ranges that `command` may delete: on a nearly full disk even a deletion must fit, because old values are
+/// kept until a compaction.
 pub fn deletions(command: &Command) -> Vec<KeyRange> {
     let mut found = Vec::new();
     match command {
@@ -83,12 +83,12 @@ mod tests {
     use crate::model::tests::world::{always, delete, delete_op, put, put_op, range, range_op, txn_op};
 
     #[test]
-    fn a_put_costs_its_bytes_and_the_overhead() {
+    fn a_put_costs_its_key_and_value_bytes_plus_overhead() {
         assert_eq!(cost(&Command::Put(put("key", "value"))), 256 + 3 + 5);
     }
 
     #[test]
-    fn a_txn_costs_its_dearer_branch_nested_puts_included() {
+    fn a_txn_costs_its_more_expensive_branch_nested_puts_included() {
         let inner = always(vec![put_op(put("k", "12"))]);
         let request = TxnRequest {
             success: vec![put_op(put("k", "1"))],
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_frees_or_only_reads_is_free() {
+    fn deletes_and_reads_cost_nothing() {
         assert_eq!(cost(&Command::DeleteRange(delete("a", "z"))), 0);
         assert_eq!(cost(&Command::LeaseRevoke(LeaseRevoke { ids: vec![1], ..LeaseRevoke::default() })), 0);
         assert_eq!(cost(&Command::Txn(always(vec![delete_op(delete("a", "")), range_op(range("a", ""))]))), 0);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_costs_a_fixed_sum() {
+    fn a_lease_has_a_fixed_cost() {
         assert_eq!(cost(&Command::LeaseGrant(LeaseGrant { id: 1, ttl: 1 })), 64);
     }
 }

@@ -6,7 +6,7 @@ use prost::Message;
 use super::view::ViewError;
 use crate::proto::mvccpb::KeyValue;
 
-/// An encoded `mvccpb.KeyValue`. Ranges and watches pass it on as it is; the rules decode it when they must look inside.
+/// An encoded `mvccpb.KeyValue`. Ranges and watches send it unchanged; the rules decode it only when they need a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record(Bytes);
 
@@ -22,7 +22,7 @@ impl Record {
         Self(kv.encode_to_vec().into())
     }
 
-    /// Takes bytes that [`Record::new`] made earlier, read back from the store.
+    /// Wraps bytes read from the store, encoded earlier by [`Record::new`].
     pub fn from_stored(bytes: Bytes) -> Self {
         Self(bytes)
     }
@@ -32,7 +32,7 @@ impl Record {
         &self.0
     }
 
-    /// The encoded message, given away.
+    /// The encoded message, by value.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_the_message_on_the_wire() {
+    fn a_record_is_encoded_as_on_the_wire() {
         let kv =
             KeyValue { key: "k".into(), create_revision: 2, mod_revision: 3, version: 2, value: "v".into(), lease: 7 };
         let record = Record::new(&kv);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named() {
+    fn a_damaged_record_is_reported() {
         let error = Record::from_stored(Bytes::from_static(b"\x0a\x09k")).decode().unwrap_err();
         assert!(error.to_string().starts_with("read a stored key-value record: "), "{error}");
     }

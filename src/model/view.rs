@@ -1,4 +1,4 @@
-//! What the rules may read: one consistent state, without knowing where it is kept.
+//! The rules' read access to one consistent state, independent of the storage engine.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::auth::Auth;
 use super::record::Record;
 
-/// A read failed below the view. The caller cannot go on: apply stops the process, a request answers `Internal`.
+/// The storage engine failed to read. The caller cannot go on: apply stops the process, a request returns `Internal`.
 #[derive(Debug, thiserror::Error)]
 #[error("read {what}: {cause}")]
 pub struct ViewError {
     /// What was being read, for the log.
     pub what: &'static str,
-    /// The engine's own words.
+    /// The engine's error text.
     pub cause: String,
 }
 
@@ -33,7 +33,7 @@ pub enum KeyRange {
 }
 
 impl KeyRange {
-    /// Reads etcd's pair: no `range_end` = one key; a single zero byte = everything from `key` on.
+    /// From etcd's pair: no `range_end` = one key; a single zero byte = all keys from `key` on.
     pub fn new(key: Bytes, range_end: Bytes) -> Self {
         if range_end.is_empty() {
             Self::One(key)
@@ -60,23 +60,23 @@ impl KeyRange {
         }
     }
 
-    /// Whether no key at all can belong to the range.
+    /// Whether the range can contain no key.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Span { start, end: Some(end) } if end <= start)
     }
 }
 
-/// A granted lease as replicas agree on it. Deadlines are the leader's private matter (`timers`).
+/// The replicated state of a granted lease. Deadlines exist only on the leader (`timers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// Never 0; negative ids are legal.
     pub id: i64,
-    /// Granted time to live, seconds, at least the minimum.
+    /// Granted TTL, in seconds, at least the minimum.
     pub ttl: i64,
-    /// Last checkpointed remaining seconds; 0 = none recorded, the full `ttl` counts.
+    /// Last checkpointed remaining TTL, in seconds; 0 = none recorded, the full `ttl` applies.
     pub remaining: i64,
-    /// Index of the log entry that granted it; 0 when it came out of a snapshot file of etcd's format. With the id it
-    /// names one lease for ever, while an id alone can be granted again.
+    /// Index of the log entry that granted it; 0 when restored from a snapshot file in etcd's format. Together with the
+    /// id it identifies one grant uniquely, while an id alone can be granted again.
     pub granted: u64,
 }
 
@@ -90,7 +90,7 @@ pub type Visit<'a> = dyn FnMut(Record) -> ControlFlow<()> + 'a;
 ///
 /// Key-value reads at the current revision are the fast path ([`get`](View::get), [`scan`](View::scan)); reads at an
 /// older revision go through the version index. `revision` arguments satisfy `compacted() <= revision <= revision()`;
-/// checking that, and answering the client, is the caller's duty.
+/// the caller checks that and answers the client.
 pub trait View {
     /// Current main revision; 1 on a fresh store.
     fn revision(&self) -> i64;
@@ -102,7 +102,7 @@ pub trait View {
     fn get_at(&self, key: &[u8], revision: i64) -> Result<Option<Record>, ViewError>;
     /// Every live key of `range`, in key order.
     fn scan(&self, range: &KeyRange, visit: &mut Visit<'_>) -> Result<(), ViewError>;
-    /// Every key of `range` that was live at `revision`, in key order, with its version of then.
+    /// Every key of `range` that was live at `revision`, in key order, with its version at that revision.
     fn scan_at(&self, range: &KeyRange, revision: i64, visit: &mut Visit<'_>) -> Result<(), ViewError>;
     /// How many live keys `range` has. Implementations may count without reading values.
     fn count(&self, range: &KeyRange) -> Result<i64, ViewError>;
@@ -114,15 +114,15 @@ pub trait View {
     fn alarms(&self) -> Vec<Alarm>;
     /// The agreed cluster version such as `3.6.0`; empty before it is set.
     fn cluster_version(&self) -> String;
-    /// Users, roles, permissions, and whether they are looked at.
+    /// Users, roles, permissions, and whether authentication is enabled.
     fn auth(&self) -> Arc<Auth>;
-    /// Whether authentication is on; cheaper than asking [`View::auth`].
+    /// Whether authentication is on; cheaper than [`View::auth`].
     fn auth_is_on(&self) -> bool {
         self.auth().is_enabled()
     }
-    /// One value of the v2 keyspace as it is now, behind an index of the keyspace that was already reached before it was
-    /// read: cheaper than [`View::v2_get`], because it need not agree with any other read of this view. `None` when there
-    /// is no such value, or nothing cheaper.
+    /// The latest value of a v2 key, with an index that the keyspace had reached before the read: cheaper than
+    /// [`View::v2_get`], because it need not be consistent with other reads of this view. `None` when there is no such
+    /// value, or no cheaper read.
     fn v2_latest(&self, key: &[u8]) -> Result<Option<(u64, Bytes)>, ViewError> {
         let _ = key;
         Ok(None)

@@ -1,4 +1,4 @@
-//! `--auth-token`: which kind of token a login answers.
+//! `--auth-token`: the kind of token that authentication issues.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use super::values::{format_duration, parse_duration};
 /// Kind of authentication token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthToken {
-    /// Random text, known to the members that saw the login.
+    /// Random text, known to the members that applied the login.
     Simple,
-    /// Signed JSON web token.
+    /// Signed JSON Web Token.
     Jwt(Jwt),
 }
 
 /// Options of `--auth-token=jwt,…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jwt {
-    /// `pub-key`: file of the verifying key.
+    /// `pub-key`: file of the verification key.
     pub public_key: Option<PathBuf>,
     /// `priv-key`: file of the signing key.
     pub private_key: Option<PathBuf>,
-    /// `sign-method`, one of those etcd knows.
+    /// `sign-method`, one of etcd's.
     pub sign_method: &'static str,
     /// `ttl`, five minutes when not given.
     pub ttl: Duration,
@@ -93,14 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_token_are_read_and_written_back() {
+    fn both_kinds_of_token_parse_and_render_back() {
         for text in ["simple", "jwt,sign-method=RS512,ttl=10m,pub-key=a.pub,priv-key=a"] {
             assert_eq!(AuthToken::parse(text).expect(text).text(), text);
         }
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_token_options_are_refused() {
         for text in ["", "magic", "jwt", "jwt,sign-method=XX1", "jwt,sign-method=RS256,ttl=x", "jwt,a=b"] {
             let error = AuthToken::parse(text).expect_err(text);
             assert!(error.starts_with("auth: invalid auth options"), "{error}");

@@ -1,5 +1,5 @@
-//! From texts to [`Settings`]: the table's defaults filled in, etcd's rules for what one flag means
-//! when another is missing, then [`Settings::check`].
+//! Builds [`Settings`] from flag texts: defaults from the flag table, etcd's rules for flags whose default depends on
+//! other flags, then [`Settings::check`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::sources::Values;
 use super::urls::{InitialCluster, Url, UrlList};
 use super::values::{self, AutoCompaction, CipherSuite, LogFormat, LogLevel, Quota, TlsVersion};
 
-/// Raft connection deadlines below this are raised to it, as etcd does.
+/// Raft connection timeouts below this are raised to it, as in etcd.
 const LEAST_RAFT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which rules of absence apply.
+/// Where the values come from: the rules for unset flags differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The command line and the environment.
     FlagsAndVariables,
-    /// A configuration file, or nothing at all.
+    /// A configuration file, or no source at all.
     File,
 }
 
-/// Builds and checks settings; the sentences are warnings for the log.
+/// Builds and checks settings; the strings are warnings to log.
 pub fn from_values(values: &Values, source: Source) -> Result<(Settings, Vec<String>), SettingsError> {
     refuse_unsupported(values)?;
     if source == Source::FlagsAndVariables
@@ -43,7 +43,7 @@ pub fn from_values(values: &Values, source: Source) -> Result<(Settings, Vec<Str
     Ok((settings, notices))
 }
 
-/// Values that ask for something this program does not do; silence would be worse than refusal.
+/// Rejects values for features this program lacks: ignoring them silently would be worse.
 fn refuse_unsupported(values: &Values) -> Result<(), CheckError> {
     let text = |name: &str| values.flags.get(name).map_or("", |given| given.text.as_str());
     let ways = ["initial-cluster", "discovery-srv", "discovery-endpoints"];
@@ -116,7 +116,7 @@ impl Reader<'_> {
         self.parse(name, values::parse_duration)
     }
 
-    /// A duration where 0 switches something off.
+    /// A duration where 0 disables the feature.
     fn optional_duration(&self, name: &str) -> Result<Option<Duration>, CheckError> {
         Ok(Some(self.duration(name)?).filter(|duration| !duration.is_zero()))
     }
@@ -211,7 +211,7 @@ fn settings_of(read: &Reader<'_>) -> Result<Settings, SettingsError> {
     })
 }
 
-/// A member named with `--name` only is its own cluster, at the URLs it advertises.
+/// With `--name` alone the member forms a single-member cluster, at the URLs it advertises.
 fn initial_cluster_of(read: &Reader<'_>, name: &str, advertised: &UrlList) -> Result<InitialCluster, CheckError> {
     let default_name = flags::find("name").map_or("", |flag| flag.default);
     if !read.values.is_set("initial-cluster") && name != default_name {
@@ -320,7 +320,7 @@ fn feature_gates_of(read: &Reader<'_>) -> Result<FeatureGates, SettingsError> {
     Ok(gates)
 }
 
-/// Warnings: old spellings, values nobody acts on, and combinations that start but mislead.
+/// Warnings: deprecated spellings, flags without effect, and valid but misleading combinations.
 fn notices_of(values: &Values, settings: &Settings) -> Vec<String> {
     let mut notices = Vec::new();
     for (name, given) in &values.flags {
@@ -371,7 +371,7 @@ fn notices_of(values: &Values, settings: &Settings) -> Vec<String> {
 }
 
 impl Default for Settings {
-    /// What a start without any flag, variable or file means.
+    /// The settings of a start without any flag, variable or file.
     fn default() -> Settings {
         from_values(&Values::default(), Source::File)
             .map(|(settings, _)| settings)

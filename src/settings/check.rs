@@ -1,4 +1,4 @@
-//! What must hold between values. [`Settings::check`] is for every start and for the charm;
+//! Validation across several values. [`Settings::check`] is for every start and for the charm;
 //! [`Settings::check_bootstrap`] only for a start on an empty data directory, because etcd ignores
 //! the `--initial-*` flags on every later one.
 
@@ -9,14 +9,14 @@ use super::model::{Settings, TlsSettings};
 use super::urls::UrlList;
 use super::values::TlsVersion;
 
-/// Longest election timeout.
+/// Maximum election timeout.
 const MOST_ELECTION: Duration = Duration::from_millis(50_000);
 
-/// Least cost bcrypt works with.
+/// Minimum bcrypt cost.
 const LEAST_BCRYPT_COST: u32 = 4;
 
 impl Settings {
-    /// Refuses values that cannot work together. Order and sentences follow etcd.
+    /// Rejects values that cannot be combined. Order and messages follow etcd.
     pub fn check(&self) -> Result<(), CheckError> {
         self.check_names_and_urls()?;
         self.check_timing()?;
@@ -153,7 +153,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses a first start whose static cluster does not fit this member. Call it only when the
+    /// Rejects a first start whose `--initial-cluster` does not match this member. Call it only when the
     /// data directory holds no member.
     pub fn check_bootstrap(&self) -> Result<(), CheckError> {
         let cluster = &self.initial_cluster;
@@ -180,7 +180,7 @@ impl Settings {
         }
     }
 
-    /// `name=url,…` for the URLs of `have` that `want` lacks.
+    /// `name=url,…` for the URLs in `have` that are not in `want`.
     fn named_missing(&self, have: &UrlList, want: &UrlList) -> String {
         let missing: Vec<String> =
             have.iter().filter(|url| !want.contains(url)).map(|url| format!("{}={url}", self.name)).collect();

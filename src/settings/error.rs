@@ -1,25 +1,25 @@
-//! Everything that can be wrong with settings, in etcd's words where etcd has words for it.
+//! Errors in settings, with etcd's message where etcd has one.
 
 use std::time::Duration;
 
 use super::urls::UrlError;
 
-/// Longest part of a value that a message repeats.
+/// Maximum characters of a value that are repeated in a message.
 const SHOWN_CHARS: usize = 200;
 
 /// Why a command line, environment or configuration file was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    /// A flag nobody knows.
+    /// An unknown flag.
     #[error("flag provided but not defined: -{0}")]
     UnknownFlag(String),
-    /// The last word is a flag that wants a value.
+    /// The last argument is a flag that needs a value.
     #[error("flag needs an argument: -{0}")]
     MissingArgument(String),
     /// Three dashes, or an equals sign without a name.
     #[error("bad flag syntax: {0}")]
     BadSyntax(String),
-    /// A value of the wrong form on the command line.
+    /// A malformed value on the command line.
     #[error("invalid value {value:?} for flag -{name}: {reason}")]
     FlagValue {
         /// The flag as spelled.
@@ -39,16 +39,16 @@ pub enum SettingsError {
         /// What was expected.
         reason: String,
     },
-    /// A program of etcd's that is not part of this one.
+    /// An etcd subcommand that this program does not have.
     #[error(
         "the {0:?} command of etcd is not part of this program: clients and HAProxy can be given every member's address \
          instead"
     )]
     Subcommand(String),
-    /// A word that is no flag.
+    /// An argument that is no flag.
     #[error("{0:?} is not a valid flag")]
     StrayWord(String),
-    /// A value of the wrong form in the environment.
+    /// A malformed value in the environment.
     #[error("invalid value {value:?} for {variable}: {reason}")]
     VariableValue {
         /// The variable.
@@ -58,13 +58,13 @@ pub enum SettingsError {
         /// What was expected.
         reason: String,
     },
-    /// Flag and variable of one name are both set.
+    /// A flag and its environment variable are both set.
     #[error(
         "conflicting environment variable {0:?} is shadowed by corresponding command-line flag \
          (either unset environment variable or disable flag)"
     )]
     Shadowed(String),
-    /// One setting under two spellings.
+    /// One setting given under two spellings.
     #[error("both --{first} and --{second} flags are set. Use only --{plain}")]
     TwoSpellings {
         /// One spelling.
@@ -93,7 +93,7 @@ pub enum SettingsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A value of the wrong form in the configuration file.
+    /// A malformed value in the configuration file.
     #[error("invalid value {value:?} for {key} in {path}: {reason}")]
     FileValue {
         /// Path of the file.
@@ -105,14 +105,13 @@ pub enum SettingsError {
         /// What was expected.
         reason: String,
     },
-    /// The values have the right form and make no sense.
+    /// The values are well-formed but invalid.
     #[error(transparent)]
     Check(#[from] CheckError),
 }
 
 impl SettingsError {
-    /// Exit code of a process that was started so: 2 for a command line that cannot be read, 1 for
-    /// everything else.
+    /// Exit code of the process: 2 for a command line that cannot be parsed, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             SettingsError::UnknownFlag(_)
@@ -129,7 +128,7 @@ impl SettingsError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // each variant is its sentence
 pub enum CheckError {
-    /// A value outside its vocabulary; the sentence names it.
+    /// A value that is not one of those allowed; the message names it.
     #[error("{0}")]
     Value(String),
     #[error("--name must not be empty (give every member its own)")]
@@ -218,7 +217,7 @@ pub enum CheckError {
     WildcardAdvertise(String, usize),
 }
 
-/// The start of a value, short enough for a message.
+/// A value, truncated for a message.
 pub(super) fn shown(value: &str) -> String {
     match value.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &value[..end]),

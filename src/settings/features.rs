@@ -1,4 +1,4 @@
-//! etcd's feature gates: named switches given together in `--feature-gates`.
+//! etcd's feature gates, set together in `--feature-gates`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::values::parse_bool;
 const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 
-/// The gates this program knows, with etcd 3.6's defaults, and the gate that sets each one that nobody set by itself.
+/// The known gates, with etcd 3.6's defaults, and the stage gate (if any) that sets those not set individually.
 const GATES: [(&str, bool, Option<&str>); 11] = [
     (ALL_ALPHA, false, None),
     (ALL_BETA, false, None),
@@ -23,12 +23,12 @@ const GATES: [(&str, bool, Option<&str>); 11] = [
     ("TxnModeWriteWithSharedBuffer", true, Some(ALL_BETA)),
 ];
 
-/// The gates somebody set; the others have their defaults.
+/// The gates that were set explicitly; the others have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FeatureGates(BTreeMap<&'static str, bool>);
 
 impl FeatureGates {
-    /// Reads `Gate=true,Other=false`; the last mention of a gate wins.
+    /// Parses `Gate=true,Other=false`; the last value of a repeated gate wins.
     pub fn parse(text: &str) -> Result<FeatureGates, String> {
         let mut gates = FeatureGates::default();
         for item in super::flags::split_list(text) {
@@ -56,13 +56,12 @@ impl FeatureGates {
         GATES.iter().map(|(name, ..)| (*name, self.enabled(name)))
     }
 
-    /// Whether somebody set this gate, either way.
+    /// Whether this gate was set explicitly, to either value.
     pub fn is_set(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Whether the gate is on: as set by itself, else as all of its stage were set, else its default. Unknown names are
-    /// off.
+    /// Whether the gate is on: its own setting, else its stage's, else its default. Unknown gates are off.
     pub fn enabled(&self, name: &str) -> bool {
         let Some((_, default, stage)) = GATES.iter().find(|(known, ..)| *known == name) else { return false };
         let set = |name: &str| self.0.get(name).copied();
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gates_are_read_by_name_and_keep_their_defaults() {
+    fn gates_are_parsed_by_name_and_the_rest_keep_their_defaults() {
         let gates = FeatureGates::parse("InitialCorruptCheck=true, FastLeaseKeepAlive=false").expect("gates");
         assert!(gates.enabled("InitialCorruptCheck"));
         assert!(!gates.enabled("FastLeaseKeepAlive"));
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_stage_is_set_but_for_what_is_set_by_itself() {
+    fn a_stage_gate_sets_every_gate_of_it_not_set_individually() {
         let gates = FeatureGates::parse("AllAlpha=true,InitialCorruptCheck=false,AllBeta=false").expect("gates");
         assert!(gates.enabled("LeaseCheckpoint") && gates.enabled("CompactHashCheck"));
         assert!(!gates.enabled("InitialCorruptCheck") && !gates.enabled("FastLeaseKeepAlive"));

@@ -1,7 +1,7 @@
 //! The configuration file: YAML (JSON is YAML too) with etcd's keys. Keys are the flags' names;
-//! TLS files stand in the sections `client-transport-security` and `peer-transport-security`;
-//! durations are integer nanoseconds, as etcd wants them, or texts such as `10m`. Unknown keys are
-//! ignored, as etcd ignores them, and named in a notice.
+//! TLS files are in the sections `client-transport-security` and `peer-transport-security`;
+//! durations are integer nanoseconds, as in etcd, or strings such as `10m`. Unknown keys are
+//! ignored, as in etcd, and named in a warning.
 
 use serde_yaml::Value;
 
@@ -13,13 +13,13 @@ use super::model::Settings;
 use super::sources::Values;
 
 impl Settings {
-    /// Reads the text [`Settings::to_yaml`] writes, or any file etcd takes.
+    /// Parses the output of [`Settings::to_yaml`], or any file that etcd accepts.
     pub fn from_yaml(text: &str) -> Result<Settings, SettingsError> {
         read(text.as_bytes(), "configuration").map(|(settings, _)| settings)
     }
 }
 
-/// Reads a configuration file. `path` is only named in messages.
+/// Parses a configuration file. `path` is used only in messages.
 pub fn read(bytes: &[u8], path: &str) -> Result<(Settings, Vec<String>), SettingsError> {
     let values = values_of(bytes, path)?;
     build::from_values(&values, Source::File)
@@ -46,7 +46,7 @@ fn values_of(bytes: &[u8], path: &str) -> Result<Values, SettingsError> {
     Ok(values)
 }
 
-/// Files one key of the document, or the keys of one section.
+/// Adds one key of the document, or the keys of one section, to `values`.
 fn take(values: &mut Values, path: &str, key: &str, value: Value) -> Result<(), SettingsError> {
     let Some(meaning) = meaning_at(key) else {
         return match value {
@@ -70,7 +70,7 @@ fn take(values: &mut Values, path: &str, key: &str, value: Value) -> Result<(), 
     let Some(text) = text_of(meaning.kind(), &value).map_err(|reason| refuse("", reason))? else {
         return Ok(());
     };
-    // In a file etcd leaves this word to the check of the whole, which has its own sentence for it.
+    // etcd validates this key of a file later, with the whole, and with a different message.
     if key != "initial-cluster-state" {
         meaning.kind().check(&text).map_err(|reason| refuse(&text, reason))?;
     }
@@ -82,8 +82,8 @@ fn meaning_at(place: &str) -> Option<Meaning> {
     row.or_else(|| if is_plain_key(place) { meaning_of(place) } else { None })
 }
 
-/// `experimental-…` names and old gate flags stand at the top level under their own names; flags
-/// that live in a section do not.
+/// Whether a key may appear at the top level: `experimental-…` names and old gate flags may; flags that
+/// belong to a section may not.
 fn is_plain_key(place: &str) -> bool {
     match meaning_of(place) {
         Some(Meaning::Flag(flag)) => !flag.yaml.contains('/') || place.starts_with("experimental-"),
@@ -96,8 +96,8 @@ fn is_section(key: &str) -> bool {
     FLAGS.iter().any(|flag| flag.yaml.strip_prefix(key).is_some_and(|rest| rest.starts_with('/')))
 }
 
-/// The flag's text for a YAML value; `None` for null, which leaves the default. An empty text does
-/// so too wherever it would not be a value, since etcd's sample file is full of them.
+/// The flag's text for a YAML value; `None` for null, which keeps the default. So does an empty string where
+/// it is no valid value, because etcd's sample file has many of them.
 fn text_of(kind: Kind, value: &Value) -> Result<Option<String>, String> {
     let text = match value {
         Value::Null => return Ok(None),
@@ -134,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_the_defaults() {
+    fn an_empty_file_gives_the_defaults() {
         for text in ["", "---\n", "# nothing\n", "{}"] {
             assert_eq!(settings(text), Settings::default());
         }
     }
 
     #[test]
-    fn keys_sections_lists_and_nanoseconds_are_read() {
+    fn keys_sections_lists_and_nanoseconds_are_parsed() {
         let read = settings(
             "name: m1\nheartbeat-interval: 200\nelection-timeout: 2000\npre-vote: false\n\
              grpc-keepalive-timeout: 5000000000\ngrpc-keepalive-min-time: 3s\n\
@@ -165,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn json_is_read_as_well() {
+    fn json_is_parsed_too() {
         assert_eq!(settings(r#"{"name": "j", "max-txn-ops": 7}"#).limits.max_txn_ops, 7);
     }
 
     #[test]
-    fn a_file_like_etcds_sample_boots() {
+    fn a_file_like_etcds_sample_is_accepted() {
         let text = "name: 'default'\ndata-dir:\nwal-dir:\nsnapshot-count: 10000\nheartbeat-interval: 100\n\
             election-timeout: 1000\nquota-backend-bytes: 0\nlisten-peer-urls: http://localhost:2380\n\
             listen-client-urls: http://localhost:2379\nmax-snapshots: 5\nmax-wals: 5\ncors:\n\
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_elsewhere_in_a_file_keeps_the_default_advertise_url() {
+    fn a_listen_url_in_a_file_keeps_the_default_advertise_url() {
         let read = settings("listen-client-urls: http://127.0.0.1:1");
         assert_eq!(read.advertise_client_urls.to_string(), "http://localhost:2379");
     }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_of_anchors_is_refused_in_bounded_time() {
+    fn a_yaml_anchor_bomb_is_refused_in_bounded_time() {
         let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for level in 1..12 {
             let item = format!("*a{}", level - 1);

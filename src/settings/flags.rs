@@ -1,22 +1,22 @@
-//! The table of every flag this program accepts: etcd's, in its current and `experimental-`
-//! spellings, the ones etcd itself dropped, and our own few.
+//! The table of every flag this program accepts: etcd's, in current and `experimental-` spellings,
+//! those that etcd has removed, and a few of our own.
 //!
-//! The table is the one source for the command line, the `ETCD_*` variables, the configuration file
-//! and `--help`. A row says how a text must look ([`Kind`]); what the values mean together is
+//! The table is the single source for the command line, the `ETCD_*` variables, the configuration file
+//! and `--help`. A row gives the format of the value ([`Kind`]); combinations of values are
 //! checked in `check.rs`.
 
 use super::features::FeatureGates;
 use super::urls::UrlList;
 use super::values;
 
-/// How the text of a flag must look.
+/// The format of a flag's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `--flag`, `--flag=false`.
     Bool,
-    /// Whole number from 0 to the given most.
+    /// Whole number from 0 to the given maximum.
     Uint(u64),
-    /// Whole number with sign.
+    /// Signed whole number.
     Int,
     /// Duration such as `100ms`; a configuration file may also give integer nanoseconds.
     Duration,
@@ -33,7 +33,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Checks the form of one value; the sentence says what was expected.
+    /// Checks the format of one value; the error says what was expected.
     pub fn check(self, text: &str) -> Result<(), String> {
         match self {
             Kind::Bool => values::parse_bool(text).map(drop),
@@ -49,12 +49,12 @@ impl Kind {
     }
 }
 
-/// The items of a comma-separated list, blanks around them and empty ones dropped.
+/// The items of a comma-separated list, trimmed, without empty ones.
 pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Section of `--help` a flag stands in.
+/// Section of `--help` that lists a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// This member, its directories and listeners.
@@ -73,7 +73,7 @@ pub enum Group {
     Unsafe,
     /// Flags of this program that etcd does not have.
     Own,
-    /// Accepted so that old command lines start; without effect.
+    /// Without effect; accepted so that old command lines still work.
     Dead,
 }
 
@@ -112,15 +112,15 @@ impl Group {
 pub struct Flag {
     /// Name without dashes.
     pub name: &'static str,
-    /// Form of its value.
+    /// Format of its value.
     pub kind: Kind,
-    /// Value when nobody gives one.
+    /// Value when the flag is unset.
     pub default: &'static str,
     /// One sentence for `--help`.
     pub help: &'static str,
     /// Section of `--help`.
     pub group: Group,
-    /// False: parsed and checked, but nothing in the program acts on it (a notice says so).
+    /// False: parsed and checked, but without effect (a warning says so).
     pub used: bool,
     /// Place in the configuration file: `key` or `section/key`.
     pub yaml: &'static str,
@@ -315,7 +315,7 @@ pub const FLAGS: &[Flag] = &[
     row(Dead, "vv", Bool, "false", "From etcd 0.4.").unused(),
 ];
 
-/// Names that had, or have, an `experimental-` twin.
+/// Names that have or had an `experimental-` spelling.
 const EXPERIMENTAL: &[&str] = &[
     "corrupt-check-time",
     "compact-hash-check-time",
@@ -351,7 +351,7 @@ const GATE_FLAGS: &[(&str, &str)] = &[
     ("experimental-set-member-localaddr", "SetMemberLocalAddr"),
 ];
 
-/// What a spelled name stands for.
+/// What a given flag name refers to.
 #[derive(Debug, Clone, Copy)]
 pub enum Meaning {
     /// A row of the table, under its own name or an `experimental-` one.
@@ -361,7 +361,7 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// Form of the value.
+    /// Format of the value.
     pub fn kind(self) -> Kind {
         match self {
             Meaning::Flag(flag) => flag.kind,
@@ -375,7 +375,7 @@ pub fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-/// What a name given by a user stands for.
+/// Resolves a flag name as given by the user.
 pub fn meaning_of(spelled: &str) -> Option<Meaning> {
     if let Some(flag) = find(spelled) {
         return Some(Meaning::Flag(flag));
@@ -391,7 +391,7 @@ pub fn meaning_of(spelled: &str) -> Option<Meaning> {
     find(plain).map(Meaning::Flag)
 }
 
-/// Every name a user may spell, the table's first.
+/// Every accepted flag name, the table's first.
 pub fn spellings() -> impl Iterator<Item = String> {
     FLAGS
         .iter()
@@ -405,7 +405,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_has_the_form_its_own_row_demands() {
+    fn every_default_has_the_format_of_its_row() {
         for flag in FLAGS {
             if let Err(reason) = flag.kind.check(flag.default) {
                 panic!("--{} default {:?}: {reason}", flag.name, flag.default);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_file_places_are_unique() {
+    fn names_and_yaml_keys_are_unique() {
         let mut names: Vec<&str> = FLAGS.iter().map(|flag| flag.name).collect();
         let mut places: Vec<&str> = FLAGS.iter().map(|flag| flag.yaml).collect();
         names.sort_unstable();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_means_something() {
+    fn every_spelling_resolves() {
         for name in spellings() {
             assert!(meaning_of(&name).is_some(), "{name}");
         }

@@ -1,9 +1,9 @@
-//! The texts of `--help` and `--version`, made from the table of flags.
+//! The texts of `--help` and `--version`, generated from the flag table.
 
 use super::flags::{FLAGS, Group};
 use super::{OWN_VERSION, SERVER_VERSION};
 
-/// What stands under the message of a command line that cannot be read.
+/// Usage text printed after a command line error.
 pub const USAGE: &str = "\
 Usage:
 
@@ -43,7 +43,7 @@ pub fn full() -> String {
     text
 }
 
-/// First line as etcd prints it, for programs that read it; then who is really speaking.
+/// First line as etcd prints it, for programs that parse it; then this program's own name and version.
 pub fn version() -> String {
     format!(
         "etcd Version: {SERVER_VERSION}\n{OWN_VERSION} (compatible with etcd {SERVER_VERSION})\nOS/Arch: {}/{}\n",

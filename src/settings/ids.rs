@@ -1,5 +1,5 @@
-//! Member and cluster identities, derived as etcd derives them so that every member of a static
-//! bootstrap computes the same numbers without talking to the others.
+//! Member and cluster ids, derived as in etcd, so that every member of a static bootstrap computes
+//! the same ids without talking to the others.
 //!
 //! Ids are the first eight bytes, big endian, of a SHA-1 digest. They print as lowercase
 //! hexadecimal without padding (see [`hex`]).
@@ -29,8 +29,8 @@ pub fn cluster_id(member_ids: &[u64]) -> u64 {
     first_eight(hasher)
 }
 
-/// Id of a cluster that begins with a snapshot: of its own, so that nobody who still runs the cluster of before, and nobody
-/// who was restored from another file (`sum` is its SHA-256) or to another revision, is taken for one of its members.
+/// Id of a cluster restored from a snapshot. It differs from the original cluster's and from those of restores from
+/// another file (`sum` is its SHA-256) or to another revision, so that their members cannot be mistaken for this one's.
 pub fn restored_cluster_id(member_ids: &[u64], sum: &[u8; 32], bump: i64) -> u64 {
     let mut hasher = Sha1::new();
     hasher.update(cluster_id(member_ids).to_be_bytes());
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_cluster_is_told_from_the_old_one_and_from_other_restores() {
+    fn a_restored_clusters_id_differs_from_the_old_ones_and_other_restores() {
         let id = |sum: u8, bump| restored_cluster_id(&[1, 2], &[sum; 32], bump);
         assert_eq!(id(1, 0), id(1, 0));
         let all = [cluster_id(&[1, 2]), id(1, 0), id(2, 0), id(1, 7), restored_cluster_id(&[1, 3], &[1; 32], 0)];
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_and_the_moment_of_adding_change_the_id() {
+    fn the_token_and_the_time_of_adding_change_the_id() {
         let urls = ["http://a:1"];
         assert_ne!(member_id(&urls, "one"), member_id(&urls, "two"));
         assert_ne!(added_member_id(&urls, 1), added_member_id(&urls, 2));

@@ -1,10 +1,10 @@
-//! Settings: the command line, the `ETCD_*` variables or a configuration file, read once into one
-//! [`Settings`] value whose parts cannot be wrong.
+//! Settings: the command line, the `ETCD_*` variables or a configuration file, parsed once into one
+//! valid [`Settings`] value.
 //!
-//! Everything here is pure: arguments, environment and a file reader come in, a value or one
-//! sentence comes out. [`from_process`] is the only function that looks at the process. The charm
-//! builds a `Settings` as a struct literal over [`Settings::default`], calls [`Settings::check`] and
-//! writes [`Settings::to_yaml`]; the daemon reads that file into the same type, so the two cannot
+//! Everything here is pure: arguments, environment and a file reader in, a value or one error
+//! message out. Only [`from_process`] reads the process's own. The charm builds a `Settings` as a
+//! struct literal over [`Settings::default`], calls [`Settings::check`] and writes
+//! [`Settings::to_yaml`]; the server parses that file into the same type, so the two cannot
 //! drift apart.
 
 mod auth;
@@ -41,7 +41,7 @@ pub use values::{
     AutoCompaction, CipherSuite, ClusterState, LogFormat, LogLevel, Quota, TlsVersion, format_duration, parse_duration,
 };
 
-/// The etcd release whose behaviour this server reports, because clients switch on it.
+/// The etcd release this server reports, because clients depend on it.
 pub const SERVER_VERSION: &str = "3.6.5";
 
 /// The cluster version of that release.
@@ -53,26 +53,26 @@ pub const OWN_VERSION: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_P
 /// Largest configuration file that is read.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// What a started process has to do.
+/// What the process was started to do.
 #[derive(Debug)]
 pub enum Invocation {
     /// Run a member.
     Run {
         /// The checked settings.
         settings: Box<Settings>,
-        /// Sentences to log as warnings once logging works.
+        /// Warnings to log once logging is initialised.
         notices: Vec<String>,
     },
-    /// Make a data directory from a snapshot file.
+    /// Create a data directory from a snapshot file.
     Restore(Box<Restore>),
-    /// Say what a snapshot file holds.
+    /// Print the status of a snapshot file.
     SnapshotStatus(SnapshotStatus),
     /// Print this text to standard output and exit with 0.
     Print(String),
 }
 
-/// Reads the words after the program's name, the environment, and through `read_file` the
-/// configuration file when one is named; a configuration file replaces all other flags and
+/// Parses the arguments after the program's name, the environment, and through `read_file` the
+/// configuration file if one is given; a configuration file replaces all other flags and
 /// variables.
 pub fn read(
     words: &[String],
@@ -112,7 +112,7 @@ pub fn from_process() -> Result<Invocation, SettingsError> {
     read(&words, &environment, &|path| read_bounded(path))
 }
 
-/// Why a file cannot be read; for one that is not there in the words etcd has for it.
+/// The reason a file cannot be read; etcd's message if it does not exist.
 fn unreadable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
@@ -120,7 +120,7 @@ fn unreadable(error: &io::Error) -> String {
     }
 }
 
-/// Reads at most one byte more than [`MAX_FILE_BYTES`], so that a huge file is refused, not held.
+/// Reads at most one byte more than [`MAX_FILE_BYTES`]: a huge file is refused without loading it.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! The shape of checked settings.
+//! The type of checked settings.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::features::FeatureGates;
 use super::urls::{InitialCluster, UrlList};
 use super::values::{AutoCompaction, CipherSuite, ClusterState, LogFormat, LogLevel, Quota, TlsVersion};
 
-/// Everything a member is told. Fields carry etcd's flag names; units are in the types.
+/// All settings of a member. Fields have etcd's flag names; units are in the types.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// `--name`.
@@ -44,7 +44,7 @@ pub struct Settings {
     pub max_learners: u32,
     /// `--force-new-cluster`.
     pub force_new_cluster: bool,
-    /// `--promote-learners`: whoever leads promotes learners that have published themselves and caught up.
+    /// `--promote-learners`: the leader promotes learners that have published their attributes and caught up.
     pub promote_learners: bool,
 
     /// `--heartbeat-interval`.
@@ -101,24 +101,24 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How long a proposal or read barrier may take when the caller sets no deadline:
-    /// five seconds and two election timeouts.
+    /// Timeout of a proposal or linearizable read when the caller sets no deadline:
+    /// five seconds plus two election timeouts.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * self.election_timeout
     }
 
-    /// Whether this start creates a cluster (as opposed to joining one).
+    /// Whether this start bootstraps a cluster (as opposed to joining one).
     pub fn is_new_cluster(&self) -> bool {
         self.initial_cluster_state == ClusterState::New
     }
 
-    /// Largest gRPC message received from a client: the request limit and 512 KiB of envelope.
+    /// Maximum gRPC message size from a client: the request limit plus 512 KiB of overhead.
     pub fn max_receive_bytes(&self) -> usize {
         self.limits.max_request_bytes as usize + (512 << 10)
     }
 }
 
-/// Sizes and counts a client can run into.
+/// Size and count limits that clients can hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// `--quota-backend-bytes`.
@@ -134,11 +134,11 @@ pub struct Limits {
 /// `--grpc-keepalive-*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Least time between a client's pings.
+    /// Minimum interval between a client's pings.
     pub min_time: Duration,
-    /// Time between the server's pings; `None` sends none.
+    /// Interval of the server's pings; `None` sends none.
     pub interval: Option<Duration>,
-    /// Wait for the answer; `None` waits without end.
+    /// How long to wait for a ping's ack; `None` waits forever.
     pub timeout: Option<Duration>,
 }
 
@@ -155,32 +155,32 @@ pub struct TlsSettings {
     pub client_key_file: Option<PathBuf>,
     /// `--client-cert-auth`: client certificates required, users named by common name.
     pub client_cert_auth: bool,
-    /// Authorities; client certificates are required as soon as it is set.
+    /// Trusted CA bundle; if set, client certificates are required.
     pub trusted_ca_file: Option<PathBuf>,
-    /// Revocation list.
+    /// Certificate revocation list (CRL).
     pub crl_file: Option<PathBuf>,
-    /// Common names of which one must match; empty asks nothing.
+    /// Allowed common names, of which one must match; empty allows any.
     pub allowed_cn: Vec<String>,
-    /// Host names of which one must match; empty asks nothing.
+    /// Allowed host names, of which one must match; empty allows any.
     pub allowed_hostname: Vec<String>,
     /// Use a self-signed certificate when no files are given.
     pub auto: bool,
-    /// Peers only: do not compare the caller's address with its certificate.
+    /// Peers only: do not check the caller's address against its certificate's SANs.
     pub skip_client_san_verification: bool,
 }
 
 impl TlsSettings {
-    /// Whether certificate and key files are named.
+    /// Whether certificate and key files are set.
     pub fn has_pair(&self) -> bool {
         self.cert_file.is_some() && self.key_file.is_some()
     }
 
-    /// Whether a TLS listener can be opened: by files or by a self-signed certificate.
+    /// Whether a TLS listener can be opened: with files or with a self-signed certificate.
     pub fn can_serve(&self) -> bool {
         self.has_pair() || self.auto
     }
 
-    /// Whether callers must show a certificate.
+    /// Whether callers must present a certificate.
     pub fn requires_client_cert(&self) -> bool {
         self.client_cert_auth || self.trusted_ca_file.is_some()
     }
@@ -189,7 +189,7 @@ impl TlsSettings {
 /// TLS rules common to client and peer traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPolicy {
-    /// `--cipher-suites`; empty means the built-in list.
+    /// `--cipher-suites`; empty = the built-in list.
     pub cipher_suites: Vec<CipherSuite>,
     /// `--tls-min-version`.
     pub min_version: TlsVersion,
@@ -204,23 +204,23 @@ pub struct TlsPolicy {
 pub struct Authentication {
     /// Kind of token.
     pub token: AuthToken,
-    /// Life of a simple token after its last use.
+    /// Lifetime of a simple token after its last use.
     pub token_ttl: Duration,
-    /// Cost of password hashes, 4 to 31.
+    /// bcrypt cost of password hashes, 4 to 31.
     pub bcrypt_cost: u32,
 }
 
-/// A list of names where `*`, or nothing at all, means everybody.
+/// A list of allowed names; `*` or an empty list allows any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowList {
-    /// Everybody.
+    /// Any name.
     Any,
     /// Only these.
     Only(Vec<String>),
 }
 
 impl AllowList {
-    /// Whether this name may pass.
+    /// Whether this name is allowed.
     pub fn allows(&self, name: &str) -> bool {
         match self {
             AllowList::Any => true,
@@ -240,22 +240,22 @@ impl AllowList {
 /// `--log-level`, `--log-format`, `--log-outputs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logging {
-    /// Least important level that is written.
+    /// Lowest level that is logged.
     pub level: LogLevel,
-    /// Shape of a line.
+    /// Format of a line.
     pub format: LogFormat,
     /// Where lines go; never empty.
     pub outputs: Vec<LogOutput>,
 }
 
-/// One place log lines go to.
+/// One destination of log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogOutput {
     /// Standard error.
     Stderr,
     /// Standard output.
     Stdout,
-    /// The systemd journal's own socket.
+    /// The systemd journal's native socket.
     Journal,
     /// Appended to a file.
     File(PathBuf),
@@ -264,7 +264,7 @@ pub enum LogOutput {
 /// Background checks, the pace of compaction, and when to warn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checks {
-    /// `--corrupt-check-time`; `None` never compares.
+    /// `--corrupt-check-time`; `None` disables the check.
     pub corrupt_check_time: Option<Duration>,
     /// `--compact-hash-check-time`, never 0.
     pub compact_hash_check_time: Duration,

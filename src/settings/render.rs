@@ -1,4 +1,4 @@
-//! From [`Settings`] back to texts: the configuration file the charm writes for the daemon.
+//! Renders [`Settings`] as the configuration file that the charm writes for the server.
 
 use serde_yaml::{Mapping, Value};
 
@@ -6,7 +6,7 @@ use super::flags::{self, Flag, Kind, split_list};
 use super::model::{LogOutput, Settings, TlsSettings};
 use super::values::{format_duration, parse_duration};
 
-/// Written even when they equal the defaults: who this member is and where it is found.
+/// Written even when they equal the defaults: the member's identity and URLs.
 const ALWAYS: &[&str] = &[
     "name",
     "data-dir",
@@ -20,7 +20,7 @@ const ALWAYS: &[&str] = &[
 ];
 
 impl Settings {
-    /// The configuration file that gives these settings: identity and URLs always, everything else
+    /// The configuration file with these settings: identity and URLs always, everything else only
     /// where it differs from the default. Equal settings give equal bytes.
     pub fn to_yaml(&self) -> String {
         let defaults = Settings::default().flag_values();
@@ -44,7 +44,7 @@ impl Settings {
         serde_yaml::to_string(&document).expect("a mapping of plain scalars serializes")
     }
 
-    /// Every flag these settings stand for, with its text, in a fixed order.
+    /// Every flag with its text for these settings, in a fixed order.
     fn flag_values(&self) -> Vec<(&'static str, String)> {
         let mut values = self.member_values();
         values.extend(self.cluster_values());
@@ -140,8 +140,8 @@ impl Settings {
     }
 }
 
-/// The flags of one TLS section; `prefix` is empty for clients and `peer-` for peers. Names that do
-/// not exist for a side are left out by the caller's look-up.
+/// The flags of one TLS section; `prefix` is empty for clients and `peer-` for peers. The caller's
+/// lookup drops names that do not exist for a side.
 fn tls_values(prefix: &str, tls: &TlsSettings) -> Vec<(&'static str, String)> {
     let path =
         |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();

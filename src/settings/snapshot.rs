@@ -1,7 +1,7 @@
-//! The command lines that work on snapshot files: `etcd restore` and `etcd snapshot status`.
+//! The command lines for snapshot files: `etcd restore` and `etcd snapshot status`.
 //!
-//! Flags are named as those of `etcdutl snapshot restore`; one or two dashes, before or after the file. The environment
-//! plays no part: a restore says in full what it makes.
+//! Flags have the names of `etcdutl snapshot restore`'s, with one or two dashes, before or after the file. The
+//! environment is ignored: everything about a restore is on its command line.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::error::{CheckError, SettingsError, shown};
 use super::sources::{self, CommandLine, argument, boolean, split_flag};
 use super::{Invocation, Settings};
 
-/// Flags of a member that a restore takes too.
+/// Member flags that `restore` also accepts.
 const MEMBER_FLAGS: [&str; 6] =
     ["name", "data-dir", "wal-dir", "initial-cluster", "initial-cluster-token", "initial-advertise-peer-urls"];
 
@@ -45,7 +45,7 @@ Flags of restore:
 pub struct Restore {
     /// The snapshot file.
     pub file: PathBuf,
-    /// Name, directories, URLs and cluster of the new member. Everything else has its default.
+    /// Name, directories, URLs and cluster of the new member; everything else has its default.
     pub member: Settings,
     /// `--skip-hash-check`.
     pub skip_hash_check: bool,
@@ -58,14 +58,14 @@ pub struct Restore {
 pub struct SnapshotStatus {
     /// The snapshot file.
     pub file: PathBuf,
-    /// JSON instead of a line.
+    /// Print JSON instead of a text line.
     pub json: bool,
 }
 
-/// Reads the command line if it is one of these.
+/// Parses the command line if it is one of these; `None` if not.
 ///
 /// # Errors
-/// It is one, and cannot be read, or makes no sense.
+/// It is one of these and cannot be parsed or is invalid.
 pub fn read(words: &[String]) -> Result<Option<Invocation>, SettingsError> {
     let text = |n: usize| words.get(n).map(String::as_str);
     match (text(0), text(1)) {
@@ -80,14 +80,14 @@ pub fn read(words: &[String]) -> Result<Option<Invocation>, SettingsError> {
     }
 }
 
-/// Words that are flags of `own`, the one word that is none, and all other words for the common reader.
+/// The subcommand's own flags, the file argument, and all other words for the common parser.
 struct Split {
     own: BTreeMap<&'static str, String>,
     file: PathBuf,
     rest: Vec<String>,
 }
 
-/// Sorts the words. `own` says of each flag whether it takes a value. `None`: help was asked for.
+/// Splits the words. `own` lists the subcommand's flags and whether each takes a value. `None`: help was requested.
 fn split(words: &[String], own: &[(&'static str, bool)]) -> Result<Option<Split>, SettingsError> {
     let (mut found, mut files, mut rest) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut words = words.iter();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_reads_as_etcdutls_does_with_one_dash_or_two() {
+    fn a_restore_is_parsed_as_etcdutls_with_one_dash_or_two() {
         let line = "restore -name m1 --data-dir=/d s.db --initial-cluster m1=http://h1:1,m2=http://h2:1 \
                     -initial-advertise-peer-urls http://h1:1 --initial-cluster-token t --wal-dir /w \
                     --bump-revision 1000 --mark-compacted --skip-hash-check";
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
+    fn invalid_values_are_refused_by_name() {
         for (line, said) in [
             ("restore", "expected one snapshot file, got 0"),
             ("restore a b", "expected one snapshot file, got 2"),

@@ -1,6 +1,6 @@
-//! Where values come from: the command line and the `ETCD_*` variables, or a configuration file in
-//! place of both. The result is a plain map from flag to text, each text of the form its row of the
-//! table demands.
+//! Where values come from: the command line and the `ETCD_*` variables, or a configuration file
+//! instead of both. The result is a plain map from flag to text, each text in the format that the flag's row
+//! requires.
 //!
 //! Rules copied from etcd: one or two dashes, `--flag value` or `--flag=value`, a boolean without
 //! value means true, the last of several equal flags wins, empty variables count as unset, and a
@@ -11,28 +11,28 @@ use std::collections::BTreeMap;
 use super::error::{SettingsError, shown};
 use super::flags::{Kind, Meaning, meaning_of, spellings, variable_of};
 
-/// One value somebody gave.
+/// A value that was set explicitly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// Its text.
     pub text: String,
-    /// The name under which it came: a flag's spelling or a file's key.
+    /// The name it was given under: a flag's spelling or a file's key.
     pub spelled: String,
 }
 
-/// All values somebody gave, by the flag's name in the table.
+/// All explicitly set values, by the flag's name in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values {
     /// Flag → value.
     pub flags: BTreeMap<&'static str, Given>,
     /// Feature gates set by an old boolean flag.
     pub gates: BTreeMap<&'static str, (bool, String)>,
-    /// Things worth a warning once logging works.
+    /// Warnings to log once logging is initialised.
     pub notices: Vec<String>,
 }
 
 impl Values {
-    /// Files one value under its flag; the form must have been checked.
+    /// Stores one value under its flag; its format must have been checked.
     pub fn put(&mut self, meaning: Meaning, spelled: &str, text: &str) -> Result<(), SettingsError> {
         match meaning {
             Meaning::Gate(gate) => {
@@ -55,20 +55,20 @@ impl Values {
         Ok(())
     }
 
-    /// Whether somebody gave this flag.
+    /// Whether this flag was set explicitly.
     pub fn is_set(&self, name: &str) -> bool {
         self.flags.contains_key(name)
     }
 }
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandLine {
     /// `-h`, `--help`.
     Help,
     /// `--version`.
     Version,
-    /// Flags to run with, and the configuration file named among them.
+    /// Flags to run with, and the configuration file if one was given.
     Flags {
         /// The flags.
         values: Values,
@@ -77,7 +77,7 @@ pub enum CommandLine {
     },
 }
 
-/// Reads the words after the program's name.
+/// Parses the arguments after the program's name.
 pub fn read_command_line(words: &[String]) -> Result<CommandLine, SettingsError> {
     let mut values = Values::default();
     let mut config_file = None;
@@ -125,7 +125,7 @@ pub fn read_command_line(words: &[String]) -> Result<CommandLine, SettingsError>
     Ok(CommandLine::Flags { values, config_file: config_file.filter(|path| !path.is_empty()) })
 }
 
-/// `--name=value` → (`name`, `value`); `None` for a word that is no flag.
+/// `--name=value` → (`name`, `value`); `None` for an argument that is no flag.
 pub(super) fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, SettingsError> {
     let Some(body) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
         return Ok(None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_flag_gives_the_same_value() {
+    fn every_syntax_of_a_flag_gives_the_same_value() {
         for line in ["--name a", "-name a", "--name=a", "-name=a", "--name b --name a"] {
             assert_eq!(flags(line).flags["name"].text, "a", "{line}");
         }
@@ -230,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn experimental_spellings_reach_the_same_row() {
+    fn experimental_spellings_set_the_same_flag() {
         let values = flags("--experimental-max-learners=3 --experimental-initial-corrupt-check=true");
         assert_eq!(values.flags["max-learners"].text, "3");
         assert!(values.gates["InitialCorruptCheck"].0);
     }
 
     #[test]
-    fn unreadable_command_lines_exit_with_two_and_gos_words() {
+    fn malformed_command_lines_exit_with_two_and_gos_messages() {
         for (line, said) in [
             ("--no-such-flag", "flag provided but not defined: -no-such-flag"),
             ("--no-such-flag=1", "flag provided but not defined: -no-such-flag"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_words_and_two_spellings_exit_with_one() {
+    fn stray_arguments_and_two_spellings_exit_with_one() {
         for (line, said) in [
             ("start", "\"start\" is not a valid flag"),
             ("--pre-vote false", "\"false\" is not a valid flag"),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_fill_what_flags_leave_open() {
+    fn variables_set_what_flags_do_not() {
         let mut values = flags("--name a");
         let env = environment(&[
             ("ETCD_DATA_DIR", "/d"),

@@ -1,11 +1,11 @@
-//! The table of flags as a table of tests: every flag, from every source, with values that cannot be.
+//! Table-driven tests of the flag table: every flag, from every source, with invalid values.
 
 use std::collections::BTreeMap;
 
 use super::flags::{FLAGS, Flag, Kind};
 use super::{SettingsError, file, read};
 
-/// Values no flag of this form may take.
+/// Malformed values for flags of this kind.
 fn bad_values(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Bool => &["maybe", "2", "yes"],
@@ -19,7 +19,7 @@ fn bad_values(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// Texts whose meaning is checked, with the flag they belong to.
+/// Well-formed but invalid values, with their flag.
 const MEANINGLESS: [(&str, &str); 16] = [
     ("name", "a,b"),
     ("name", "a=b"),
@@ -56,7 +56,7 @@ fn by_file(flag: &Flag, value: &str) -> Result<(), SettingsError> {
 }
 
 #[test]
-fn a_value_of_the_wrong_form_is_refused_from_every_source_and_named() {
+fn a_malformed_value_is_refused_from_every_source_and_named() {
     let mut checked = 0;
     for flag in FLAGS {
         for value in bad_values(flag.kind) {
@@ -71,7 +71,7 @@ fn a_value_of_the_wrong_form_is_refused_from_every_source_and_named() {
             let said = error.to_string();
             assert!(said.contains(&flag.variable()) && said.contains(value), "{said}");
 
-            // In a file etcd judges this word with the whole; it is among the meaningless ones then.
+            // In a file etcd validates this key later; it is tested with the invalid values then.
             let error = by_file(flag, value).expect_err(flag.name);
             assert_eq!(error.exit_code(), 1, "{}: {value}", flag.yaml);
             let said = error.to_string();
@@ -85,7 +85,7 @@ fn a_value_of_the_wrong_form_is_refused_from_every_source_and_named() {
 }
 
 #[test]
-fn a_value_without_meaning_is_refused_from_every_source_with_exit_code_one() {
+fn an_invalid_value_is_refused_from_every_source_with_exit_code_one() {
     for (name, value) in MEANINGLESS {
         let flag = FLAGS.iter().find(|flag| flag.name == name).expect(name);
         let (flag_says, variable_says, file_says) =
@@ -98,7 +98,7 @@ fn a_value_without_meaning_is_refused_from_every_source_with_exit_code_one() {
 }
 
 #[test]
-fn a_flag_and_its_variable_are_refused_together_for_every_flag() {
+fn every_flag_is_refused_together_with_its_variable() {
     for flag in FLAGS.iter().filter(|flag| flag.kind != Kind::Bool) {
         let words = [format!("--{}={}", flag.name, flag.default)];
         let environment = BTreeMap::from([(flag.variable(), flag.default.to_owned())]);
@@ -109,7 +109,7 @@ fn a_flag_and_its_variable_are_refused_together_for_every_flag() {
 }
 
 #[test]
-fn every_bad_text_is_cut_short_in_the_message() {
+fn every_long_value_is_truncated_in_the_message() {
     let flag = FLAGS.iter().find(|flag| flag.name == "listen-peer-urls").expect("a flag");
     let long = "x".repeat(1 << 20);
     assert!(by_flag(flag, &long).expect_err("refused").to_string().len() < 10 << 20);

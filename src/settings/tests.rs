@@ -1,4 +1,4 @@
-//! The three sources together, every refusal's sentence, and the round trip to the file and back.
+//! The three sources together, every error message, and the round trip through the configuration file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -55,7 +55,7 @@ fn defaults_are_etcds() {
 }
 
 #[test]
-fn a_name_alone_makes_its_own_cluster() {
+fn a_name_alone_gives_a_single_member_cluster() {
     assert_eq!(settings("--name m1").initial_cluster.to_string(), "m1=http://localhost:2380");
     let moved = settings("--name m1 --initial-advertise-peer-urls http://10.0.0.1:2380");
     assert_eq!(moved.initial_cluster.to_string(), "m1=http://10.0.0.1:2380");
@@ -121,7 +121,7 @@ fn version_and_help_print_and_exit_with_zero() {
 }
 
 #[test]
-fn nonsense_is_refused_in_etcds_words() {
+fn invalid_settings_are_refused_with_etcds_messages() {
     let lots = "--name a --initial-cluster a=http://h:1,b=http://h:2";
     for (line, said) in [
         (
@@ -234,7 +234,7 @@ fn nonsense_is_refused_in_etcds_words() {
 }
 
 #[test]
-fn a_first_start_needs_a_cluster_that_fits_this_member() {
+fn a_first_start_needs_an_initial_cluster_that_matches_this_member() {
     for (line, said) in [
         (
             "--name x --initial-cluster a=http://h:1",
@@ -267,7 +267,7 @@ fn a_first_start_needs_a_cluster_that_fits_this_member() {
 }
 
 #[test]
-fn zero_counts_mean_the_defaults_and_short_raft_deadlines_are_raised() {
+fn zero_counts_mean_the_defaults_and_short_raft_timeouts_are_raised() {
     let settings = settings("--snapshot-count 0 --snapshot-catchup-entries 0 --raft-read-timeout 1s");
     assert_eq!(settings.snapshot_count, 10_000);
     assert_eq!(settings.snapshot_catchup_entries, 5_000);
@@ -275,7 +275,7 @@ fn zero_counts_mean_the_defaults_and_short_raft_deadlines_are_raised() {
 }
 
 #[test]
-fn what_has_no_effect_is_said() {
+fn settings_without_effect_are_warned_about() {
     let said = notices("--name a --memory-mlock --experimental-max-learners 2 --max-snapshots 5");
     assert_eq!(
         said,
@@ -287,7 +287,7 @@ fn what_has_no_effect_is_said() {
 }
 
 #[test]
-fn docker_style_wildcards_start_with_a_warning() {
+fn docker_style_wildcards_are_accepted_with_a_warning() {
     let said = notices("--name a --listen-client-urls http://0.0.0.0:1 --advertise-client-urls http://0.0.0.0:1");
     assert_eq!(said, ["--advertise-client-urls has http://0.0.0.0:1, which others cannot reach; advertise an address"]);
 }
@@ -313,7 +313,7 @@ fn every_flag_takes_its_own_default_from_all_three_sources() {
     }
 }
 
-/// A value different from the default for every used flag; the check that a new flag reaches both
+/// A value different from the default for every used flag, to check that a new flag is in both
 /// the struct and the file.
 fn everything_changed() -> Settings {
     settings(
@@ -377,7 +377,7 @@ fn every_used_flag_changes_the_written_file() {
         "unsafe-no-fsync",
     ];
     for flag in FLAGS.iter().filter(|flag| flag.used && !refused.contains(&flag.name)) {
-        // Two flags exclude others in this set of values: see the sets above.
+        // These flags exclude others in this set of values: see the sets above.
         if matches!(flag.name, "peer-cert-allowed-hostname" | "client-cert-allowed-cn" | "tls-min-version") {
             continue;
         }

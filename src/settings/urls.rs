@@ -1,5 +1,5 @@
-//! URLs as etcd's flags write them: `http`, `https`, `unix` or `unixs`, a host and a port (or a
-//! socket path), and nothing else. A value of these types has passed etcd's own syntax rules.
+//! URLs as in etcd's flags: `http`, `https`, `unix` or `unixs`, a host and a port (or a
+//! socket path), and nothing else. A value of these types satisfies etcd's syntax rules.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Why a text is not a URL this program can use. Sentences are etcd's.
+/// Why a text is not a valid URL. The messages are etcd's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// Scheme other than the four known ones, or none at all.
+    /// Unknown or missing scheme.
     #[error("URL scheme must be http, https, unix, or unixs: {0}")]
     Scheme(String),
     /// Host or port missing.
@@ -22,10 +22,10 @@ pub enum UrlError {
     /// A path, query or fragment follows the address.
     #[error("URL must not contain a path: {0}")]
     Path(String),
-    /// User information, blanks or control characters.
+    /// Userinfo, whitespace or control characters.
     #[error("URL must be scheme://host:port and nothing else: {0}")]
     Characters(String),
-    /// A list that names no URL.
+    /// An empty list.
     #[error("no valid URLs given")]
     Empty,
 }
@@ -80,13 +80,13 @@ impl Url {
         &self.host
     }
 
-    /// TCP port; 0 asks the system for any free one, and is what unix sockets report.
+    /// TCP port; 0 lets the system choose a free one. Unix sockets also return 0.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The host as an IP address, `localhost` as 127.0.0.1; `None` for other names and for unix
-    /// sockets. What may be bound is exactly what answers here.
+    /// sockets. Exactly the hosts with an address here can be bound.
     pub fn bind_ip(&self) -> Option<IpAddr> {
         if self.scheme.is_unix() {
             return None;
@@ -97,7 +97,7 @@ impl Url {
         self.host.parse().ok()
     }
 
-    /// Path of the socket file of a `unix`/`unixs` URL: all that follows the scheme.
+    /// Path of the socket file of a `unix`/`unixs` URL: everything after the scheme.
     pub fn socket_path(&self) -> Option<PathBuf> {
         if !self.scheme.is_unix() {
             return None;
@@ -172,12 +172,12 @@ impl fmt::Display for Url {
     }
 }
 
-/// A sorted list of different URLs; may be empty.
+/// A sorted list of distinct URLs; may be empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UrlList(Vec<Url>);
 
 impl UrlList {
-    /// Sorts and removes repetitions.
+    /// Sorts and deduplicates.
     pub fn new(urls: impl IntoIterator<Item = Url>) -> UrlList {
         let mut urls: Vec<Url> = urls.into_iter().collect();
         urls.sort_by(|a, b| a.text.cmp(&b.text));
@@ -202,7 +202,7 @@ impl std::ops::Deref for UrlList {
 impl FromStr for UrlList {
     type Err = UrlError;
 
-    /// Comma-separated; the empty text is the empty list, an empty item an error.
+    /// Comma-separated; an empty string is an empty list, an empty item is an error.
     fn from_str(given: &str) -> Result<UrlList, UrlError> {
         if given.trim().is_empty() {
             return Ok(UrlList::default());
@@ -218,13 +218,13 @@ impl fmt::Display for UrlList {
     }
 }
 
-/// `--initial-cluster`: member name → its peer URLs, as `name=url,name=url`; a name may repeat to
-/// carry several URLs.
+/// `--initial-cluster`: member name → its peer URLs, as `name=url,name=url`; repeat a name to give it
+/// several URLs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InitialCluster(BTreeMap<String, UrlList>);
 
 impl InitialCluster {
-    /// Builds one from pairs; URLs of equal names are joined.
+    /// Builds one from pairs; URLs of the same name are merged.
     pub fn new(members: impl IntoIterator<Item = (String, Url)>) -> InitialCluster {
         let mut grouped: BTreeMap<String, Vec<Url>> = BTreeMap::new();
         for (name, url) in members {
@@ -233,7 +233,7 @@ impl InitialCluster {
         InitialCluster(grouped.into_iter().map(|(name, urls)| (name, UrlList::new(urls))).collect())
     }
 
-    /// The first URL that stands twice, under one name or two.
+    /// The first URL that appears twice, under one name or two.
     pub fn duplicate_url(&self) -> Option<&Url> {
         let mut seen = std::collections::BTreeSet::new();
         self.0.values().flat_map(|urls| urls.iter()).find(|url| !seen.insert(url.as_str()))
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_etcd_takes_are_taken_and_split() {
+    fn urls_that_etcd_accepts_are_accepted_and_split() {
         for (text, host, port, tls) in [
             ("http://127.0.0.1:2379", "127.0.0.1", 2379, false),
             ("https://[::1]:2380", "::1", 2380, true),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_etcd_refuses_are_refused_in_its_words() {
+    fn urls_that_etcd_rejects_are_rejected_with_its_messages() {
         for (text, said) in [
             ("", "URL scheme must be http, https, unix, or unixs: "),
             ("127.0.0.1:2379", "URL scheme must be http, https, unix, or unixs: 127.0.0.1:2379"),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_sorted_without_repetitions() {
+    fn lists_are_sorted_and_deduplicated() {
         let list: UrlList = "http://b:1,http://a:1,http://b:1".parse().expect("list");
         assert_eq!(list.to_string(), "http://a:1,http://b:1");
         assert!("http://a:1,".parse::<UrlList>().is_err());

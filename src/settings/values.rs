@@ -1,5 +1,5 @@
-//! The other value types of settings, each with the parser the flags use. Parsers say in one
-//! sentence what was expected; the caller adds which flag, variable or key it came from.
+//! The other value types of settings, each with the parser that the flags use. A parser's error says
+//! what was expected; the caller adds the flag, variable or key.
 
 use std::num::NonZeroU64;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum ClusterState {
     /// Bootstrap a new cluster from `--initial-cluster`.
     New,
-    /// Join a running cluster that has this member in its list already.
+    /// Join a running cluster to which this member has been added.
     Existing,
 }
 
@@ -36,19 +36,19 @@ impl FromStr for ClusterState {
     }
 }
 
-/// What `--auto-compaction-mode` and `--auto-compaction-retention` say together.
+/// `--auto-compaction-mode` and `--auto-compaction-retention` combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AutoCompaction {
-    /// Retention 0: history is kept until somebody compacts.
+    /// Retention 0: no auto-compaction.
     Off,
-    /// Keep the history of this much time.
+    /// Keep this duration of history.
     Periodic(Duration),
     /// Keep this many revisions.
     Revision(NonZeroU64),
 }
 
 impl AutoCompaction {
-    /// Reads the pair. A bare number means hours in periodic mode and revisions in revision mode.
+    /// Parses the pair. A bare number means hours in periodic mode and revisions in revision mode.
     pub fn parse(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
         let number = retention.parse::<u64>();
         match mode {
@@ -106,7 +106,7 @@ pub enum Quota {
 }
 
 impl Quota {
-    /// The limit in force when none is given: 2 GiB.
+    /// The default quota: 2 GiB.
     pub const DEFAULT_BYTES: u64 = 2 << 30;
 
     /// The limit in bytes, `None` when there is none.
@@ -137,7 +137,7 @@ impl Quota {
     }
 }
 
-/// A TLS protocol version this program can speak.
+/// A supported TLS version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     /// TLS 1.2.
@@ -155,7 +155,7 @@ impl TlsVersion {
         }
     }
 
-    /// Reads a flag's text; empty means "not given".
+    /// Parses a flag's text; empty means unset.
     pub fn parse(text: &str) -> Result<Option<TlsVersion>, String> {
         match text {
             "" => Ok(None),
@@ -166,13 +166,13 @@ impl TlsVersion {
     }
 }
 
-/// One of the cipher suites `--cipher-suites` may name, by its name in Go.
+/// A cipher suite accepted by `--cipher-suites`, by its name in Go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CipherSuite(&'static str);
 
 impl CipherSuite {
-    /// Every accepted name. Those with CBC, RC4, 3DES or plain RSA key exchange are accepted, as etcd
-    /// does, and are never negotiated.
+    /// Every accepted name. Those with CBC, RC4, 3DES or plain RSA key exchange are accepted, as in
+    /// etcd, but never negotiated.
     const NAMES: [&str; 27] = [
         "TLS_RSA_WITH_RC4_128_SHA",
         "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
@@ -221,7 +221,7 @@ impl FromStr for CipherSuite {
     }
 }
 
-/// `--log-level`, lowest first. `panic`, `dpanic` and `fatal` show what `error` shows.
+/// `--log-level`, lowest first. `panic`, `dpanic` and `fatal` are treated as `error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Everything.
@@ -265,7 +265,7 @@ impl FromStr for LogLevel {
 pub enum LogFormat {
     /// One JSON object per line.
     Json,
-    /// Tab-separated text for eyes.
+    /// Tab-separated text for people.
     Console,
 }
 
@@ -291,8 +291,8 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Reads a duration as Go writes it: `100ms`, `1h30m`, `1.5s`, `0`. Negative ones are refused: no
-/// setting here has a use for them.
+/// Parses a Go duration: `100ms`, `1h30m`, `1.5s`, `0`. Negative durations are refused: no setting
+/// here allows them.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("invalid duration {text:?} (write it like 100ms, 10s, 5m or 1h30m)");
     if text.starts_with('-') {
@@ -333,7 +333,7 @@ fn unit_nanos(unit: &str) -> Option<u128> {
     })
 }
 
-/// `number` (digits with at most one dot) times `unit`, fractions cut to whole nanoseconds.
+/// `number` (digits with at most one dot) times `unit`, truncated to whole nanoseconds.
 fn scaled(number: &str, unit: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {
@@ -345,7 +345,7 @@ fn scaled(number: &str, unit: u128) -> Option<u128> {
     Some(u128::from(digits(whole)?) * unit + part)
 }
 
-/// Writes a duration in the form [`parse_duration`] reads, in the largest unit that divides it.
+/// Formats a duration for [`parse_duration`], in the largest unit that divides it.
 pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {
@@ -361,7 +361,7 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{nanos}ns")
 }
 
-/// A boolean as Go's flag package reads it.
+/// Parses a boolean as Go's flag package does.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -370,7 +370,7 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A whole number, decimal or `0x` hexadecimal, not above `most`.
+/// Parses a whole number, decimal or `0x` hexadecimal, up to `most`.
 pub fn parse_unsigned(text: &str, most: u64) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16),
@@ -386,7 +386,7 @@ pub fn parse_unsigned(text: &str, most: u64) -> Result<u64, String> {
     }
 }
 
-/// A whole number with a sign.
+/// Parses a signed whole number.
 pub fn parse_signed(text: &str) -> Result<i64, String> {
     text.parse().map_err(|error: std::num::ParseIntError| match error.kind() {
         std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_durations_are_read_and_written_back() {
+    fn go_durations_parse_and_format_back() {
         for (text, nanos, back) in [
             ("0", 0, "0s"),
             ("100ms", 100_000_000, "100ms"),
@@ -419,14 +419,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_duration_is_refused() {
+    fn invalid_durations_are_refused() {
         for text in ["", "5", "s", "1x", ".s", "-1s", "1..2s", "9999999999h", "1h 2m", "١s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn compaction_retention_reads_hours_durations_and_revisions() {
+    fn compaction_retention_parses_hours_durations_and_revisions() {
         let hours = |n: u64| Ok(AutoCompaction::Periodic(Duration::from_secs(n * 3600)));
         assert_eq!(AutoCompaction::parse("periodic", "5"), hours(5));
         assert_eq!(AutoCompaction::parse("periodic", "5m"), Ok(AutoCompaction::Periodic(Duration::from_secs(300))));

@@ -1,4 +1,4 @@
-//! When history is compacted without anybody asking, and up to which revision: etcd's two modes. Pure.
+//! Auto-compaction: when to compact, and to which revision, in etcd's two modes. Pure.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use crate::settings::AutoCompaction;
 
-/// Revision mode looks this often.
+/// Polling interval of revision mode.
 const REVISION_EVERY: Duration = Duration::from_secs(300);
-/// Periodic mode compacts at least this often, however long history is kept.
+/// Maximum interval between compactions in periodic mode, however long history is kept.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
-/// Periodic mode samples the revision so many times per interval.
+/// How many times per interval periodic mode samples the revision.
 const SAMPLES: u32 = 10;
 
-/// What one of the modes remembers.
+/// The state of one mode.
 #[derive(Debug)]
 pub enum Compactor {
-    /// Keep the history of a time.
+    /// Keep a period of history.
     Periodic(Periodic),
     /// Keep a number of revisions.
     Revision(Revision),
 }
 
-/// See [`Compactor::Periodic`]. Every member samples, so that a new leader knows what was the revision an hour ago.
+/// See [`Compactor::Periodic`]. Every member samples, so that a new leader knows the revision of one period ago.
 #[derive(Debug)]
 pub struct Periodic {
     period: Duration,
-    /// Revisions seen, oldest first, one per look: the first was current one period ago.
+    /// Sampled revisions, oldest first: the first was current one period ago.
     seen: VecDeque<i64>,
     last_success: Duration,
     last_revision: i64,
-    /// Whether the first period has passed; from then on the interval counts.
+    /// Whether the first period has passed; from then on compaction is due once per interval.
     begun: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Revision {
 }
 
 impl Compactor {
-    /// The compactor of a setting, at time `now`; `None` when history is kept for ever.
+    /// The compactor for a setting, started at `now`; `None` when auto-compaction is off.
     pub fn new(setting: AutoCompaction, now: Duration) -> Option<Self> {
         match setting {
             AutoCompaction::Off => None,
@@ -57,7 +57,7 @@ impl Compactor {
         }
     }
 
-    /// How often [`look`](Self::look) wants to be called.
+    /// How often to call [`look`](Self::look).
     pub fn every(&self) -> Duration {
         match self {
             Self::Periodic(periodic) => periodic.interval() / SAMPLES,
@@ -65,7 +65,7 @@ impl Compactor {
         }
     }
 
-    /// Looks at the current revision. Returns up to where to compact, if it is time and this member is `leading`.
+    /// Samples the current revision. Returns the revision to compact to if one is due and this member is `leading`.
     pub fn look(&mut self, now: Duration, revision: i64, leading: bool) -> Option<i64> {
         match self {
             Self::Periodic(periodic) => periodic.look(now, revision).filter(|_| leading),
@@ -77,7 +77,7 @@ impl Compactor {
         }
     }
 
-    /// The compaction to `revision` was done at `now`, by us or by somebody else.
+    /// Records that a compaction to `revision` was done at `now`, whoever requested it.
     pub fn compacted(&mut self, now: Duration, revision: i64) {
         match self {
             Self::Periodic(periodic) => (periodic.last_success, periodic.last_revision) = (now, revision),
@@ -113,7 +113,7 @@ mod tests {
 
     const HOUR: u64 = 3600;
 
-    /// Runs a compactor for `looks` looks with one new revision per second; what it compacts, and when.
+    /// Polls a compactor `looks` times with one new revision per second; returns (time, revision) of each compaction.
     fn run(setting: AutoCompaction, looks: u32, leading: impl Fn(Duration) -> bool) -> Vec<(u64, i64)> {
         let mut compactor = Compactor::new(setting, Duration::ZERO).expect("a mode is set");
         let mut done = Vec::new();
@@ -149,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_goes_on_from_its_own_samples() {
+    fn a_new_leader_compacts_from_its_own_samples() {
         let done = run(AutoCompaction::Periodic(Duration::from_secs(600)), 31, |now| now.as_secs() >= 1000);
         assert_eq!(done.first(), Some(&(1020, 421)), "a follower compacts nothing, but knows the past");
     }
 
     #[test]
-    fn a_store_at_rest_is_not_compacted_again() {
+    fn a_store_without_writes_is_not_compacted_again() {
         let setting = AutoCompaction::Periodic(Duration::from_secs(600));
         let mut compactor = Compactor::new(setting, Duration::ZERO).expect("a mode is set");
         let mut done = 0;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn revision_mode_keeps_the_newest_and_says_nothing_twice() {
+    fn revision_mode_keeps_the_newest_and_never_repeats_a_compaction() {
         let kept = AutoCompaction::Revision(NonZeroU64::new(100).expect("not zero"));
         let mut compactor = Compactor::new(kept, Duration::ZERO).expect("a mode is set");
         assert_eq!(compactor.every(), Duration::from_secs(300));

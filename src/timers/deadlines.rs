@@ -1,11 +1,11 @@
-//! How long each lease has left, by the leader's monotonic clock. Pure: the caller says what time it is.
+//! The remaining TTL of each lease, by the leader's monotonic clock. Pure: the caller passes the time.
 //!
-//! A renewal touches one map entry; queues are looked at lazily, so thirty thousand renewals a second cost no sorting.
+//! A renewal updates one map entry; queues are updated lazily, so thirty thousand renewals a second cost no sorting.
 //!
-//! Holds true: a lease whose renewal was acknowledged has no remaining time in the replicated state, and none on its way
-//! there. So whoever leads next gives it its full time. What is on its way is known here only by how its proposal ended;
-//! the caller proposes what it got from [`Deadlines::checkpoints`] and tells [`Deadlines::removed`] before it asks for
-//! more, which puts the removal of a record behind that record in the log.
+//! Invariant: a lease whose renewal was acknowledged has no checkpoint in the replicated state, and none in flight, so
+//! the next leader gives it its full TTL. The outcome of its proposal is the only sign here that a checkpoint is no
+//! longer in flight: the caller proposes what [`Deadlines::checkpoints`] returned and calls [`Deadlines::removed`]
+//! before it asks for more, which orders the removal of a checkpoint after that checkpoint in the log.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -15,27 +15,27 @@ use crate::model::command::LeaseRemaining;
 use crate::model::view::Lease;
 use crate::raft::Renewal;
 
-/// Expired leases are revoked at most at this rate; etcd's number.
+/// Maximum rate of revokes for expired leases; etcd's number.
 pub const REVOKES_PER_SECOND: u32 = 1000;
-/// Leases that live longer than this have their remaining time recorded, this often. etcd's number.
+/// Leases with a longer TTL than this have their remaining TTL checkpointed, at this interval. etcd's number.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
-/// A revoke that had no effect by then is proposed again.
+/// A revoke that has not been applied after this is proposed again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(3);
-/// Share of the revoke rate that leases with one deadline may take after a change of leader, as in etcd.
+/// Share of the revoke rate for leases with equal deadlines after a change of leader, as in etcd.
 const SPREAD_PER_SECOND: u32 = REVOKES_PER_SECOND * 3 / 4;
-/// Queue entries of leases that are gone are tolerated up to so many beyond the live ones.
+/// Stale queue entries tolerated beyond twice the number of live leases.
 const SLACK: usize = 1024;
 
-/// Times waiting in order, each for a lease. An entry counts only if its lease still names that time.
+/// A priority queue of (time, lease id). An entry is valid only if its lease still has that time.
 type Queue = BinaryHeap<Reverse<(Duration, i64)>>;
 
-/// The clocks of all leases.
+/// The deadlines of all leases.
 #[derive(Debug, Default)]
 pub struct Deadlines {
     held: HashMap<i64, Held>,
     expiries: Queue,
     checkpoints: Queue,
-    /// Renewed although a shorter remaining time may be on record: it is to be removed. They stay here until it is.
+    /// Renewed leases that may have a checkpoint, which must be removed; they stay here until it is.
     removals: BTreeSet<i64>,
     checkpointing: bool,
 }
@@ -43,14 +43,14 @@ pub struct Deadlines {
 #[derive(Debug)]
 struct Held {
     ttl: i64,
-    /// Which grant of the id this is.
+    /// Log index of the grant, see [`Lease::granted`].
     granted: u64,
     deadline: Duration,
-    /// The time of this lease's valid entry in `expiries`: never later than the deadline, unless a revoke is under way.
+    /// The time of this lease's valid entry in `expiries`: never later than the deadline, unless a revoke is in flight.
     queued: Duration,
-    /// When its remaining time is to be recorded; `None` for short leases, and where none is recorded.
+    /// When its next checkpoint is due; `None` for short leases, and when checkpointing is off.
     checkpoint: Option<Duration>,
-    /// Whether a remaining time is on record, or may be on its way there.
+    /// Whether a checkpoint exists or may be in flight.
     recorded: bool,
 }
 
@@ -59,19 +59,19 @@ struct Held {
 pub struct Expired {
     /// Its id.
     pub id: i64,
-    /// Which grant of the id it is.
+    /// Log index of the grant.
     pub granted: u64,
 }
 
 impl Deadlines {
-    /// No lease yet. `checkpointing`: whether remaining times are to be recorded.
+    /// No leases. `checkpointing`: whether to checkpoint remaining TTLs.
     pub fn new(checkpointing: bool) -> Self {
         Self { checkpointing, ..Self::default() }
     }
 
-    /// Starts the clocks of a new leader: every lease has its recorded remaining time or else its full one, and `grace`
-    /// (one election timeout) on top, because it could not be renewed while nobody led. Deadlines that fall together are
-    /// spread so that they can be revoked when they come. Leases that run already are left alone.
+    /// Sets the deadlines of a new leader: every lease gets its checkpointed remaining TTL or else its full TTL, plus
+    /// `grace` (one election timeout), because it could not be renewed while there was no leader. Equal deadlines are
+    /// spread out so that the revoke rate can keep up. Leases that already have a deadline are left alone.
     pub fn start(&mut self, leases: Vec<Lease>, now: Duration, grace: Duration) {
         let left = |lease: &Lease| if lease.remaining > 0 { lease.remaining } else { lease.ttl };
         let mut leases: Vec<Lease> = leases.into_iter().filter(|lease| !self.held.contains_key(&lease.id)).collect();
@@ -90,8 +90,8 @@ impl Deadlines {
         self.insert(lease, now + seconds(lease.ttl), now);
     }
 
-    /// A lease's record changed. That one was removed is believed of the proposer only, see [`Self::removed`]: another
-    /// record may follow this one.
+    /// A lease's checkpoint changed. Its removal is taken from the proposer only, see [`Self::removed`]: another
+    /// checkpoint may follow this one.
     pub fn record(&mut self, lease: &Lease) {
         if let Some(held) = self.held.get_mut(&lease.id) {
             held.recorded |= lease.remaining > 0;
@@ -105,8 +105,8 @@ impl Deadlines {
         self.shrink();
     }
 
-    /// Gives a lease its full time again. An expired one is gone: it is about to be revoked and must not be called alive.
-    /// Where a record has to be removed first the lease lives on meanwhile, and [`Renewal::NotYet`] asks to come again.
+    /// Resets a lease to its full TTL. An expired lease counts as gone: it is about to be revoked. If a checkpoint must
+    /// be removed first, the deadline is extended all the same, and [`Renewal::NotYet`] tells the caller to retry.
     pub fn renew(&mut self, id: i64, now: Duration) -> Renewal {
         let Some(held) = self.held.get_mut(&id).filter(|held| held.deadline > now) else { return Renewal::Gone };
         held.deadline = now + seconds(held.ttl);
@@ -117,23 +117,23 @@ impl Deadlines {
         Renewal::Renewed(held.ttl)
     }
 
-    /// Whole seconds that a lease has left, 0 once it has expired; `None` when it is unknown.
+    /// Remaining TTL in whole seconds, 0 once expired; `None` for an unknown lease.
     pub fn remaining(&self, id: i64, now: Duration) -> Option<i64> {
         let held = self.held.get(&id)?;
         Some(held.deadline.saturating_sub(now).as_secs() as i64)
     }
 
-    /// Whether a lease's clock runs.
+    /// Whether the lease has a deadline.
     pub fn holds(&self, id: i64) -> bool {
         self.held.contains_key(&id)
     }
 
-    /// How many records are to be removed, which should not wait for the next look.
+    /// Number of checkpoints to remove, which should not wait for the next poll.
     pub fn removals(&self) -> usize {
         self.removals.len()
     }
 
-    /// Leases that have expired, longest ago first, at most `limit`. Each is named again only after a while.
+    /// Expired leases, longest ago first, at most `limit`. Each is returned again only after [`RETRY_AFTER`].
     pub fn expired(&mut self, now: Duration, limit: usize) -> Vec<Expired> {
         let mut expired = Vec::new();
         while expired.len() < limit {
@@ -149,8 +149,8 @@ impl Deadlines {
         expired
     }
 
-    /// Remaining times to be proposed for the record, at most `limit`; 0 removes a record. Ask again only when it is known
-    /// how the proposal ended.
+    /// Checkpoints to propose, at most `limit`; a remaining TTL of 0 removes one. Call again only once the outcome of
+    /// that proposal is known.
     pub fn checkpoints(&mut self, now: Duration, limit: usize) -> Vec<LeaseRemaining> {
         let removal = |id: &i64| {
             let held = self.held.get(id)?;
@@ -164,7 +164,7 @@ impl Deadlines {
             held.checkpoint = Some(next);
             self.checkpoints.push(Reverse((next, id)));
             let left = held.deadline.saturating_sub(now);
-            // Rounded up: a record must not be shorter than what was promised.
+            // Rounded up: a checkpoint must not be shorter than the TTL promised to the client.
             let remaining_ttl = (left + Duration::from_nanos(999_999_999)).as_secs() as i64;
             if remaining_ttl > 0 && remaining_ttl < held.ttl && !self.removals.contains(&id) {
                 held.recorded = true;
@@ -174,7 +174,7 @@ impl Deadlines {
         due
     }
 
-    /// What [`checkpoints`](Self::checkpoints) gave last is applied: where it was a removal, the lease has no record.
+    /// The result of the last [`checkpoints`](Self::checkpoints) was applied: removals in it have taken effect.
     pub fn removed(&mut self, applied: &[LeaseRemaining]) {
         for removal in applied.iter().filter(|removal| removal.remaining_ttl == 0) {
             if let Some(held) = self.held.get_mut(&removal.id).filter(|held| held.granted == removal.granted) {
@@ -193,7 +193,7 @@ impl Deadlines {
         self.checkpoints.extend(checkpoint.map(|at| Reverse((at, lease.id))));
     }
 
-    /// Drops queue entries of leases that are gone once they outnumber the others.
+    /// Drops stale queue entries once they outnumber the valid ones.
     fn shrink(&mut self) {
         let allowed = 2 * self.held.len() + SLACK;
         if self.expiries.len() > allowed {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_expires_once_its_time_is_over_and_not_before() {
+    fn a_lease_expires_when_its_ttl_is_over_and_not_before() {
         let mut deadlines = with(&[lease(1, 10), lease(-2, 5)]);
         assert_eq!(deadlines.remaining(1, at(3)), Some(7));
         assert_eq!(deadlines.remaining(1, at(3) + Duration::from_millis(1)), Some(6), "whole seconds only");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_lease_is_not_named_again_while_its_revoke_is_under_way() {
+    fn an_expired_lease_is_not_returned_again_while_its_revoke_is_in_flight() {
         let mut deadlines = with(&[lease(1, 1)]);
         assert_eq!(ids(deadlines.expired(at(1), 10)), [1]);
         assert!(deadlines.expired(at(1), 10).is_empty());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_gives_the_full_time_or_what_was_recorded_and_an_election_timeout_on_top() {
+    fn a_new_leader_gives_the_full_or_checkpointed_ttl_plus_an_election_timeout() {
         let mut deadlines = Deadlines::new(true);
         let recorded = Lease { remaining: 40, ..lease(2, 600) };
         deadlines.start(vec![lease(1, 10), recorded], NOW, Duration::from_secs(1));
@@ -320,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn starting_does_not_touch_leases_that_were_granted_meanwhile() {
+    fn starting_does_not_change_leases_granted_in_the_meantime() {
         let mut deadlines = with(&[lease(1, 10)]);
         deadlines.start(vec![lease(1, 10), lease(2, 10)], at(5), Duration::from_secs(1));
         assert_eq!((deadlines.remaining(1, at(5)), deadlines.remaining(2, at(5))), (Some(5), Some(11)));
     }
 
     #[test]
-    fn long_leases_have_their_remaining_time_recorded_every_five_minutes() {
+    fn long_leases_are_checkpointed_every_five_minutes() {
         let mut deadlines = with(&[lease(1, 1000), lease(2, 300)]);
         assert!(deadlines.checkpoints(at(299), 10).is_empty());
         assert_eq!(deadlines.checkpoints(at(300), 10), [left(1, 700)]);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_is_not_promised_before_the_record_is_known_to_be_gone() {
+    fn a_renewal_is_not_acknowledged_before_the_checkpoint_is_known_to_be_removed() {
         let mut deadlines = with(&[lease(1, 1000)]);
         let record = deadlines.checkpoints(at(300), 10);
         assert_eq!(deadlines.renew(1, at(300)), Renewal::NotYet, "the record is on its way, or lost, or there");
@@ -362,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn without_checkpointing_nothing_is_recorded() {
+    fn without_checkpointing_there_are_no_checkpoints() {
         let mut deadlines = Deadlines::new(false);
         deadlines.grant(&lease(1, 1000), NOW);
         assert!(deadlines.checkpoints(at(900), 10).is_empty());
     }
 
     #[test]
-    fn leases_that_come_and_go_leave_nothing_behind() {
+    fn granted_and_revoked_leases_do_not_accumulate() {
         let mut deadlines = Deadlines::new(true);
         for id in 1..100_000 {
             deadlines.grant(&lease(id, 3600), NOW);

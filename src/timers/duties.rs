@@ -1,4 +1,4 @@
-//! The duties themselves: each turns a moment into what is due then.
+//! The leader's duties: each returns what is due at a given moment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use crate::proto::etcdserverpb::CompactionRequest;
 use crate::raft::MemberInfo;
 use crate::raft::types::NodeId;
 
-/// How often leases and v2 nodes are looked at; etcd's number.
+/// Polling interval of leases and v2 nodes; etcd's number.
 pub(super) const SCAN_EVERY: Duration = Duration::from_millis(500);
-/// Remaining times that travel in one entry.
+/// Maximum checkpoints in one log entry.
 const MAX_CHECKPOINTS: usize = 1000;
-/// How often learners are looked at.
+/// Polling interval of learners.
 const LEARNERS_EVERY: Duration = Duration::from_secs(1);
-/// A learner whose promotion failed is tried again after this; most failures mean that it still catches up.
+/// Delay before a failed promotion is retried; most failures mean that the learner is still catching up.
 const PROMOTE_AGAIN: Duration = Duration::from_secs(2);
 
-/// Proposes to revoke what has expired. One lease per command, so that each has its own revision as in etcd; the commands
-/// of one look are proposed together and share a sync.
+/// Proposes revokes of expired leases. One lease per command, so that each gets its own revision as in etcd; the
+/// commands of one poll are proposed together and share an fsync.
 pub struct LeaseExpiry(pub Arc<Lessor>);
 
 impl DueCommands for LeaseExpiry {
@@ -52,9 +52,9 @@ impl DueCommands for LeaseExpiry {
     }
 }
 
-/// Proposes to record how much time long leases have left, so that a new leader need not give them their full time again,
-/// and to remove such a record when the lease is renewed. A removal that did not get through is proposed again at the next
-/// look; the loop asks for more only when it knows how the last proposal ended, as [`Lessor::checkpoints`] demands.
+/// Proposes checkpoints of long leases' remaining TTLs, so that a new leader need not give them their full TTL again,
+/// and the removal of a checkpoint when its lease is renewed. A removal that failed is proposed again at the next poll;
+/// the loop polls again only once the outcome of the last proposal is known, as [`Lessor::checkpoints`] requires.
 pub struct LeaseCheckpoint(pub Arc<Lessor>);
 
 impl DueCommands for LeaseCheckpoint {
@@ -83,9 +83,9 @@ impl DueCommands for LeaseCheckpoint {
     }
 }
 
-/// Proposes compactions by `--auto-compaction-mode`. `revision` tells the store's current revision.
+/// Proposes compactions by `--auto-compaction-mode`. `revision` returns the store's current revision.
 pub struct AutoCompact<R> {
-    /// The mode's memory.
+    /// The mode's state.
     pub compactor: Compactor,
     /// The store's current revision.
     pub revision: R,
@@ -118,16 +118,16 @@ impl<R: Fn() -> i64 + Send + 'static> DueCommands for AutoCompact<R> {
     }
 }
 
-/// Proposes the sweep of v2 nodes whose time is over. `next` tells when the next one expires. A sweep takes a bounded
-/// number of nodes; while more are due the next one follows at once, so that nothing outlives its time by more than one
-/// look, the commits it takes and, after a failure, an election.
+/// Proposes the sweep of expired v2 nodes. `next` returns when the next one expires. A sweep deletes a bounded number
+/// of nodes; while more have expired the next one follows at once, so that no node outlives its TTL by more than one
+/// polling interval, the commits needed and, after a failure, an election.
 pub struct V2Expiry<N> {
     next: N,
     more: Arc<Notify>,
 }
 
 impl<N: Fn() -> Option<UnixNanos> + Send + 'static> V2Expiry<N> {
-    /// Asks `next`.
+    /// A duty that polls `next`.
     pub fn new(next: N) -> Self {
         Self { next, more: Arc::default() }
     }
@@ -165,20 +165,20 @@ impl<N: Fn() -> Option<UnixNanos> + Send + 'static> DueCommands for V2Expiry<N> 
     }
 }
 
-/// Which learners this cluster promotes without being asked.
+/// Selects the learners that the leader promotes automatically.
 pub type PromotionRule = Box<dyn Fn(&MemberInfo) -> bool + Send>;
 
-/// Gives learners their vote once they have published themselves, as far as the rule allows; consensus refuses those that
-/// have not caught up. `members` tells the applied member list.
+/// Promotes learners that have published their attributes, as far as the rule allows; consensus refuses those that have
+/// not caught up. `members` returns the applied member list.
 pub struct LearnerPromotion<M> {
     members: M,
     rule: PromotionRule,
-    /// When a learner whose promotion failed may be tried again.
+    /// When the promotion of a learner that failed may be retried.
     again: HashMap<NodeId, Duration>,
 }
 
 impl<M: Fn() -> Vec<MemberInfo> + Send + 'static> LearnerPromotion<M> {
-    /// Promotes what `rule` allows.
+    /// Promotes the learners that `rule` allows.
     pub fn new(members: M, rule: PromotionRule) -> Self {
         Self { members, rule, again: HashMap::new() }
     }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_that_leaves_something_due_is_followed_by_another_at_once() {
+    async fn a_sweep_that_leaves_expired_nodes_is_followed_by_another_at_once() {
         let next = Arc::new(std::sync::atomic::AtomicI64::new(0));
         let told = next.clone();
         let mut duty = V2Expiry::new(move || Some(told.load(std::sync::atomic::Ordering::Relaxed)));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_compaction_is_tried_again_and_one_that_was_done_by_others_is_not() {
+    fn a_failed_compaction_is_retried_unless_already_compacted() {
         let setting = AutoCompaction::Revision(NonZeroU64::new(10).expect("not zero"));
         let compactor = Compactor::new(setting, Duration::ZERO).expect("a mode is set");
         let mut duty = AutoCompact { compactor, revision: || 25 };

@@ -1,12 +1,12 @@
-//! The lessor: the clocks of all leases while this member leads. It never removes a lease; it names what has expired, and
-//! a revoke goes through the log.
+//! The lessor: the deadlines of all leases while this member leads. It never removes a lease; it reports expired ones,
+//! which are then revoked through the log.
 //!
-//! Holds true:
-//! - The clocks start after leadership was won, from a state in which everything earlier leaders had committed is applied,
-//!   and from every change published since; nothing this member said as a leader of an earlier term counts.
-//! - A renewal is acknowledged only if whoever leads next gives the lease its full time, too: never while the replicated
-//!   state holds a shorter remaining time, or may come to hold one.
-//! - Until the clocks run, a lease of the applied state counts as alive, for it is about to get its full time.
+//! Invariants:
+//! - The clocks start after an election, from a state in which everything committed by earlier leaders is applied, and
+//!   from every change published since; deadlines from an earlier term of this member's leadership are discarded.
+//! - A renewal is acknowledged only if the next leader would also give the lease its full TTL: never while the
+//!   replicated state has, or may still get, a checkpoint with a shorter remaining TTL.
+//! - Until the clocks have started, every lease in the applied state counts as alive: it is about to get its full TTL.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use crate::model::view::{Lease, View};
 use crate::raft::{LeaderDuties, Renewal};
 use crate::store::{Batch, EventSink, Moment, Store, StoreError};
 
-/// Between two tries to read the leases.
+/// Delay before reading the leases is retried.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where the applied leases are read from.
 pub trait LeaseTable: Send + Sync {
-    /// Term of the last entry that can be read here.
+    /// Term of the last applied entry.
     fn applied_term(&self) -> u64;
     /// Every lease.
     ///
@@ -54,17 +54,17 @@ impl LeaseTable for Store {
     }
 }
 
-/// See the module's text.
+/// See the module documentation.
 pub struct Lessor {
     clock: Arc<dyn Clock>,
     table: Box<dyn LeaseTable>,
-    /// Leases could not be renewed for about this long before a new leader came.
+    /// For about this long before an election leases could not be renewed.
     election_timeout: Duration,
     checkpointing: bool,
     inner: Mutex<Inner>,
-    /// Leadership was won, or the state was replaced: the clocks are to be started.
+    /// Notified when this member became leader, or its state was replaced: the clocks must be started.
     start: Notify,
-    /// A record of remaining time became wrong.
+    /// Notified when a checkpoint became wrong.
     outdated: Notify,
 }
 
@@ -72,18 +72,18 @@ pub struct Lessor {
 struct Inner {
     /// The term this member leads in.
     term: Option<u64>,
-    /// Leases revoked since the start of the clocks was asked for; `None` once they run.
+    /// Leases revoked since the start of the clocks was requested; `None` once they run.
     starting: Option<HashSet<i64>>,
-    /// Grows whenever the clocks are to be started anew.
+    /// Incremented whenever the clocks must be restarted.
     starts: u64,
     deadlines: Deadlines,
-    /// A batch that was announced and cannot be read yet, if it changes leases: a table read now lacks it.
+    /// A batch that changes leases, published but not yet readable: a table read now does not include it.
     coming: Option<Arc<Batch>>,
 }
 
 impl Lessor {
-    /// A lessor that does not lead. `checkpointing`: whether remaining times of long leases are recorded (etcd's feature
-    /// gate LeaseCheckpoint). Records there are, for example of a leader with the gate on, are kept right in either case.
+    /// A follower's lessor. `checkpointing`: whether to checkpoint long leases (etcd's feature gate LeaseCheckpoint).
+    /// Existing checkpoints, for example from a leader with the gate on, are maintained in either case.
     pub fn new(
         clock: Arc<dyn Clock>,
         table: impl LeaseTable + 'static,
@@ -101,7 +101,7 @@ impl Lessor {
         })
     }
 
-    /// Starts the clocks whenever leadership is won, until `stop`.
+    /// Starts the clocks after each election that this member wins, until `stop`.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -109,7 +109,7 @@ impl Lessor {
                 () = stop.cancelled() => return,
             }
             let lessor = self.clone();
-            // Reads every lease there is: not on the thread that serves requests.
+            // It reads every lease, so it must not block a thread that serves requests.
             match tokio::task::spawn_blocking(move || lessor.start_clocks()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -124,9 +124,9 @@ impl Lessor {
         }
     }
 
-    /// Reads the leases and starts their clocks. Does nothing if they run already, this member no longer leads, or entries
-    /// of earlier leaders are yet to be applied: a renewal that one of those acknowledged may have removed a record that
-    /// is still in the table. The entry that this leader began its term with comes behind all of them, and asks again.
+    /// Reads the leases and starts their clocks. Does nothing if they run already, this member no longer leads, or
+    /// entries of earlier leaders are not yet applied: a renewal acknowledged by one of them may have removed a
+    /// checkpoint in the table. The blank entry of this leader's term comes after them and triggers another start.
     pub(super) fn start_clocks(&self) -> Result<(), StoreError> {
         let wanted = |inner: &Inner| inner.term.filter(|_| inner.starting.is_some()).map(|term| (term, inner.starts));
         let Some((term, start)) = wanted(&self.inner.lock()) else { return Ok(()) };
@@ -145,13 +145,13 @@ impl Lessor {
         Ok(())
     }
 
-    /// Whether the clocks are to be started; asking takes the order.
+    /// Whether a start of the clocks was requested; consumes the request.
     #[cfg(test)]
     pub(super) fn start_is_due(&self) -> bool {
         futures::FutureExt::now_or_never(self.start.notified()).is_some()
     }
 
-    /// Leases that have expired, at most `limit`, and the term in which that was seen.
+    /// Expired leases, at most `limit`, and the term in which they expired.
     pub fn expired(&self, limit: usize) -> Option<(u64, Vec<Expired>)> {
         let now = self.clock.monotonic();
         let mut inner = self.inner.lock();
@@ -160,8 +160,8 @@ impl Lessor {
         (!expired.is_empty()).then_some((term, expired))
     }
 
-    /// Remaining times to be recorded or removed from the record, at most `limit`. Asked again only when the proposal
-    /// ended, with [`Self::recorded`] before that if it was applied.
+    /// Checkpoints to propose or remove, at most `limit`. Call again only after the proposal has ended, and after
+    /// [`Self::recorded`] if it was applied.
     pub fn checkpoints(&self, limit: usize) -> Option<LeaseCheckpoints> {
         let now = self.clock.monotonic();
         let mut inner = self.inner.lock();
@@ -178,28 +178,28 @@ impl Lessor {
         }
     }
 
-    /// Returns when a recorded remaining time became wrong.
+    /// Resolves when a checkpoint became wrong.
     pub async fn outdated(&self) {
         self.outdated.notified().await;
     }
 }
 
 impl Inner {
-    /// Whether what the deadlines say of `id` is all there is to know.
+    /// Whether the deadlines are authoritative for `id`.
     fn knows(&self, id: i64) -> bool {
         let running = self.term.is_some();
         let gone = self.starting.as_ref().is_none_or(|removed| removed.contains(&id));
         running && (gone || self.deadlines.holds(id))
     }
 
-    /// The clocks are to be started from nothing.
+    /// Discards all deadlines until the clocks are started again.
     fn restart(&mut self, checkpointing: bool) {
         self.starting = Some(HashSet::new());
         self.starts += 1;
         self.deadlines = Deadlines::new(checkpointing);
     }
 
-    /// What a batch changed, while this member leads.
+    /// Applies a batch's lease changes, while this member leads.
     fn take_in(&mut self, batch: &Batch, now: Duration) {
         for change in &batch.leases {
             match change {
@@ -209,7 +209,7 @@ impl Inner {
                         removed.remove(&lease.id);
                     }
                 }
-                // Of a lease whose clock is yet to start, the table will tell.
+                // A checkpoint must not arm an unstarted timer: its lease is read from the table at the start.
                 LeaseChange::Recorded(lease) => self.deadlines.record(lease),
                 LeaseChange::Remove(id) => {
                     self.deadlines.remove(*id);
@@ -257,7 +257,7 @@ impl LeaderDuties for Lessor {
         }
         let removals = inner.deadlines.removals();
         let renewal = inner.deadlines.renew(id, now);
-        // Only for what is new: one that fails is proposed again at the next look, and not as often as clients ask.
+        // Only for a new removal: a failed one is retried at the next poll, not on every client request.
         if inner.deadlines.removals() > removals {
             self.outdated.notify_one();
         }
@@ -276,7 +276,7 @@ impl LeaderDuties for Lessor {
 }
 
 impl EventSink for Lessor {
-    /// Leases can be read from the moment they are written, so they are known before.
+    /// Called before the batch becomes readable, so that no readable lease is unknown here.
     fn publish(&self, batch: &Arc<Batch>) {
         if batch.leases.is_empty() {
             return;
@@ -300,7 +300,7 @@ impl EventSink for Lessor {
 
     fn reset(&self, _revision: i64, _compacted: i64, moment: Moment<'_>) {
         let mut inner = self.inner.lock();
-        // Under the lock, so that no table is read in between.
+        // Under the lock, so that the table is not read in between.
         moment.pass();
         if inner.term.is_some() {
             inner.restart(self.checkpointing);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_does_not_lead_expires_nothing_and_follows_nothing() {
+    fn a_follower_expires_no_leases_and_ignores_changes() {
         let (lessor, clock) = lessor(&[]);
         publish(&lessor, vec![LeaseChange::Granted(lease(1, 1))]);
         clock.advance(seconds(100));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_get_their_full_time_and_an_election_timeout_from_a_new_leader() {
+    fn a_new_leader_gives_leases_their_full_ttl_plus_an_election_timeout() {
         let (lessor, clock) = lessor(&[lease(1, 5)]);
         clock.advance(seconds(1000));
         lessor.promoted(7);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_granted_while_the_clocks_start_has_its_own_time() {
+    fn a_lease_granted_while_the_clocks_start_keeps_its_own_deadline() {
         let (lessor, clock) = lessor(&[lease(1, 50)]);
         lessor.promoted(7);
         publish(
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demoted_leader_forgets_and_the_next_term_starts_afresh() {
+    fn a_demoted_leader_discards_deadlines_and_the_next_term_starts_afresh() {
         let (lessor, clock) = lessor(&[lease(1, 5)]);
         lessor.promoted(7);
         lessor.start_clocks().expect("starts");
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_arrives_before_the_clock_starts_does_not_prolong_the_lease() {
+    fn a_checkpoint_before_the_clocks_start_does_not_extend_the_lease() {
         let recorded = Lease { remaining: 10, ..lease(1, 1000) };
         let (lessor, clock) = lessor(&[recorded]);
         lessor.promoted(7);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn renewing_a_lease_with_a_record_asks_for_the_record_to_be_cleared_at_once() {
+    async fn renewing_a_checkpointed_lease_requests_removal_of_the_checkpoint_at_once() {
         let (lessor, _clock) = lessor(&[Lease { remaining: 10, ..lease(1, 1000) }]);
         lessor.promoted(7);
         lessor.start_clocks().expect("starts");
@@ -447,16 +447,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_promised_of_a_recorded_lease_before_its_clock_starts() {
+    fn a_checkpointed_lease_is_not_renewed_before_its_clock_starts() {
         let (lessor, _clock) = lessor(&[Lease { remaining: 10, ..lease(1, 1000) }]);
         assert_eq!(lessor.renew(1, 7), Renewal::NotYet);
         lessor.promoted(7);
         assert_eq!(lessor.renew(1, 7), Renewal::NotYet);
     }
 
-    /// Leases are granted on one thread, read and renewed on another, while the member wins leadership again and again.
+    /// Leases are granted on one thread, read and renewed on another, while the member is elected again and again.
     #[tokio::test]
-    async fn a_lease_that_another_thread_reads_is_known_and_stays_so_through_every_start_of_the_clocks() {
+    async fn a_lease_readable_by_another_thread_stays_known_across_every_start_of_the_clocks() {
         use crate::model::command::{Command, LeaseGrant, encode};
         use crate::raft::types::{Entry, Proposal};
         use openraft::storage::RaftStateMachine;
@@ -477,7 +477,7 @@ mod tests {
                 while going() {
                     for lease in store.leases().expect("readable") {
                         let renewal = lessor.renew(lease.id, 1);
-                        // Not yet: between two elections.
+                        // `NotYet` is fine: between two elections.
                         assert_ne!(renewal, Renewal::Gone, "lease {} can be read", lease.id);
                         renewed += u64::from(renewal == Renewal::Renewed(60));
                     }

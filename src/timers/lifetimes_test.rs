@@ -1,13 +1,13 @@
-//! Lives of leases in a simulated cluster with a simulated clock: none ends before it was promised to, none later than the
-//! bound that `docs/operating.md` states.
+//! Lease lifetimes in a simulated cluster with a simulated clock: no lease ends before its promised time, and none
+//! later than the bound stated in `docs/operating.md`.
 //!
-//! Real are the lessor, its duties and the rules of apply. Simulated is what is between them: a log with its commits, three
-//! members that apply it at their own pace, and everything that happens to those. Leaders are deposed and go on believing;
-//! what they proposed is lost, kept by the next leader, or comes late; proposals end without anybody knowing how; members
-//! stand still, restart from an older state, or have their state replaced. Clients grant, renew and revoke, and grant the
-//! same ids again. A client trusts an answer, and only that.
+//! The lessor, its duties and the rules of apply are real. Simulated are the log with its commits, three members that
+//! apply it at their own pace, and their faults. Deposed leaders still believe that they lead for a while; their
+//! proposals are lost, kept by the next leader, or committed late; proposals end with an unknown outcome; members
+//! pause, restart from an older state, or have their state replaced by a snapshot. Clients grant, renew and revoke
+//! leases, and reuse ids. A client relies only on the responses it received.
 //!
-//! `LEASE_LIVES` sets how many leases live; a failure names its seed.
+//! `LEASE_LIVES` sets the number of leases; a failure prints its seed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,26 +33,26 @@ use crate::store::{self, Batch, EventSink, StoreError};
 
 const MEMBERS: usize = 3;
 const ELECTION: Duration = Duration::from_secs(1);
-/// How long a proposal is waited for, as by default.
+/// Timeout of a proposal, the default.
 const PATIENCE: Duration = Duration::from_secs(7);
-/// A commit takes no longer while nothing is wrong.
+/// Maximum duration of a commit without faults.
 const COMMIT: Duration = Duration::from_millis(600);
-/// The longest step of the clock.
+/// Maximum step of the clock.
 const STEP: Duration = Duration::from_millis(250);
-/// Leases of one world; their ids are fewer, so that each is granted again and again.
+/// Leases per world; there are fewer ids, so that each is granted repeatedly.
 const LIVES: u64 = 250;
 const IDS: i64 = 40;
 
-/// An entry of the log. The log of the leader is the only one that matters: what others have and it has not is lost.
+/// A log entry. Only the leader's log is simulated: entries that only others have are lost.
 struct Entry {
     term: u64,
-    /// `None` = what a leader begins its term with.
+    /// `None` = the blank entry at the start of a term.
     command: Option<Command>,
-    /// Which try to propose made it.
+    /// Number of the proposal attempt that appended it.
     proposal: u64,
-    /// When a quorum has it.
+    /// When a quorum has stored it.
     stored: Duration,
-    /// What became of it, once somebody applied it.
+    /// Its outcome, once a member has applied it.
     outcome: Option<Result<(), Refusal>>,
 }
 
@@ -81,19 +81,19 @@ impl LeaseTable for Table {
     }
 }
 
-/// A proposal under way, as the task that waits for it sees it.
+/// A proposal in flight, as seen by the task that waits for it.
 struct Flight {
     due: Due,
     number: u64,
     until: Duration,
-    /// Index and term in the log; `None` while nobody took it.
+    /// Index and term in the log; `None` until a leader has appended it.
     place: Option<(usize, u64)>,
-    /// Nobody will ever answer: the message was lost, or went to a leader without followers.
+    /// It will never be answered: the message was lost, or went to a leader without followers.
     void: bool,
     outcome: Option<Outcome>,
 }
 
-/// A duty and what it waits for; it is not asked meanwhile.
+/// A duty and its proposals in flight; it is not polled until they end.
 struct Duty {
     duty: Box<dyn DueCommands>,
     look: Duration,
@@ -102,39 +102,39 @@ struct Duty {
 
 struct Member {
     table: Table,
-    /// What its disk holds.
+    /// Its durable state.
     disk: State,
     lessor: Arc<Lessor>,
     /// Expiry, checkpoint.
     duties: [Duty; 2],
-    /// What its consensus says; when it is deposed it says so for a while longer.
+    /// The term its consensus believes to lead in; once deposed it believes so for a while longer.
     leads: Option<u64>,
     deposed: Option<Duration>,
-    /// What its lessor was told, and when it will be told otherwise.
+    /// The leadership its lessor was last notified of, and when it is notified next.
     told: Option<u64>,
     tell: Duration,
     start: Option<Duration>,
-    /// Applies nothing before this.
+    /// It is paused until then: it applies nothing.
     stands_until: Duration,
 }
 
-/// A renewal on its way.
+/// A renewal in flight.
 struct Renewing {
     lease: (i64, u64),
     member: usize,
-    /// When the leader was asked, and what was committed then.
+    /// When the leader was asked, and the commit index at that time.
     called: Duration,
     committed: usize,
     confirmed: bool,
     until: Duration,
 }
 
-/// What clients know of a lease, and what bounds its end.
+/// What clients know about a lease, and the bounds of its end.
 struct Life {
     ttl: Duration,
-    /// It may not end before this.
+    /// It must not end before this.
     promised: Duration,
-    /// It must have ended a while after this, if nothing else happens.
+    /// Without faults it must end soon after this.
     due: Duration,
     next_renewal: Option<Duration>,
     renewals: u32,
@@ -153,7 +153,7 @@ struct Figures {
     failed: u64,
     refused: u64,
     restarts: u64,
-    /// From what was promised, and beyond the bound's beginning.
+    /// Maximum delay of an expiry after `promised`, and after the start of the bound.
     longest_after_promise: Duration,
     latest: Duration,
 }
@@ -162,7 +162,7 @@ struct World {
     random: SmallRng,
     clock: Arc<ManualClock>,
     gates: [bool; MEMBERS],
-    /// Between two changes of leader, at most.
+    /// Maximum time between two changes of leader.
     change_every: Duration,
     long: bool,
     log: Vec<Entry>,
@@ -175,11 +175,11 @@ struct World {
     lives: BTreeMap<(i64, u64), Life>,
     renewing: Vec<Renewing>,
     grants: Vec<(usize, Flight)>,
-    /// First application of each entry: who came later finds it known.
+    /// Entries that at least one member has applied.
     seen: usize,
     granted: u64,
     calm: bool,
-    /// When clocks were started last, and when an expiry last did not go as it should.
+    /// When lease clocks last started, and when a fault last could have delayed an expiry.
     started: Duration,
     trouble: Duration,
     proposals: u64,
@@ -261,7 +261,7 @@ impl World {
         Duration::from_millis(self.random.random_range(0..=most.as_millis() as u64))
     }
 
-    /// How long a quorum takes to store an entry: mostly as ever, sometimes longer than anybody waits.
+    /// How long a quorum takes to store an entry: usually within [`COMMIT`], sometimes longer than [`PATIENCE`].
     fn storing(&mut self) -> Duration {
         if self.chance(0.03) {
             let long = self.within(2 * PATIENCE);
@@ -276,7 +276,7 @@ impl World {
             self.step();
             self.clients();
         }
-        // From here on everything works, and nobody renews: every lease must end in its time.
+        // From here on there are no faults and no renewals: every lease must end in time.
         self.calm = true;
         self.lives.values_mut().for_each(|life| life.next_renewal = None);
         self.renewing.clear();
@@ -315,10 +315,10 @@ impl World {
             return;
         }
         if let Some(old) = self.leader.take() {
-            // It goes on believing for a while, or it is gone.
+            // The old leader believes that it leads for a while longer.
             let believes = self.within(3 * ELECTION);
             self.members[old].deposed = Some(now + believes);
-            // Or it hands over at once.
+            // Usually there is no leader for a while; otherwise the next one follows at once.
             if self.random.random_bool(0.7) {
                 self.next_change = now + self.within(2 * ELECTION);
                 return;
@@ -342,11 +342,11 @@ impl World {
         (self.log.len() - 1, self.term)
     }
 
-    /// Entries of earlier terms are committed by one of this term behind them.
+    /// Entries of earlier terms are committed only with a later entry of the current term, as in Raft.
     fn commit(&mut self) {
         let now = self.now();
         if self.committed == 0 || self.log[self.committed - 1].term != self.term || self.leader.is_none() {
-            // Nobody can end anything until a leader has committed the beginning of its term.
+            // No lease can be revoked until a leader has committed the first entry of its term.
             self.trouble = self.trouble.max(now);
         }
         if self.leader.is_none() {
@@ -357,7 +357,7 @@ impl World {
         self.committed += last.map_or(0, |at| at + 1);
     }
 
-    /// What else happens to a member.
+    /// Random faults of a member: pauses, snapshots, restarts.
     fn befall(&mut self, at: usize) {
         let now = self.now();
         if self.chance(0.002) {
@@ -370,7 +370,7 @@ impl World {
             member.disk = member.table.0.lock().clone();
         }
         if self.leader != Some(at) && self.chance(0.0005) {
-            // A snapshot of whoever is furthest.
+            // Install a snapshot from the most advanced member.
             let furthest =
                 self.members.iter().map(|member| member.table.0.lock().clone()).max_by_key(|state| state.applied);
             let furthest = furthest.expect("there are members");
@@ -398,7 +398,7 @@ impl World {
         }
     }
 
-    /// The lessor hears of what its consensus says, late.
+    /// Notifies the lessor of leadership changes, late.
     fn tell(&mut self, at: usize) {
         let now = self.now();
         if self.members[at].deposed.is_some_and(|deposed| deposed <= now) {
@@ -479,7 +479,7 @@ impl World {
         }
     }
 
-    /// What a change of the leases means to clients.
+    /// Updates the clients' view after a lease change.
     fn observe(&mut self, change: LeaseChange, first: bool, at: usize, by_expiry: bool, now: Duration) {
         match change {
             LeaseChange::Granted(lease) => {
@@ -498,7 +498,7 @@ impl World {
                     self.lives.insert((lease.id, lease.granted), life);
                     self.granted += 1;
                 } else if self.leader == Some(at) && self.members[at].told == Some(self.term) {
-                    // Counted by the leader from when it applied the grant.
+                    // The leader's deadline starts when it applies the grant.
                     if let Some(life) = self.lives.get_mut(&(lease.id, lease.granted)) {
                         life.due = life.due.max(now + ttl);
                     }
@@ -525,7 +525,7 @@ impl World {
             life.ttl,
             life.promised
         );
-        // The bound of docs/operating.md: from the last renewal, or a change of leader, and a failed proposal.
+        // The bound of docs/operating.md starts at the last renewal, change of leader or failed proposal.
         let begins = life.due.max(self.started + life.ttl + ELECTION).max(self.trouble);
         let bound = begins + SCAN_EVERY + RETRY_AFTER + COMMIT + 3 * STEP;
         assert!(now <= bound, "lease {key:?} of {:?} ended at {now:?}, at the latest it should at {bound:?}", life.ttl);
@@ -577,7 +577,7 @@ impl World {
         self.members[at].duties[which].flights = flights;
     }
 
-    /// One look at a proposal by the task that waits for it, on member `at`.
+    /// Advances a proposal that a task on member `at` waits for.
     fn fly(&mut self, at: usize, flight: &mut Flight) {
         if flight.outcome.is_some() {
             return;
@@ -596,10 +596,10 @@ impl World {
             let (leads, believes) = (self.leader == Some(at), self.members[at].leads.is_some());
             if self.random.random_bool(if leads { 0.8 } else { 0.3 }) {
                 if leads || !believes {
-                    // Taken here, or carried to the leader, whoever that is by now.
+                    // Appended here, or forwarded to the current leader.
                     flight.place = Some(self.append(Some(command.clone()), flight.number));
                 } else {
-                    // Into the log of somebody whom nobody follows any more, or tried again.
+                    // Appended to the log of a deposed leader, or retried.
                     flight.void = self.random.random_bool(0.3);
                 }
             }
@@ -647,7 +647,7 @@ impl World {
         }
     }
 
-    /// `Consensus::as_leader`, as far as a simulation has it, and the loop around it.
+    /// Simulates `Consensus::as_leader` and the retry loop around it.
     fn renew(&mut self) {
         let now = self.now();
         for mut renewing in std::mem::take(&mut self.renewing) {
@@ -703,7 +703,7 @@ fn total(figures: &[Figures]) -> Figures {
 }
 
 #[test]
-fn no_lease_ends_before_it_was_promised_to_nor_later_than_the_bound() {
+fn no_lease_ends_before_its_promised_time_or_later_than_the_bound() {
     let lives: u64 =
         std::env::var("LEASE_LIVES").map_or(10_000, |lives| lives.parse().expect("LEASE_LIVES is a number"));
     let first: u64 = std::env::var("LEASE_SEED").map_or(0, |seed| seed.parse().expect("LEASE_SEED is a number"));
@@ -718,7 +718,7 @@ fn no_lease_ends_before_it_was_promised_to_nor_later_than_the_bound() {
         .collect();
     let total = total(&figures);
     println!("{total:?}");
-    // A world in which nothing goes wrong would prove nothing.
+    // Without faults the test would prove nothing.
     let happened = [total.expired, total.elections, total.renewed, total.not_yet, total.records, total.removals];
     assert!(
         happened.into_iter().chain([total.failed, total.refused, total.restarts]).all(|count| count > 0),

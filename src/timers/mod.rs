@@ -1,9 +1,8 @@
-//! What only the leader does, and only because time passes: lease expiry, recording of remaining lease times, automatic
-//! compaction, v2 expiry, promotion of learners.
+//! The leader's periodic duties: lease expiry, lease checkpoints, auto-compaction, v2 expiry, promotion of learners.
 //!
-//! A timer never changes anything: it proposes. Each duty decides what is due at a given moment ([`DueCommands`], pure of
-//! waiting); the loop here carries it to the log. A duty that waits for a quorum holds up no other. Times are monotonic,
-//! except for v2, whose expiries are calendar times by contract.
+//! A timer never changes state: it only proposes. Each duty decides what is due at a given moment ([`DueCommands`],
+//! which never waits); the loop here proposes it. A duty that waits for a quorum does not delay the others. Times are
+//! monotonic, except for v2, whose expirations are wall-clock times by contract.
 
 mod compaction;
 mod deadlines;
@@ -34,27 +33,27 @@ use crate::raft::types::NodeId;
 use crate::settings::AutoCompaction;
 use crate::store::Store;
 
-/// The moment at which a duty is asked.
+/// The moment at which a duty is polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// Monotonic time.
     pub now: Duration,
-    /// Calendar time since 1970.
+    /// Wall-clock time since 1970.
     pub unix: Duration,
-    /// Whether this member leads. Duties that remember are asked on followers too.
+    /// Whether this member leads. Duties are polled on followers too, because some keep history.
     pub leading: bool,
 }
 
-/// Something that is due.
+/// An action that is due.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Due {
     /// A command for the log.
     Propose(Command),
-    /// A learner that should have a vote.
+    /// A learner to promote.
     Promote(NodeId),
 }
 
-/// How it went.
+/// The outcome of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Applied.
@@ -67,37 +66,37 @@ pub enum Outcome {
 
 /// One duty of the leader.
 pub trait DueCommands: Send + 'static {
-    /// For logs.
+    /// Name for logs.
     fn name(&self) -> &'static str;
 
-    /// How often to ask.
+    /// Polling interval.
     fn every(&self) -> Duration;
 
-    /// What is due. Bounded: what does not fit is due the next time. Nothing unless leading.
+    /// What is due, nothing unless leading. Bounded: the rest is due at the next poll.
     fn due(&mut self, at: Moment) -> Vec<Due>;
 
-    /// What became of it.
+    /// Reports the outcome of an action.
     fn done(&mut self, _due: &Due, _outcome: &Outcome, _now: Duration) {}
 
-    /// Resolves when the duty should be asked before its time; never by default.
+    /// Resolves when the duty should be polled early; never by default.
     fn urgent(&self) -> BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
     }
 }
 
-/// Where due things go. Consensus, or a test.
+/// Executes due actions: consensus, or a test double.
 pub trait Act: Send + Sync + 'static {
     /// Whether this member leads.
     fn leads(&self) -> bool;
 
-    /// Does it and says how it went.
+    /// Executes the action and returns its outcome.
     fn act<'a>(&'a self, due: &'a Due) -> BoxFuture<'a, Outcome>;
 }
 
-/// Acts through the log.
+/// Executes actions through consensus.
 struct ThroughConsensus {
     consensus: Consensus,
-    /// How long one proposal may take.
+    /// Timeout of one proposal.
     patience: Duration,
 }
 
@@ -125,21 +124,21 @@ impl Act for ThroughConsensus {
     }
 }
 
-/// What the timers of a member need.
+/// The dependencies of a member's timers.
 pub struct Timers {
-    /// Tells the time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// The lessor that consensus tells of leadership and the store of leases.
+    /// The lessor, which consensus notifies of leadership and the store of lease changes.
     pub lessor: Arc<Lessor>,
-    /// Where due things go.
+    /// Executes due actions.
     pub consensus: Consensus,
     /// The applied state.
     pub store: Store,
     /// `--auto-compaction-mode` and `--auto-compaction-retention`.
     pub auto_compaction: AutoCompaction,
-    /// Which learners get their vote without being asked; `None` = none, as in etcd.
+    /// Learners to promote automatically; `None` = none, as in etcd.
     pub promote: Option<PromotionRule>,
-    /// How long one proposal may take.
+    /// Timeout of one proposal.
     pub patience: Duration,
 }
 
@@ -158,7 +157,7 @@ impl Timers {
         let mut duties: Vec<Box<dyn DueCommands>> =
             vec![Box::new(LeaseExpiry(self.lessor.clone())), Box::new(LeaseCheckpoint(self.lessor))];
         let store = self.store.clone();
-        // A failed read has been reported by the store, and ends the process there.
+        // The store reports a failed read and stops the process itself.
         duties.push(Box::new(V2Expiry::new(move || v2::next_expiry(&store.view()).ok().flatten())));
         if let Some(compactor) = Compactor::new(self.auto_compaction, self.clock.monotonic()) {
             let store = self.store;
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_due_is_done_once_and_the_duty_is_told_how_it_went() {
+    async fn a_due_action_runs_once_and_its_duty_gets_the_outcome() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let duty = |name| Box::new(Once { name, waits: true, told: told.clone() }) as Box<dyn DueCommands>;
         let recorder = Arc::new(Recorder { acted: Mutex::default(), outcome: Outcome::Refused(Refusal::Compacted) });

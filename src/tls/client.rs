@@ -1,4 +1,4 @@
-//! The client side: calls to other members, with the same reloading as the listeners.
+//! Client-side TLS: calls to other members, with the same reloading as the listeners.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use super::{files, policy};
 use crate::clock::Clock;
 use crate::settings::{Settings, TlsPolicy, TlsSettings};
 
-/// TLS of calls to other members. No protocol is offered in ALPN: what members speak has no registered name, and a member
-/// of an older release, which offers `h2`, then agrees on none. Cheap to clone.
+/// TLS of calls to other members. It offers no ALPN protocol: the members' own protocol has no registered name, and a
+/// member of an older release, which supports `h2`, then negotiates none. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientTls {
     configuration: Arc<Reloading<Arc<ClientConfig>>>,
 }
 
 impl ClientTls {
-    /// Loads certificate, key and authorities; the certificate for calls is `client_cert_file` when
-    /// given and `cert_file` otherwise. Without a trusted CA file the system's authorities count.
+    /// Loads certificate, key and CAs; the certificate for calls is `client_cert_file` if given and
+    /// `cert_file` otherwise. Without a trusted CA file the system's CAs are trusted.
     pub fn load(
         purpose: &'static str,
         tls: &TlsSettings,
@@ -46,19 +46,19 @@ impl ClientTls {
         ClientTls::load("peer calls", &tls, &settings.tls_policy, clock)
     }
 
-    /// A connector for one handshake, with the files as they are now.
+    /// A connector for one handshake, with the current files.
     pub fn connector(&self) -> TlsConnector {
         TlsConnector::from(self.configuration.get().as_ref().clone())
     }
 
-    /// The name a server must prove, from the host of its URL (brackets of IPv6 already removed).
+    /// The server name to verify, from the host of its URL (IPv6 brackets already removed).
     pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
         ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.to_owned()))
     }
 }
 
-/// TLS of a command that calls servers once: the authorities of `ca` or else the system's, the certificate and key shown
-/// to servers if they are given, and the protocols offered.
+/// TLS of a one-shot command: trusts the CAs in `ca` or else the system's, presents the certificate and key if given,
+/// and offers these ALPN protocols.
 pub fn one_shot(
     ca: Option<&Path>,
     pair: Option<(&Path, &Path)>,
@@ -79,7 +79,7 @@ pub fn one_shot(
     Ok(Arc::new(config))
 }
 
-/// The files shown to servers, if any.
+/// The client certificate and key files, if any.
 fn pair(tls: &TlsSettings) -> (Option<PathBuf>, Option<PathBuf>) {
     match (&tls.client_cert_file, &tls.client_key_file) {
         (Some(cert), Some(key)) => (Some(cert.clone()), Some(key.clone())),

@@ -1,9 +1,9 @@
-//! What can be wrong with certificates, keys and lists; every message names the file.
+//! Errors in certificates, keys and CRLs; every message names the file.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a TLS configuration could not be made.
+/// Why a TLS configuration could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file is missing or unreadable.
@@ -11,10 +11,10 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is larger than any PEM file has reason to be.
+    /// The file is too large for a PEM file.
     #[error("{path} is larger than {most} bytes and surely not a PEM file")]
     TooLarge {
         /// The file.
@@ -22,7 +22,7 @@ pub enum TlsError {
         /// The limit.
         most: u64,
     },
-    /// Not PEM, or cut off.
+    /// Not PEM, or truncated.
     #[error("{path} is not valid PEM: {reason} (is it complete?)")]
     Pem {
         /// The file.
@@ -30,7 +30,7 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
-    /// PEM without the part that is needed.
+    /// PEM without the required block.
     #[error("{path} holds no {what}")]
     Missing {
         /// The file.
@@ -38,12 +38,12 @@ pub enum TlsError {
         /// `certificate`, `private key`, `revocation list`.
         what: &'static str,
     },
-    /// A private key under a pass phrase.
+    /// An encrypted private key.
     #[error(
         "the private key in {0} is encrypted (store it without a pass phrase, readable by the service's user only)"
     )]
     EncryptedKey(PathBuf),
-    /// A certificate that cannot be decoded or used as an authority.
+    /// A certificate that cannot be decoded or used as a trust anchor.
     #[error("a certificate in {path} cannot be used: {reason}")]
     Certificate {
         /// The file.
@@ -51,14 +51,14 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// Key and certificate are not a pair.
+    /// The private key does not match the certificate.
     #[error("the private key in {key} does not belong to the certificate in {cert}: {reason}")]
     Mismatch {
         /// The certificate's file.
         cert: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// What rustls said.
+        /// rustls' error.
         reason: String,
     },
     /// The revocation list cannot be decoded.
@@ -69,16 +69,16 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// No listener without a pair.
+    /// A TLS listener without certificate and key.
     #[error("a TLS listener needs a certificate and a key file")]
     NoPair,
-    /// Only suites nobody should speak were named.
+    /// Only insecure cipher suites were given.
     #[error("none of the given cipher suites is supported: {0} (name one with ECDHE and GCM or CHACHA20)")]
     NoCipherSuite(String),
-    /// Certificates are to be checked and there is nothing to check them against.
+    /// Certificates must be verified, but there are no trust anchors.
     #[error("no system certificate bundle was found (looked in {0}); name the authority with a trusted CA file")]
     NoSystemRoots(String),
-    /// A self-signed pair could not be written.
+    /// A self-signed certificate could not be created.
     #[error("cannot make a self-signed certificate in {path}: {reason}")]
     SelfSigned {
         /// Its directory.
@@ -86,16 +86,16 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// A name that no certificate can carry.
+    /// A name that cannot be in a certificate.
     #[error("{0:?} is neither a host name nor an IP address")]
     ServerName(String),
-    /// Anything else rustls refuses.
+    /// Any other error from rustls.
     #[error("TLS configuration refused: {0}")]
     Config(String),
 }
 
-/// What a failed handshake is called in the log: the sentence of our own checks where they refused,
-/// rustls' otherwise.
+/// The reason for a failed handshake, for the log: the message of our own checks if they refused,
+/// otherwise rustls'.
 pub fn reason_of(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {

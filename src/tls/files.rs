@@ -1,4 +1,4 @@
-//! PEM and DER files into rustls' types.
+//! Loads PEM and DER files into rustls' types.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,13 +13,13 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::error::TlsError;
 
-/// Largest certificate, key or authority file.
+/// Maximum size of a certificate, key or CA file.
 const MAX_PEM_BYTES: u64 = 1 << 20;
 
-/// Largest revocation list: a million entries and more.
+/// Maximum size of a CRL: over a million entries.
 const MAX_CRL_BYTES: u64 = 64 << 20;
 
-/// Where distributions keep the authorities everybody trusts.
+/// Where distributions keep the system CA bundle.
 const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -27,7 +27,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Serial numbers a revocation list names, big endian without leading zeros.
+/// Serial numbers in a CRL, big-endian without leading zeros.
 pub type RevokedSerials = HashSet<Vec<u8>>;
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, TlsError> {
@@ -44,7 +44,7 @@ fn pem_error(path: &Path, error: pem::Error) -> TlsError {
     TlsError::Pem { path: path.to_owned(), reason: error.to_string() }
 }
 
-/// All certificates of a file, leaf first; at least one, each of which decodes.
+/// All certificates of a file, leaf first: at least one, all of them decodable.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path, MAX_PEM_BYTES)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -73,7 +73,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     }
 }
 
-/// The authorities of a file; several are several trust anchors, as a rotation needs them.
+/// The CAs of a file, each a trust anchor; a CA rotation needs several.
 pub fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -84,7 +84,7 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// The authorities of this system; what does not decode in the bundle is left out.
+/// The system's CAs; certificates in the bundle that do not decode are skipped.
 pub fn system_authorities() -> Result<RootCertStore, TlsError> {
     for bundle in SYSTEM_BUNDLES {
         let Ok(bytes) = read(Path::new(bundle), MAX_PEM_BYTES) else { continue };
@@ -97,7 +97,7 @@ pub fn system_authorities() -> Result<RootCertStore, TlsError> {
     Err(TlsError::NoSystemRoots(SYSTEM_BUNDLES.join(", ")))
 }
 
-/// The serial numbers a revocation list names, the list being DER or one or more PEM blocks.
+/// The serial numbers in a CRL file, which is DER or one or more PEM blocks.
 pub fn revoked_serials(path: &Path) -> Result<RevokedSerials, TlsError> {
     let bytes = read(path, MAX_CRL_BYTES)?;
     let lists: Vec<Vec<u8>> = if bytes.starts_with(b"-----") || bytes.is_ascii() {
@@ -119,13 +119,13 @@ pub fn revoked_serials(path: &Path) -> Result<RevokedSerials, TlsError> {
     Ok(serials)
 }
 
-/// A serial number in the one form in which two of them compare.
+/// A serial number in canonical form, for comparison.
 pub fn without_leading_zeros(serial: &[u8]) -> Vec<u8> {
     let start = serial.iter().position(|byte| *byte != 0).unwrap_or(serial.len());
     serial[start..].to_vec()
 }
 
-/// Whether others than owner and group may read a key; worth a warning, not a refusal.
+/// Whether a key is world-readable; that is a warning, not an error.
 pub fn is_world_readable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)

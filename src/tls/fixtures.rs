@@ -1,4 +1,4 @@
-//! Authorities, leaves and lists for tests of this crate; compiled for tests only.
+//! CAs, leaf certificates and CRLs for tests of this crate; compiled for tests only.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use time::OffsetDateTime;
 
 use crate::settings::TlsSettings;
 
-/// An authority and the directory its files go to.
+/// A CA and the directory of its files.
 pub struct Authority {
     dir: PathBuf,
     params: CertificateParams,
     key: KeyPair,
 }
 
-/// How a leaf deviates from a good one for both directions.
+/// Overrides for a leaf certificate, by default valid for server and client.
 pub struct Leaf<'a> {
     /// Common name.
     pub cn: &'a str,
@@ -25,7 +25,7 @@ pub struct Leaf<'a> {
     pub names: &'a [&'a str],
     /// Serial number.
     pub serial: u64,
-    /// Days from now of the first and the last moment of its life.
+    /// Start and end of its validity, in days from now.
     pub days: (i64, i64),
 }
 
@@ -40,7 +40,7 @@ fn in_days(days: i64) -> OffsetDateTime {
 }
 
 impl Authority {
-    /// A fresh authority; its certificate is `<name>.pem` in `dir`.
+    /// A new CA; its certificate is `<name>.pem` in `dir`.
     pub fn new(dir: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -73,7 +73,7 @@ impl Authority {
         (cert_file, key_file)
     }
 
-    /// Writes a list that revokes these serials, as `crl.der` and `crl.pem`.
+    /// Writes a CRL with these serials, as `crl.der` and `crl.pem`.
     pub fn revoke(&self, serials: &[u64]) -> (PathBuf, PathBuf) {
         let list = CertificateRevocationListParams {
             this_update: in_days(-1),
@@ -98,7 +98,7 @@ impl Authority {
         (der, pem)
     }
 
-    /// A section with this authority and a pair.
+    /// TLS settings with this CA and a certificate and key.
     pub fn settings(&self, name: &str, pair: &(PathBuf, PathBuf)) -> TlsSettings {
         TlsSettings {
             cert_file: Some(pair.0.clone()),

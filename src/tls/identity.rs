@@ -1,4 +1,4 @@
-//! Who stands behind a certificate: its names, addresses and life.
+//! The identity in a certificate: names, addresses and validity.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,45 +9,45 @@ use x509_parser::extensions::GeneralName;
 
 use super::files::without_leading_zeros;
 
-/// Longest look-up of the names in a peer's certificate.
+/// Timeout of resolving the names in a peer's certificate.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The public key that a certificate is about, as a `SubjectPublicKeyInfo`; `None` when it does not decode.
+/// A certificate's public key, as a `SubjectPublicKeyInfo`; `None` when it does not decode.
 pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(parsed.public_key().raw.to_vec())
 }
 
-/// What a verified certificate says about its holder.
+/// The identity in a verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// Common name of the subject; the user name under `--client-cert-auth`.
     pub common_name: Option<String>,
-    /// DNS names among the subject's alternative names.
+    /// DNS names in the SANs.
     pub dns_names: Vec<String>,
-    /// IP addresses among them.
+    /// IP addresses in the SANs.
     pub ip_addresses: Vec<IpAddr>,
-    /// Serial number, big endian, no leading zeros.
+    /// Serial number, big-endian, no leading zeros.
     pub serial: Vec<u8>,
-    /// Start of its life, since 1970 UTC.
+    /// Start of its validity, since 1970 UTC.
     pub not_before: Duration,
-    /// End of its life, since 1970 UTC.
+    /// End of its validity, since 1970 UTC.
     pub not_after: Duration,
 }
 
-/// How a certificate's names relate to the address its holder calls from.
+/// Whether a certificate's SANs match the caller's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressMatch {
-    /// It carries the address, or no name and no address at all.
+    /// It has the address, or no names and no addresses at all.
     Yes,
-    /// It carries other addresses and no DNS name.
+    /// It has other addresses and no DNS names.
     No,
-    /// It carries DNS names; the caller must see whether one of them resolves to the address.
+    /// It has DNS names; the caller must check whether one of them resolves to the address.
     ByName(Vec<String>),
 }
 
 impl PeerIdentity {
-    /// Reads a certificate; `None` when it does not decode.
+    /// Decodes a certificate; `None` when it does not decode.
     pub fn of(certificate: &CertificateDer<'_>) -> Option<PeerIdentity> {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
@@ -70,8 +70,8 @@ impl PeerIdentity {
         Some(identity)
     }
 
-    /// Whether the certificate is valid for this host name or address, one left-most `*` label in
-    /// the certificate standing for any one label. The common name does not count.
+    /// Whether the certificate is valid for this host name or address; a left-most `*` label in the
+    /// certificate matches any one label. The common name is ignored.
     pub fn is_valid_for(&self, host: &str) -> bool {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return self.ip_addresses.contains(&ip);
@@ -86,7 +86,7 @@ impl PeerIdentity {
         })
     }
 
-    /// Whether a caller from `ip` may be the holder, by etcd's rule for peers.
+    /// Whether a caller from `ip` may be the certificate's holder, by etcd's rule for peers.
     pub fn matches_address(&self, ip: IpAddr) -> AddressMatch {
         let ip = ip.to_canonical();
         if self.ip_addresses.contains(&ip) || (self.ip_addresses.is_empty() && self.dns_names.is_empty()) {
@@ -98,10 +98,10 @@ impl PeerIdentity {
         }
     }
 
-    /// Whether a caller from `ip` may be the holder, the certificate's names looked up if need be.
+    /// The same, resolving the certificate's DNS names if necessary.
     ///
     /// # Errors
-    /// Why not, in etcd's words.
+    /// The reason, in etcd's words.
     pub async fn comes_from(&self, ip: IpAddr) -> Result<(), String> {
         let ip = ip.to_canonical();
         match self.matches_address(ip) {
@@ -114,7 +114,7 @@ impl PeerIdentity {
         }
     }
 
-    /// Whether the certificate lives at this moment.
+    /// Whether the certificate is within its validity period.
     pub fn lives_at(&self, unix: Duration) -> bool {
         self.not_before <= unix && unix <= self.not_after
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn names_match_as_go_matches_them() {
+    fn host_names_match_as_in_go() {
         let identity = identity(&["a.example", "*.wild.example"], &["10.0.0.1"]);
         for (host, matches) in [
             ("a.example", true),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_lives_from_its_first_to_its_last_second() {
+    fn a_certificate_is_valid_from_its_first_to_its_last_second() {
         let identity = identity(&[], &[]);
         for (second, lives) in [(9, false), (10, true), (20, true), (21, false)] {
             assert_eq!(identity.lives_at(Duration::from_secs(second)), lives);

@@ -1,10 +1,10 @@
-//! TLS of the listeners and of calls to peers: rustls configurations made from PEM files, checked
-//! when they are loaded and loaded again when the files change.
+//! TLS of the listeners and of calls to peers: rustls configurations built from PEM files, validated
+//! when loaded and reloaded when the files change.
 //!
-//! What holds true: a bad file at start is an error that names it; a bad file later leaves the last
-//! good configuration in force and one error line in the log; once a trusted authority is given, no
-//! connection without a certificate of that authority passes; every reload starts with no
-//! remembered sessions, so a revoked certificate cannot slip in by resumption.
+//! Invariants: a bad file at start is an error that names it; with a bad file later, the last good
+//! configuration stays in force and one error is logged; once a trusted CA is configured, every
+//! connection needs a certificate from that CA; every reload starts with an empty session cache, so
+//! a revoked certificate cannot be used through session resumption.
 
 mod client;
 mod error;

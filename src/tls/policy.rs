@@ -1,4 +1,4 @@
-//! Protocol versions and cipher suites: Go's names into rustls' provider.
+//! TLS versions, cipher suites and ALPN: Go's suite names mapped to rustls' provider.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use super::error::TlsError;
 use crate::settings::{CipherSuite, TlsPolicy, TlsVersion};
 
-/// The protocols that client and metrics ports speak, the preferred one first. Callers that offer none are served HTTP/1.1
-/// or, when they start with its preface, HTTP/2.
+/// ALPN protocols of the client and metrics ports, the preferred one first. Callers that offer none get HTTP/1.1, or
+/// HTTP/2 if they send its preface.
 pub const CLIENT_PORT: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// What the peer port speaks of what has a name: its questions and answers about members. The members' own frames have none,
-/// and members offer none when they call, as etcd's do.
+/// ALPN protocols of the peer port: HTTP/1.1 for the member list API. The members' own frames have no ALPN name, and
+/// calling members offer none, as in etcd.
 pub const PEER_PORT: &[&[u8]] = &[b"http/1.1"];
 
-/// The versions between the policy's lowest and highest, newest first.
+/// The TLS versions between the policy's minimum and maximum, newest first.
 pub fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
     [(TlsVersion::V13, &rustls::version::TLS13), (TlsVersion::V12, &rustls::version::TLS12)]
         .into_iter()
@@ -25,8 +25,8 @@ pub fn versions(policy: &TlsPolicy) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// The cryptography of both sides. A list of suites narrows TLS 1.2 only, as in Go; the suites of
-/// TLS 1.3 are all sound and always offered.
+/// The crypto provider of both sides. A list of suites restricts only TLS 1.2, as in Go; the suites of
+/// TLS 1.3 are all secure and always offered.
 pub fn provider(policy: &TlsPolicy) -> Result<Arc<CryptoProvider>, TlsError> {
     let mut provider = aws_lc_rs::default_provider();
     if !policy.cipher_suites.is_empty() {
@@ -44,7 +44,7 @@ pub fn provider(policy: &TlsPolicy) -> Result<Arc<CryptoProvider>, TlsError> {
     Ok(Arc::new(provider))
 }
 
-/// Go knows the two CHACHA20 suites also without their hash.
+/// Go accepts the two CHACHA20 suites also without the hash in their names.
 fn rustls_name(suite: CipherSuite) -> String {
     let name = suite.name();
     if name.ends_with("CHACHA20_POLY1305") { format!("{name}_SHA256") } else { name.to_owned() }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_suites_narrows_tls_12() {
+    fn a_list_of_suites_restricts_tls_12() {
         let listed = policy(
             &["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305"],
             TlsVersion::V13,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_follow_both_ends() {
+    fn versions_are_between_minimum_and_maximum() {
         assert_eq!(versions(&policy(&[], TlsVersion::V13)).len(), 2);
         assert_eq!(versions(&policy(&[], TlsVersion::V12)), [&rustls::version::TLS12]);
     }

@@ -1,5 +1,5 @@
-//! A value made from files that follows them: looked at no more than once a second, and only when
-//! somebody asks for the value.
+//! A value that is rebuilt when its files change: they are checked at most once a second, and only
+//! when the value is requested.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use super::error::TlsError;
 use crate::clock::Clock;
 
-/// Least time between two looks at the files.
+/// Minimum interval between two checks of the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What of a file tells that it changed: inode, size, modification time. `None`: it is not there.
+/// File fingerprint: inode, size, mtime. `None`: the file does not exist.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
 type Build<T> = Box<dyn Fn() -> Result<T, TlsError> + Send + Sync>;
@@ -23,7 +23,7 @@ type Build<T> = Box<dyn Fn() -> Result<T, TlsError> + Send + Sync>;
 /// The last good value and the files it came from.
 pub struct Reloading<T> {
     current: ArcSwap<T>,
-    /// Files by the role they have in the log.
+    /// The files that are watched.
     files: Vec<PathBuf>,
     build: Build<T>,
     purpose: &'static str,
@@ -34,12 +34,12 @@ pub struct Reloading<T> {
 struct Watch {
     looked_at: Duration,
     stamps: Vec<Stamp>,
-    /// Builds in a row that failed with these stamps.
+    /// Consecutive failed builds with these stamps.
     failures: u32,
 }
 
 impl<T> Reloading<T> {
-    /// Builds the first value; an error here is the start's error.
+    /// Builds the first value; an error here fails the start.
     pub fn start(
         purpose: &'static str,
         files: Vec<PathBuf>,
@@ -59,7 +59,7 @@ impl<T> Reloading<T> {
         })
     }
 
-    /// The value, after a look at the files when one is due. Never waits for another look.
+    /// The value, after checking the files if a check is due. Never waits for a check on another thread.
     pub fn get(&self) -> Arc<T> {
         if let Some(mut watch) = self.watch.try_lock() {
             let now = self.clock.monotonic();
@@ -71,8 +71,8 @@ impl<T> Reloading<T> {
         self.current.load_full()
     }
 
-    /// Two files are never replaced in the same instant, so the first failure after a change is only
-    /// noted and tried again; the second one is an error worth waking somebody.
+    /// Two files cannot be replaced atomically, so the first failure after a change is only a warning and
+    /// is retried; the second one is an error.
     fn look(&self, watch: &mut Watch) {
         let stamps = stamps_of(&self.files);
         if stamps != watch.stamps {
@@ -97,7 +97,7 @@ impl<T> Reloading<T> {
                 }
             }
         }
-        // Whatever was replaced while it was read differs from these stamps at the next look.
+        // A file replaced while it was read differs from these stamps at the next check.
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
-    /// A value that is the file's text, and unusable while the text is `bad`.
+    /// A value that is the file's text; building it fails while the text is `bad`.
     fn reloading(path: &std::path::Path, clock: Arc<ManualClock>) -> Reloading<String> {
         let read_from = path.to_owned();
         Reloading::start("test", vec![path.to_owned()], clock, move || match std::fs::read_to_string(&read_from) {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_looked_at_once_a_second_and_followed() {
+    fn files_are_checked_once_a_second_and_reloaded() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("x");
         std::fs::write(&path, "one").expect("write");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_keeps_the_last_good_value_until_it_is_mended() {
+    fn a_bad_file_keeps_the_last_good_value_until_it_is_fixed() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("x");
         std::fs::write(&path, "one").expect("write");

@@ -1,5 +1,5 @@
-//! `--auto-tls` and `--peer-auto-tls`: a self-signed pair under the data directory, made once and
-//! used again.
+//! `--auto-tls` and `--peer-auto-tls`: a self-signed certificate and key under the data directory,
+//! generated once and reused.
 
 use std::fs;
 use std::io::Write;
@@ -13,11 +13,11 @@ use super::error::TlsError;
 use crate::clock::Clock;
 use crate::settings::{TlsSettings, UrlList};
 
-/// Days in the year that `--self-signed-cert-validity` counts.
+/// Days per year of `--self-signed-cert-validity`.
 const DAYS_PER_YEAR: i64 = 365;
 
-/// Settings with `cert_file` and `key_file` filled in when only `auto` was given; the pair lies in
-/// `dir` (`<data-dir>/fixtures/client` or `…/peer`) and names the hosts of `urls`.
+/// Settings with `cert_file` and `key_file` filled in if only `auto` was given; the files are in
+/// `dir` (`<data-dir>/fixtures/client` or `…/peer`), and the SANs are the hosts of `urls`.
 pub fn with_files(
     tls: &TlsSettings,
     dir: &Path,
@@ -68,7 +68,7 @@ fn write_pair(
     write_private(cert.to_owned(), &signed.pem()).map_err(|error| failed(error.to_string()))
 }
 
-/// A file only its owner reads, complete or not there.
+/// Writes a file atomically, readable by its owner only.
 fn write_private(path: PathBuf, text: &str) -> std::io::Result<()> {
     let unfinished = path.with_extension("tmp");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;

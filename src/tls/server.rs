@@ -1,4 +1,4 @@
-//! The server side: one configuration per kind of listener, fresh for every handshake.
+//! Server-side TLS: one configuration per kind of listener, current at every handshake.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -39,8 +39,8 @@ struct Loaded {
 }
 
 impl ServerTls {
-    /// Loads everything the files say, or says which file is wrong. `purpose` names the listeners
-    /// in the log: `client` or `peer`; `protocols` are those that they speak.
+    /// Loads the files, or reports which one is wrong. `purpose` names the listeners in the log:
+    /// `client` or `peer`; `protocols` are their ALPN protocols.
     pub fn load(
         purpose: &'static str,
         protocols: &'static [&'static [u8]],
@@ -65,7 +65,7 @@ impl ServerTls {
         Ok(loaded)
     }
 
-    /// TLS of the client listeners, a self-signed pair under `--auto-tls` included.
+    /// TLS of the client listeners, with a self-signed certificate under `--auto-tls`.
     pub fn for_clients(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ServerTls, TlsError> {
         let dir = settings.data_dir.join("fixtures/client");
         let urls = [&settings.listen_client_urls, &settings.listen_client_http_urls];
@@ -74,17 +74,17 @@ impl ServerTls {
         ServerTls::load("client", policy::CLIENT_PORT, &tls, &settings.tls_policy, clock)
     }
 
-    /// TLS of the peer listeners, a self-signed pair under `--peer-auto-tls` included.
+    /// TLS of the peer listeners, with a self-signed certificate under `--peer-auto-tls`.
     pub fn for_peers(settings: &Settings, clock: Arc<dyn Clock>) -> Result<ServerTls, TlsError> {
         let tls = peer_files(settings, &*clock)?;
         ServerTls::load("peer", policy::PEER_PORT, &tls, &settings.tls_policy, clock)
     }
 
-    /// Makes a connection a secure one, with the files as they are now. `turn` is waited for between the caller's whole
-    /// ClientHello and the costly answer to it, and dropped behind that.
+    /// Does the TLS handshake of a connection, with the current files. `turn` is awaited after the complete
+    /// ClientHello, and its permit held while the expensive ServerHello is computed.
     ///
     /// # Errors
-    /// The caller left, or the handshake failed: `InvalidData` then, with the reason inside.
+    /// The caller disconnected, or the handshake failed: then `InvalidData`, with the reason inside.
     pub async fn accept<I, T>(&self, stream: I, turn: impl Future<Output = T>) -> std::io::Result<TlsStream<I>>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -94,18 +94,18 @@ impl ServerTls {
             let _turn = turn.await;
             start.into_stream(self.inner.configuration.get().config.clone())
         };
-        // Others first: the answer is computed, and its sender is in no hurry to show that it meant it.
+        // Let other tasks run first: the ServerHello is computed, and the client has yet to complete the handshake.
         tokio::task::yield_now().await;
         answering.await
     }
 
-    /// End of our own certificate's life, since 1970 UTC, for metrics and alerts.
+    /// End of our own certificate's validity, since 1970 UTC, for metrics and alerts.
     pub fn expires(&self) -> Option<Duration> {
         self.inner.configuration.get().own.as_ref().map(|own| own.not_after)
     }
 
-    /// Who called, after the handshake. `Ok(None)`: no certificate was asked for. `Err`: the
-    /// certificate of a resumed session is past its life; the chain itself was checked by the
+    /// The caller's identity, after the handshake. `Ok(None)`: no client certificate was requested.
+    /// `Err`: the certificate of a resumed session has expired; the chain itself was verified by the
     /// handshake.
     pub fn caller(&self, connection: &ServerConnection) -> Result<Option<PeerIdentity>, &'static str> {
         let Some(leaf) = connection.peer_certificates().and_then(|chain| chain.first()) else {
@@ -127,7 +127,7 @@ pub(super) fn peer_files(settings: &Settings, clock: &dyn Clock) -> Result<TlsSe
     self_signed::with_files(&settings.peer_tls, &dir, &[&settings.listen_peer_urls], years, clock)
 }
 
-/// What the other side of a connection must satisfy beyond its chain.
+/// The conditions for the peer's certificate beyond a valid chain.
 pub(super) fn conditions(tls: &TlsSettings) -> Result<Conditions, TlsError> {
     let revoked = tls.crl_file.as_ref().map(|path| files::revoked_serials(path)).transpose()?.unwrap_or_default();
     let allowed = AllowedNames { cns: tls.allowed_cn.clone(), hostnames: tls.allowed_hostname.clone() };
@@ -165,8 +165,8 @@ fn build(protocols: &[&[u8]], tls: &TlsSettings, rules: &TlsPolicy) -> Result<Lo
     Ok(Loaded { config: Arc::new(config), own })
 }
 
-/// A chain with the key that belongs to it. rustls reads no certificate of X.509 version 1 and so cannot tell whether the
-/// key fits; Go serves them, and it is for callers to judge them: their key is compared here.
+/// A certificate chain with its private key. rustls cannot parse X.509 version 1 certificates, so it cannot check their
+/// key; Go serves them and leaves their verification to clients. Their key is compared here.
 fn certified(
     chain: Vec<CertificateDer<'static>>,
     private: PrivateKeyDer<'static>,

@@ -1,5 +1,5 @@
-//! Real handshakes over an in-memory pipe: who gets in, what is refused at start, and what a change
-//! of files does.
+//! Real handshakes over an in-memory pipe: accepted and refused callers, errors at start, and
+//! reloading of files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,12 +39,12 @@ fn load_client(tls: &TlsSettings) -> ClientTls {
     ClientTls::load("test", tls, &policy(), Arc::new(SystemClock::new())).expect("client")
 }
 
-/// A clock at today's date that only the test moves.
+/// A manual clock at today's date.
 fn manual_clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at_unix(SystemClock::new().unix()))
 }
 
-/// One handshake and one byte each way; the server's view of the caller, or the server's error.
+/// One handshake and one byte each way; returns the caller's identity as seen by the server, or its error.
 async fn meet(server: &ServerTls, client: &ClientTls) -> Result<Option<PeerIdentity>, String> {
     let (near, far) = tokio::io::duplex(1 << 16);
     let name = ClientTls::server_name("localhost").expect("name");
@@ -70,7 +70,7 @@ async fn meet(server: &ServerTls, client: &ClientTls) -> Result<Option<PeerIdent
 }
 
 #[tokio::test]
-async fn a_caller_of_the_authority_is_let_in_and_named() {
+async fn a_caller_with_a_certificate_from_the_ca_is_accepted_and_identified() {
     let house = house();
     let server = load_server(&house.server).expect("server");
     let caller = meet(&server, &load_client(&house.client)).await.expect("handshake").expect("identity");
@@ -82,7 +82,7 @@ async fn a_caller_of_the_authority_is_let_in_and_named() {
 }
 
 #[tokio::test]
-async fn without_an_authority_nobody_is_asked_for_a_certificate() {
+async fn without_a_ca_no_client_certificate_is_requested() {
     let house = house();
     let open = TlsSettings { trusted_ca_file: None, ..house.server };
     let anonymous = TlsSettings { cert_file: None, key_file: None, ..house.client };
@@ -91,7 +91,7 @@ async fn without_an_authority_nobody_is_asked_for_a_certificate() {
 }
 
 #[tokio::test]
-async fn callers_without_a_good_certificate_are_refused() {
+async fn callers_without_a_valid_certificate_are_refused() {
     let house = house();
     let other = Authority::new(house.dir.path(), "other");
     let with = |pair: (PathBuf, PathBuf)| TlsSettings {
@@ -113,7 +113,7 @@ async fn callers_without_a_good_certificate_are_refused() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_required_as_soon_as_an_authority_is_set() {
+async fn a_client_certificate_is_required_if_a_ca_is_set() {
     let house = house();
     assert!(!house.server.client_cert_auth, "only the authority is set");
     let anonymous = TlsSettings { cert_file: None, key_file: None, ..house.client };
@@ -134,7 +134,7 @@ async fn revoked_serials_are_refused_from_der_and_pem_lists() {
 }
 
 #[tokio::test]
-async fn only_allowed_names_pass() {
+async fn only_allowed_names_are_accepted() {
     let house = house();
     let cn = |name: &str| TlsSettings { allowed_cn: vec!["bob".into(), name.into()], ..house.server.clone() };
     let host = |name: &str| TlsSettings { allowed_hostname: vec![name.into()], ..house.server.clone() };
@@ -150,7 +150,7 @@ async fn only_allowed_names_pass() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_is_refused_by_the_caller() {
+async fn a_server_with_another_ca_or_name_is_refused_by_the_caller() {
     let house = house();
     let stranger = Authority::new(house.dir.path(), "stranger");
     let pair = stranger.issue("impostor", &Leaf::default());
@@ -192,7 +192,7 @@ async fn new_files_serve_new_handshakes_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_change_of_authority_goes_through_a_time_of_both() {
+async fn a_ca_rotation_trusts_both_cas_for_a_time() {
     let house = house();
     let clock = manual_clock();
     let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
@@ -215,8 +215,8 @@ async fn a_change_of_authority_goes_through_a_time_of_both() {
 }
 
 #[tokio::test]
-async fn callers_take_up_a_bundle_of_both_and_a_new_pair_without_a_restart() {
-    // The calling half of a member, as it calls its peers while their authority is replaced.
+async fn callers_reload_a_bundle_of_both_cas_and_a_new_certificate_without_a_restart() {
+    // The client side of a member that calls its peers during a CA rotation.
     let house = house();
     let clock = manual_clock();
     let caller = ClientTls::load("test", &house.client, &policy(), clock.clone()).expect("caller");
@@ -239,7 +239,7 @@ async fn callers_take_up_a_bundle_of_both_and_a_new_pair_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_half_written_pair_leaves_the_old_one_serving() {
+async fn with_a_half_written_pair_the_old_one_stays_in_use() {
     let house = house();
     let clock = manual_clock();
     let server = ServerTls::load("test", super::CLIENT_PORT, &house.server, &policy(), clock.clone()).expect("server");
@@ -311,7 +311,7 @@ fn unusable_files_are_refused_at_start_by_name() {
     }
 }
 
-/// A certificate of X.509 version 1, good for a hundred years, and its key.
+/// An X.509 version 1 certificate, valid for a hundred years, and its key.
 const VERSION_1: (&str, &str) = (
     "-----BEGIN CERTIFICATE-----\n\
      MIIBFzCBvwIUc/Rr/7MGi0n97Ucoj20JwLXcDg8wCgYIKoZIzj0EAwIwDjEMMAoG\n\
@@ -342,7 +342,7 @@ async fn a_certificate_of_version_1_is_served_with_its_own_key_only() {
 }
 
 #[tokio::test]
-async fn auto_tls_signs_once_and_serves() {
+async fn auto_tls_generates_a_certificate_once_and_serves() {
     let dir = tempfile::tempdir().expect("dir");
     let mut settings = Settings { data_dir: dir.path().to_owned(), ..Settings::default() };
     settings.peer_tls.auto = true;
@@ -362,7 +362,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("file").permissions().mode() & 0o777
 }
 
-/// What a caller that offers these protocols agrees on with a port.
+/// The ALPN protocol that a caller with these offers negotiates with a port.
 async fn agreed(server: &ServerTls, client: &ClientTls, offers: Option<&[&[u8]]>) -> Result<Option<Vec<u8>>, String> {
     let mut config = (**client.connector().config()).clone();
     if let Some(offers) = offers {
@@ -379,13 +379,13 @@ async fn agreed(server: &ServerTls, client: &ClientTls, offers: Option<&[&[u8]]>
 }
 
 #[tokio::test]
-async fn a_port_agrees_on_what_it_speaks_and_on_nothing_else() {
+async fn a_port_negotiates_only_its_own_protocols() {
     let house = house();
     let client = load_client(&house.client);
     let port = |protocols| ServerTls::load("test", protocols, &house.server, &policy(), Arc::new(SystemClock::new()));
     let (clients, peers) = (port(CLIENT_PORT).expect("server"), port(PEER_PORT).expect("server"));
     let (h2, http1): (&[u8], &[u8]) = (b"h2", b"http/1.1");
-    // (port, offers, agreed); no offers of its own: a member of this release. `h2, http/1.1` is what an older one offers.
+    // (port, offers, negotiated). A member of this release offers nothing; an older one offers `h2, http/1.1`.
     for (port, offers, expected) in [
         (&clients, Some(&[][..]), Ok(None)),
         (&clients, Some(&[h2, http1]), Ok(Some(h2))),
@@ -396,7 +396,7 @@ async fn a_port_agrees_on_what_it_speaks_and_on_nothing_else() {
         (&peers, Some(&[h2, http1]), Ok(Some(http1))),
         (&peers, Some(&[http1]), Ok(Some(http1))),
         (&peers, Some(&[h2]), Err("NoApplicationProtocol")),
-        // The port of a member of an older release: it offered what the client port offers.
+        // The peer port of an older release: it supported what the client port does.
         (&clients, None, Ok(None)),
     ] {
         let found = agreed(port, &client, offers).await;

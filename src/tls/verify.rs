@@ -1,5 +1,5 @@
-//! Checks of the other side's certificate beyond its chain: revocation by serial number and the lists
-//! of allowed names. They sit inside the handshake, so no listener and no call can forget them.
+//! Checks of the peer's certificate beyond its chain: revocation by serial number, and the lists of
+//! allowed names. They are part of the handshake, so no listener and no call can omit them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use super::error::TlsError;
 use super::files::RevokedSerials;
 use super::identity::PeerIdentity;
 
-/// A refusal by the lists of allowed names, in etcd's words.
+/// The certificate matches none of the allowed names; etcd's message.
 #[derive(Debug, thiserror::Error)]
 #[error("client certificate authentication failed")]
 struct NotAllowed;
 
-/// Names of which a caller's certificate must carry one; empty lists ask nothing.
+/// Allowed names, of which a certificate must have one; empty lists allow any.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedNames {
     /// Common names.
@@ -41,17 +41,17 @@ impl AllowedNames {
     }
 }
 
-/// What is asked of a certificate whose chain is good.
+/// Conditions for a certificate with a valid chain.
 #[derive(Default)]
 pub struct Conditions {
     /// Serial numbers that are refused.
     pub revoked: RevokedSerials,
-    /// Names of which the leaf must carry one.
+    /// Names of which the leaf must have one.
     pub allowed: AllowedNames,
 }
 
 impl Conditions {
-    /// Revocation of any certificate of the chain first, then the leaf's names.
+    /// Checks revocation of every certificate in the chain first, then the leaf's names.
     fn check(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
         let unreadable = || Error::InvalidCertificate(CertificateError::BadEncoding);
         for certificate in std::iter::once(leaf).chain(intermediates) {
@@ -74,7 +74,7 @@ impl fmt::Debug for Conditions {
     }
 }
 
-/// Judges callers: chain first, then the conditions.
+/// Verifies client certificates: chain first, then the conditions.
 #[derive(Debug)]
 pub struct CallerVerifier {
     chain: Arc<dyn ClientCertVerifier>,
@@ -82,7 +82,7 @@ pub struct CallerVerifier {
 }
 
 impl CallerVerifier {
-    /// A verifier that demands a certificate under `roots`.
+    /// A verifier that requires a certificate issued under `roots`.
     pub fn new(
         roots: RootCertStore,
         provider: Arc<CryptoProvider>,
@@ -95,8 +95,8 @@ impl CallerVerifier {
     }
 }
 
-/// Judges servers that are called, by the same conditions: etcd holds both ends of a peer connection
-/// to `--peer-cert-allowed-cn`.
+/// Verifies server certificates, with the same conditions: etcd applies `--peer-cert-allowed-cn` to
+/// both ends of a peer connection.
 #[derive(Debug)]
 pub struct CalledVerifier {
     chain: Arc<WebPkiServerVerifier>,
@@ -104,7 +104,7 @@ pub struct CalledVerifier {
 }
 
 impl CalledVerifier {
-    /// A verifier of servers under `roots`.
+    /// A verifier for servers with certificates issued under `roots`.
     pub fn new(
         roots: RootCertStore,
         provider: Arc<CryptoProvider>,
@@ -193,8 +193,8 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-/// Accepts whatever a server shows. Only for `--peer-auto-tls`, where every member signs for itself
-/// and there is nothing to check against: it hides traffic and proves nothing.
+/// Accepts any server certificate. Only for `--peer-auto-tls`, where every member's certificate is
+/// self-signed and cannot be verified: it encrypts traffic but authenticates nobody.
 #[derive(Debug)]
 pub struct AnyServer(pub Arc<CryptoProvider>);
 

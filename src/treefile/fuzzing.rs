@@ -1,9 +1,9 @@
-//! What the fuzz target of the tree file does with its bytes; see `src/fuzzing.rs`.
+//! The fuzz target of the tree file format; see `src/fuzzing.rs`.
 
 use super::{FileError, Header, Lines, Node, Part, Writer};
 
-/// The bytes are read as they are. What they held before the first fault is then written as a whole file, which must read
-/// back as the same.
+/// Reads the bytes as they are. The nodes before the first error are then written to a new file, which must read back
+/// equal.
 pub(crate) fn treefile(data: &[u8]) {
     let (header, nodes, fault) = read(data);
     if let Err(fault) = fault {

@@ -1,4 +1,4 @@
-//! What a line says.
+//! The lines of the file: header, node, trailer.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub const FORMAT: &str = "etcd-v2-tree";
 /// The version this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 
-/// First line: what the tree is and where it is from.
+/// First line: the tree and its source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
@@ -22,17 +22,17 @@ pub struct Header {
     pub format: String,
     /// [`VERSION`].
     pub version: u32,
-    /// The exported node: everything is at or below it.
+    /// Path of the exported node: every node is at or below it.
     pub prefix: String,
-    /// `X-Etcd-Index` of the source at the cut: a watch from here plus one misses nothing.
+    /// `X-Etcd-Index` of the source at the snapshot: a watch from this index plus one misses nothing.
     pub index: u64,
     /// Cluster id of the source, bare hexadecimal.
     pub cluster: String,
-    /// The source's clock at the cut, RFC 3339.
+    /// The source's clock at the snapshot, RFC 3339.
     pub time: String,
-    /// Whether nodes whose name begins with `_` are all in it. Only a server of this project can list them.
+    /// Whether it includes all hidden nodes (names starting with `_`). Only a server of this project can list them.
     pub all_hidden: bool,
-    /// The hidden paths that were asked for by name.
+    /// The hidden paths that were requested by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<String>,
 }
@@ -65,14 +65,14 @@ pub struct Node {
     pub expiration: Option<i64>,
 }
 
-/// Just enough to tell a foreign file.
+/// The fields needed to recognise a foreign file or another version.
 #[derive(Deserialize)]
 pub(super) struct Probe {
     pub format: Option<String>,
     pub version: Option<u64>,
 }
 
-/// Text where it is UTF-8, base64 where it is not.
+/// Text if it is UTF-8, otherwise base64.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NodeLine<'a> {
@@ -97,7 +97,7 @@ pub(super) struct Trailer {
     pub end: End,
 }
 
-/// What the last line says.
+/// The contents of the trailer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct End {
@@ -107,11 +107,11 @@ pub(super) struct End {
     pub sha256: String,
 }
 
-/// How every trailer begins, and no other line.
+/// Prefix of every trailer, and of no other line.
 pub(super) const TRAILER_START: &[u8] = b"{\"end\":";
 
 impl Node {
-    /// The node as one line with its newline.
+    /// Writes the node as one line, with the newline.
     pub(super) fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
         let (key, key64) = split(&self.key);
         let (value, value64) = self.value.as_deref().map_or((None, None), split);
@@ -122,7 +122,7 @@ impl Node {
         Ok(())
     }
 
-    /// Reads a line without its newline; the reason says what is wrong with it.
+    /// Parses a line without its newline; the error says what is wrong with it.
     pub(super) fn read(line: &[u8]) -> Result<Self, String> {
         let line: NodeLine<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         let key = join(line.key, line.key64)?.ok_or("it has no key")?;
@@ -151,7 +151,7 @@ fn join(text: Option<Cow<'_, str>>, coded: Option<Cow<'_, str>>) -> Result<Optio
     }
 }
 
-/// RFC 3339 in UTC, with as many digits as it takes.
+/// Formats a time as RFC 3339 in UTC, with as many fractional digits as needed.
 #[must_use]
 pub fn show_time(nanos: i64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos))
@@ -160,7 +160,7 @@ pub fn show_time(nanos: i64) -> String {
         .unwrap_or_default()
 }
 
-/// Nanoseconds since 1970 of an RFC 3339 time; a time beyond the clock is the last moment of it.
+/// Nanoseconds since 1970 of an RFC 3339 time, saturating.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<i64> {
     let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();

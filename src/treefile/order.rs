@@ -1,35 +1,35 @@
-//! Depth first, names in byte order: checked with a stack as deep as the tree.
+//! Checks depth-first order with names in byte order, using a stack as deep as the tree.
 
 use std::cmp::Ordering;
 
-/// Deepest path, in parts, that a file may hold: the deepest this project's servers take.
+/// Maximum number of path components in a file: the maximum that this project's servers accept.
 pub const MAX_DEPTH: usize = 256;
 
-/// Why a node cannot stand where it stands.
+/// Why a node is out of order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     /// Not an absolute path without empty, `.` or `..` parts.
     #[error("{0:?} is no path of a node")]
     NoPath(String),
-    /// Below something that is not in the file, or not a directory.
+    /// Its parent is not in the file, or is not a directory.
     #[error("{0:?} comes without its directory")]
     Orphan(String),
-    /// Smaller than its elder sibling.
+    /// Its name sorts before its preceding sibling's.
     #[error("{0:?} is out of order")]
     Disorder(String),
-    /// Equal to its elder sibling.
+    /// Its name equals its preceding sibling's.
     #[error("{0:?} comes twice")]
     Twice(String),
 }
 
-/// The path from the root to the node before.
+/// The path of the previous node.
 #[derive(Debug, Clone)]
 pub struct Order {
     prefix: Vec<u8>,
     names: Vec<Vec<u8>>,
-    /// How many of the names are directories that hold the prefix and come in no line.
+    /// How many of the names are directories above the prefix, which have no line.
     given: usize,
-    /// Whether the node before is a directory.
+    /// Whether the previous node is a directory.
     open: bool,
 }
 
@@ -42,10 +42,10 @@ impl Order {
         Self { prefix: prefix.to_vec(), given: names.len(), names, open: true }
     }
 
-    /// Takes the next node.
+    /// Checks the next node.
     ///
     /// # Errors
-    /// It cannot come here.
+    /// It is out of order.
     pub fn admit(&mut self, key: &[u8], is_dir: bool) -> Result<(), OrderError> {
         let shown = || String::from_utf8_lossy(key).into_owned();
         let parts = parts(key).ok_or_else(|| OrderError::NoPath(shown()))?;
@@ -76,7 +76,7 @@ fn parts(key: &[u8]) -> Option<Vec<&[u8]>> {
     good.then_some(parts)
 }
 
-/// The order of two paths in a file: a directory before what it holds, siblings by their bytes.
+/// The order of two paths in a file: a directory before its children, siblings by their bytes.
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8]) -> Ordering {
     left.split(|&byte| byte == b'/').cmp(right.split(|&byte| byte == b'/'))

@@ -1,4 +1,4 @@
-//! Reads a tree line by line and trusts nothing before the trailer.
+//! Reads a tree line by line; the file is verified only with the trailer.
 
 use sha2::{Digest, Sha256};
 
@@ -6,13 +6,13 @@ use super::line::{FORMAT, Header, Node, Probe, TRAILER_START, Trailer, VERSION};
 use super::order::{Order, OrderError};
 use super::writer::hex;
 
-/// Longest line, bytes: a value of 10 MiB of which every byte needs a six-byte escape, and its key.
+/// Maximum line length, in bytes: a value of 10 MiB with a six-byte escape for every byte, and its key.
 pub const MAX_LINE_BYTES: usize = 80 << 20;
 
-/// Why a file is not a whole, unchanged export.
+/// Why a file is not a complete, unmodified export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// Something else altogether.
+    /// Not an export.
     #[error("this is no export of a v2 tree: its first line is not a header of the format {FORMAT:?}")]
     Foreign,
     /// A version this program does not know.
@@ -26,7 +26,7 @@ pub enum FileError {
         /// What is wrong.
         reason: String,
     },
-    /// A node where none may come.
+    /// A node out of order.
     #[error("line {line} is out of place: {error}")]
     Order {
         /// Counted from 1.
@@ -45,18 +45,18 @@ pub enum FileError {
     Checksum,
 }
 
-/// What a line turned out to be.
+/// A parsed line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// The first line.
     Header(Header),
     /// A node.
     Node(Node),
-    /// The last line; everything before it is proven.
+    /// The trailer; everything before it is verified.
     End(Totals),
 }
 
-/// What a whole export holds.
+/// Totals of a complete export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Directories, the exported one included unless it is the root.
@@ -65,7 +65,7 @@ pub struct Totals {
     pub files: u64,
     /// Nodes with an expiration.
     pub expiring: u64,
-    /// Nodes whose path or value holds U+FFFD, which servers put where bytes are not UTF-8.
+    /// Nodes whose path or value contains U+FFFD, with which servers replace invalid UTF-8.
     pub replaced: u64,
 }
 
@@ -88,7 +88,7 @@ impl Totals {
     }
 }
 
-/// Takes the lines of an export one after another.
+/// Verifies the lines of an export one after another.
 #[derive(Default)]
 pub struct Lines {
     line: u64,
@@ -99,10 +99,10 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes a line without its newline.
+    /// Parses and checks the next line, without its newline.
     ///
     /// # Errors
-    /// The file is not a whole, unchanged export.
+    /// The file is not a complete, unmodified export.
     pub fn take(&mut self, line: &[u8]) -> Result<Part, FileError> {
         self.line += 1;
         if self.ended {
@@ -126,10 +126,10 @@ impl Lines {
         Ok(Part::Node(node))
     }
 
-    /// Says that there are no more lines.
+    /// To be called at the end of the file.
     ///
     /// # Errors
-    /// There should have been.
+    /// The file is truncated.
     pub fn finish(&self) -> Result<(), FileError> {
         match (self.ended, self.order.is_some()) {
             (true, _) => Ok(()),
@@ -138,7 +138,7 @@ impl Lines {
         }
     }
 
-    /// What is wrong when the file ends in the middle of a line, or a line is longer than any can be.
+    /// The error for a file that ends in the middle of a line, or a line that is too long.
     #[must_use]
     pub fn cut(&self) -> FileError {
         if self.order.is_some() { FileError::Truncated(self.line) } else { FileError::Foreign }
@@ -152,7 +152,7 @@ impl Lines {
     fn end(&mut self, line: &[u8]) -> Result<Totals, FileError> {
         let trailer: Trailer = serde_json::from_slice(line)
             .map_err(|error| FileError::Line { line: self.line, reason: error.to_string() })?;
-        // Written again it must be the same: no byte of the file is outside of the proof, not even here.
+        // It must re-encode to the same bytes, so that every byte of the file is verified, even in the trailer.
         let same = serde_json::to_vec(&trailer).is_ok_and(|again| again == line);
         let sum = hex(&std::mem::take(&mut self.hash).finalize());
         if !same || trailer.end.nodes != self.totals.nodes() || trailer.end.sha256 != sum {

@@ -1,4 +1,4 @@
-//! The format: what is written reads back, and nothing else reads.
+//! The format: files round-trip, and anything else is refused.
 
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ fn header() -> Header {
     Header { hidden: vec!["/a/_h".to_owned()], ..Header::new("/", 77, "cdf8".to_owned(), 1_500_000_000_000_000_000) }
 }
 
-/// The nodes of a file that is whole, or why it is not.
+/// The nodes of a complete file, or the error.
 fn read(bytes: &[u8]) -> Result<(Header, Vec<Node>, Totals), FileError> {
     let (mut lines, mut nodes, mut found, mut totals) = (Lines::default(), Vec::new(), None, None);
     let mut rest = bytes;
@@ -54,7 +54,7 @@ fn read(bytes: &[u8]) -> Result<(Header, Vec<Node>, Totals), FileError> {
 }
 
 #[test]
-fn what_is_written_reads_back_to_the_byte_and_the_nanosecond() {
+fn files_round_trip_to_the_byte_and_the_nanosecond() {
     let (found, nodes, totals) = read(&write(&header(), &sample())).unwrap();
     assert_eq!((found, nodes), (header(), sample()));
     assert_eq!(totals, Totals { directories: 2, files: 4, expiring: 1, replaced: 0 });
@@ -62,7 +62,7 @@ fn what_is_written_reads_back_to_the_byte_and_the_nanosecond() {
 }
 
 #[test]
-fn every_cut_of_a_file_is_refused() {
+fn a_file_truncated_anywhere_is_refused() {
     let bytes = write(&header(), &sample());
     for end in 0..bytes.len() {
         assert!(read(&bytes[..end]).is_err(), "cut at {end}: {:?}", String::from_utf8_lossy(&bytes[..end]));
@@ -70,7 +70,7 @@ fn every_cut_of_a_file_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_is_noticed() {
+fn every_flipped_bit_is_detected() {
     let bytes = write(&header(), &sample());
     for at in 0..bytes.len() {
         for bit in 0..8 {
@@ -82,7 +82,7 @@ fn every_flipped_bit_is_noticed() {
 }
 
 #[test]
-fn lines_that_change_places_vanish_or_come_again_are_refused() {
+fn reordered_missing_and_repeated_lines_are_refused() {
     let bytes = write(&header(), &sample());
     let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
     for left in 0..lines.len() {
@@ -101,7 +101,7 @@ fn lines_that_change_places_vanish_or_come_again_are_refused() {
 }
 
 #[test]
-fn foreign_files_and_other_versions_are_told_apart() {
+fn foreign_files_and_other_versions_are_distinguished() {
     assert_eq!(read(b""), Err(FileError::Foreign));
     assert_eq!(read(b"{\"action\":\"get\"}\n"), Err(FileError::Foreign));
     assert_eq!(read(b"\x7fELF\n"), Err(FileError::Foreign));
@@ -111,7 +111,7 @@ fn foreign_files_and_other_versions_are_told_apart() {
 }
 
 #[test]
-fn something_after_the_end_is_refused() {
+fn data_after_the_trailer_is_refused() {
     let bytes = write(&header(), &sample());
     assert_eq!(read(&[&bytes[..], b"\n"].concat()), Err(FileError::Trailing(sample().len() as u64 + 3)));
     assert!(read(&[&bytes[..], b"x"].concat()).is_err());
@@ -119,12 +119,12 @@ fn something_after_the_end_is_refused() {
 
 fn admit(prefix: &str, keys: &[&str]) -> Result<(), OrderError> {
     let mut order = Order::new(prefix.as_bytes());
-    // Names that begin with f are files.
+    // Names that start with f are files.
     keys.iter().try_for_each(|key| order.admit(key.as_bytes(), !key.rsplit('/').next().unwrap().starts_with('f')))
 }
 
 #[test]
-fn only_a_depth_first_walk_in_byte_order_passes() {
+fn only_depth_first_byte_order_is_accepted() {
     assert_eq!(admit("/", &["/a", "/a/b", "/a/b/f", "/a/b!", "/a!", "/b"]), Ok(()));
     assert_eq!(admit("/", &["/a/b"]), Err(OrderError::Orphan("/a/b".into())));
     assert_eq!(admit("/", &["/a", "/b/c"]), Err(OrderError::Orphan("/b/c".into())));
@@ -138,7 +138,7 @@ fn only_a_depth_first_walk_in_byte_order_passes() {
 }
 
 #[test]
-fn a_file_of_a_prefix_holds_the_prefix_and_what_is_below_it_only() {
+fn a_file_of_a_prefix_holds_only_nodes_at_or_below_it() {
     assert_eq!(admit("/a/b", &["/a/b", "/a/b/c", "/a/b/c/d"]), Ok(()));
     assert_eq!(admit("/a/b", &["/a/b/c"]), Err(OrderError::Orphan("/a/b/c".into())));
     assert_eq!(admit("/a/b", &["/a"]), Err(OrderError::Orphan("/a".into())));
@@ -149,7 +149,7 @@ fn a_file_of_a_prefix_holds_the_prefix_and_what_is_below_it_only() {
 
 proptest! {
     #[test]
-    fn sorted_paths_with_all_their_directories_pass_and_any_other_order_fails(
+    fn sorted_paths_with_all_parents_pass_and_any_other_order_fails(
         paths in proptest::collection::btree_set("(/[a-c!~]{1,2}){1,4}", 1..20), swap in any::<(usize, usize)>()
     ) {
         let mut keys: Vec<String> = paths.iter().flat_map(|path| {

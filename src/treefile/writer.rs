@@ -1,4 +1,4 @@
-//! Writes a tree, checks its order on the way, and ends it with count and checksum.
+//! Writes a tree, checks its order while writing, and appends count and checksum.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use super::order::{Order, OrderError};
 /// Why a tree could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The source gave a node where none may come.
+    /// The source returned a node out of order.
     #[error("the source gave a tree that cannot be kept: {0}")]
     Order(#[from] OrderError),
     /// The output failed.
@@ -24,7 +24,7 @@ impl From<serde_json::Error> for WriteError {
     }
 }
 
-/// A tree on its way out.
+/// A tree being written.
 pub struct Writer<W> {
     out: W,
     order: Order,
@@ -37,7 +37,7 @@ impl<W: Write> Writer<W> {
     /// Writes the header.
     ///
     /// # Errors
-    /// The output's.
+    /// Writing the output failed.
     pub fn new(out: W, header: &Header) -> Result<Self, WriteError> {
         let order = Order::new(header.prefix.as_bytes());
         let mut writer = Self { out, order, hash: Sha256::new(), nodes: 0, line: Vec::new() };
@@ -50,7 +50,7 @@ impl<W: Write> Writer<W> {
     /// Writes the next node.
     ///
     /// # Errors
-    /// It cannot come here, or the output's.
+    /// The node is out of order, or writing the output failed.
     pub fn node(&mut self, node: &Node) -> Result<(), WriteError> {
         self.order.admit(&node.key, node.value.is_none())?;
         node.write(&mut self.line)?;
@@ -58,10 +58,10 @@ impl<W: Write> Writer<W> {
         self.flush_line()
     }
 
-    /// Writes the trailer and gives the output back.
+    /// Writes the trailer and returns the output.
     ///
     /// # Errors
-    /// The output's.
+    /// Writing the output failed.
     pub fn finish(mut self) -> Result<W, WriteError> {
         let sha256 = hex(&self.hash.finalize());
         serde_json::to_writer(&mut self.out, &Trailer { end: End { nodes: self.nodes, sha256 } })?;

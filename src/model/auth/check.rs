@@ -1,7 +1,7 @@
-//! Who may have which command done, and which read answered: the walk over a request, down to the last nested operation.
+//! Permission checks for commands and reads, including every operation of nested transactions.
 //!
-//! The one telling of it: apply asks [`command`], and so does the edge before it proposes; reads ask [`read`] and
-//! [`txn`]. Requests are judged as the client sent them, never in a normalised form.
+//! This is the only implementation: [`command`] is called by apply and by the API before it proposes; reads call
+//! [`read`] and [`txn`]. Requests are checked as the client sent them, never in a normalised form.
 
 use super::super::command::Command;
 use super::super::kv::Failure;
@@ -12,11 +12,11 @@ use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
-/// Whether `by` may have `command` done.
+/// Checks whether `by` may run `command`.
 ///
-/// Commands of the members themselves (expiry, alarms over the quota, compaction by time, the cluster version) are asked
-/// for by nobody and pass; so does a v2 command, which has its own authentication. What a client must be root for is
-/// checked again here when somebody asks for it, because he may have lost that standing since.
+/// Commands proposed by members themselves (lease expiry, the NOSPACE alarm, auto-compaction, the cluster version)
+/// carry no user and pass; so does a v2 command, which has its own authentication. Commands reserved for root are
+/// checked again here when they carry a user, who may have lost the root role since the proposal.
 ///
 /// # Errors
 /// The refusal, or the view's failure.
@@ -44,7 +44,7 @@ pub fn command(view: &impl View, by: &Identity, command: &Command) -> Result<(),
     allowed.map_err(Failure::from)
 }
 
-/// Whether `by` may have the range answered.
+/// Checks whether `by` may read the range.
 ///
 /// # Errors
 /// As [`Auth::read`].
@@ -52,7 +52,7 @@ pub fn read(auth: &Auth, by: &Identity, request: &RangeRequest) -> Result<(), Au
     auth.read(by, &request.key, &request.range_end)
 }
 
-/// Whether `by` may have the transaction done: every comparison and every operation of both branches, at every depth.
+/// Checks whether `by` may run the transaction: every compare and every operation of both branches, at every depth.
 ///
 /// # Errors
 /// The first refusal in etcd's order, or the view's failure.
@@ -72,8 +72,8 @@ fn one(auth: &Auth, view: &impl View, by: &Identity, operation: &RequestOp) -> R
     }
 }
 
-/// A put writes its key. With a lease it binds the key's life to it, so it takes the right to end that lease; with
-/// `prev_kv` it also reads.
+/// A put needs write permission on its key; with `prev_kv` also read permission. Attaching a lease also needs the right
+/// to revoke that lease, because the key is deleted with it.
 fn put(auth: &Auth, view: &impl View, by: &Identity, request: &PutRequest) -> Result<(), Failure> {
     auth.write(by, &request.key, &[])?;
     if request.lease != 0 {
@@ -93,7 +93,7 @@ fn delete_range(auth: &Auth, by: &Identity, request: &DeleteRangeRequest) -> Res
     Ok(())
 }
 
-/// Whether `by` may write every key that hangs on the lease. An unknown lease has none.
+/// Checks whether `by` may write every key attached to the lease. An unknown lease has none.
 ///
 /// # Errors
 /// The refusal, or the view's failure.
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operation_needs_its_own_right() {
+    fn each_operation_needs_its_own_permission() {
         let world = world();
         let with_prev = |key| Command::Put(PutRequest { prev_kv: true, ..set(key, "") });
         let delete_prev = |key, end| Command::DeleteRange(DeleteRangeRequest { prev_kv: true, ..delete(key, end) });
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_may_be_used_and_ended_by_whoever_may_write_all_of_its_keys() {
+    fn attaching_and_revoking_a_lease_need_write_permission_on_all_its_keys() {
         let mut world = world();
         world.as_root(&Command::LeaseGrant(LeaseGrant { id: 5, ttl: 60 })).unwrap();
         let end = Command::LeaseRevoke(LeaseRevoke { ids: vec![5], ..LeaseRevoke::default() });
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(verdict(&world, &expired), Ok(()), "the leader's own");
     }
 
-    /// The same rule told without nesting: all reads and writes of a transaction in one list.
+    /// Reference implementation of the rule: all reads and writes of a transaction, flattened into two lists.
     fn flat(request: &TxnRequest, reads: &mut Vec<(Vec<u8>, Vec<u8>)>, writes: &mut Vec<(Vec<u8>, Vec<u8>)>) {
         reads.extend(request.compare.iter().map(|c| (c.key.to_vec(), c.range_end.to_vec())));
         for operation in request.success.iter().chain(&request.failure) {
@@ -215,7 +215,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_transaction_is_allowed_exactly_when_each_of_its_reads_and_writes_is(
+        fn a_txn_is_allowed_exactly_when_each_of_its_reads_and_writes_is(
             request in any_txn(), read_to in "[a-e]", write_to in "[a-e]",
         ) {
             let mut world = secured();

@@ -1,4 +1,4 @@
-//! The keys that a user's roles open, for reading and for writing: unions of ranges, ready to be asked.
+//! The key ranges a user may read and write: the union of the permissions of all its roles.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::proto::authpb::permission::Type;
 /// `range_end` that means "to the last key".
 const OPEN: &[u8] = &[0];
 
-/// What all permissions of a user open together. Writing does not imply reading.
+/// The merged permissions of a user. Write permission does not imply read permission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     read: Spans,
@@ -16,7 +16,7 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// The union of these permissions. One of a kind that this program does not know opens nothing.
+    /// The union of these permissions. A permission of unknown type grants nothing.
     pub fn of<'a>(permissions: impl Iterator<Item = &'a Permission>) -> Self {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         for permission in permissions {
@@ -55,7 +55,7 @@ type Span = (Bytes, Option<Bytes>);
 
 fn span_of(permission: &Permission) -> Option<Span> {
     let Permission { key, range_end, .. } = permission;
-    // Old stores may hold what can no longer be granted; it opens nothing.
+    // Old stores may hold permissions that can no longer be granted; they grant nothing.
     if !is_grantable(key, range_end) {
         return None;
     }
@@ -69,7 +69,7 @@ fn span_of(permission: &Permission) -> Option<Span> {
     Some((key.clone(), end))
 }
 
-/// Disjoint spans in order; two that touch are one.
+/// Disjoint spans in key order; adjacent spans are merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Spans(Vec<Span>);
 
@@ -80,7 +80,7 @@ impl Spans {
         for (start, end) in pieces {
             match spans.last_mut() {
                 Some((_, last)) if last.as_ref().is_none_or(|last| start <= *last) => {
-                    // No end is the furthest end.
+                    // `None` is greater than every end.
                     if last.is_some() && (end.is_none() || end > *last) {
                         *last = end;
                     }
@@ -91,8 +91,8 @@ impl Spans {
         Self(spans)
     }
 
-    /// An inverted range (`range_end` before `key`) holds no key, so it is enough to ask about `key` alone. What etcd says to
-    /// one follows from how its interval tree is cut: sometimes a refusal, never a key.
+    /// An inverted range (`range_end` before `key`) holds no key, so only `key` itself is checked. etcd's answer
+    /// depends on the shape of its interval tree: sometimes a refusal, never a key.
     fn cover(&self, key: &[u8], range_end: &[u8]) -> bool {
         let after = self.0.partition_point(|(start, _)| start.as_ref() <= key);
         let Some((_, end)) = after.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_must_be_covered_whole() {
+    fn the_whole_requested_range_must_be_granted() {
         // (granted, asked, allowed)
         type Pair = (&'static str, &'static str);
         let table: [(&[Pair], Pair, bool); 22] = [
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inverted_range_asks_about_its_first_key_as_in_etcd() {
+    fn an_inverted_range_is_checked_at_its_first_key_as_in_etcd() {
         let granted = grants(&[read("c", "f")]);
         assert!(granted.may_read(b"d", b"a"));
         assert!(!granted.may_read(b"g", b"d"));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_and_reading_are_apart_and_an_unknown_kind_opens_nothing() {
+    fn read_and_write_are_separate_and_an_unknown_type_grants_nothing() {
         let with = |perm_type| grants(&[Permission { perm_type, ..read("a", "") }]);
         let seen = [0, 1, 2, 7].map(|kind| (with(kind).may_read(b"a", b""), with(kind).may_write(b"a", b"")));
         assert_eq!(seen, [(true, false), (false, true), (true, true), (false, false)]);
@@ -180,7 +180,7 @@ mod tests {
         (key.prop_map(Bytes::from), end.prop_map(Bytes::from))
     }
 
-    /// Every key that can tell two ranges over the alphabet above apart.
+    /// Enough keys to distinguish any two ranges over the alphabet above.
     fn witnesses() -> Vec<Vec<u8>> {
         let letters = [0u8, b'a', b'b', 0xff];
         let longer = |keys: &[Vec<u8>]| -> Vec<Vec<u8>> {
@@ -199,7 +199,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_allowed_is_exactly_what_a_look_at_every_key_allows(
+        fn a_range_is_allowed_exactly_when_every_key_of_it_is(
             granted in prop::collection::vec(any_pair(), 0..6),
             (key, end) in any_pair(),
         ) {
@@ -213,7 +213,7 @@ mod tests {
             let expected = if asked.is_empty() {
                 open(&key)
             } else {
-                // A range without an end also holds keys beyond every witness.
+                // An open-ended range also holds keys beyond every witness.
                 let beyond = !matches!(asked, KeyRange::Span { end: None, .. }) || open(&[0xff; 9]);
                 beyond && witnesses().iter().filter(|key| asked.contains(key)).all(|key| open(key)) && open(&key)
             };

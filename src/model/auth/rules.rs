@@ -1,4 +1,4 @@
-//! What the commands on users, roles and permissions do. Each answers in etcd's order of complaints.
+//! The commands on users, roles and permissions. Each checks for errors in etcd's order.
 
 use bytes::Bytes;
 
@@ -12,12 +12,12 @@ use crate::proto::command::auth_command::Action;
 use crate::proto::command::{AuthCommand, Login, NewPassword, NewUser};
 use crate::proto::etcdserverpb as pb;
 
-/// Whether only root may have it done (while authentication is on): everything but a login.
+/// Whether the command needs root while authentication is on: all but a login do.
 pub fn needs_root(command: &AuthCommand) -> bool {
     !matches!(command.action, Some(Action::Login(_)) | None)
 }
 
-/// What the command does. Who asks was checked before ([`super::check`]).
+/// Applies the command. Permission was checked before ([`super::check`]).
 pub fn apply(view: &impl View, command: &AuthCommand, at: Position) -> Effects {
     let auth = view.auth();
     let outcome = match &command.action {
@@ -33,7 +33,7 @@ pub fn apply(view: &impl View, command: &AuthCommand, at: Position) -> Effects {
         Some(Action::RoleDelete(request)) => role_delete(&auth, &request.role),
         Some(Action::RoleGrantPermission(request)) => role_grant_permission(&auth, request),
         Some(Action::RoleRevokePermission(request)) => role_revoke_permission(&auth, request),
-        // The decoder lets none through.
+        // The decoder rejects an empty command.
         None => Ok(None),
     };
     match outcome {
@@ -46,7 +46,7 @@ pub fn apply(view: &impl View, command: &AuthCommand, at: Position) -> Effects {
     }
 }
 
-/// A change, nothing to change, or why not.
+/// A change, `None` for nothing to change, or the error.
 type Outcome = Result<Option<AuthChange>, AuthError>;
 
 fn logged_in(view: &impl View, auth: &Auth, login: &Login, at: Position) -> Effects {
@@ -64,7 +64,7 @@ fn logged_in(view: &impl View, auth: &Auth, login: &Login, at: Position) -> Effe
     Effects::nothing(view.revision(), Err(Refusal::Auth(error)))
 }
 
-/// A change that keeps the switch and counts the revision on.
+/// A change that keeps `enabled` and increments the auth revision.
 fn next(auth: &Auth) -> AuthChange {
     AuthChange { enabled: auth.is_enabled(), revision: auth.revision() + 1, ..AuthChange::default() }
 }
@@ -112,7 +112,7 @@ fn user_delete(auth: &Auth, name: &str) -> Outcome {
     Ok(Some(AuthChange { users, logged_out: Some(name.to_owned()), ..next(auth) }))
 }
 
-/// A user without a password stays one: the revision moves, nothing else.
+/// A user created without a password stays so: only the auth revision changes.
 fn user_change_password(auth: &Auth, new: &NewPassword) -> Outcome {
     let mut user = auth.user(&new.user).ok_or(AuthError::UserNotFound)?.clone();
     if !user.no_password {
@@ -121,7 +121,7 @@ fn user_change_password(auth: &Auth, new: &NewPassword) -> Outcome {
     Ok(Some(AuthChange { logged_out: Some(new.user.clone()), ..with_user(auth, &new.user, user) }))
 }
 
-/// Having the role already is well and changes nothing. The role `root` need not exist.
+/// Granting a role twice succeeds and changes nothing. The role `root` need not exist.
 fn user_grant_role(auth: &Auth, name: &str, role: &str) -> Outcome {
     let mut user = auth.user(name).ok_or(AuthError::UserNotFound)?.clone();
     if role != ROOT {
@@ -141,7 +141,7 @@ fn user_revoke_role(auth: &Auth, name: &str, role: &str) -> Outcome {
     Ok(Some(with_user(auth, name, user)))
 }
 
-/// The user without the role; `None` when it has it not.
+/// The user without the role; `None` when it does not have the role.
 fn without(user: &User, role: &str) -> Option<User> {
     user.has(role).then(|| {
         let roles = user.roles.iter().filter(|own| *own != role).cloned().collect();
@@ -159,7 +159,7 @@ fn role_add(auth: &Auth, name: &str) -> Outcome {
     Ok(Some(with_role(auth, name, Role::default())))
 }
 
-/// Takes the role from everybody who has it.
+/// Deletes the role and revokes it from every user.
 fn role_delete(auth: &Auth, name: &str) -> Outcome {
     if auth.is_enabled() && name == ROOT {
         return Err(AuthError::InvalidManagement);
@@ -169,8 +169,8 @@ fn role_delete(auth: &Auth, name: &str) -> Outcome {
     Ok(Some(AuthChange { users: users.collect(), roles: vec![(name.to_owned(), None)], ..next(auth) }))
 }
 
-/// A permission for the very same pair changes its kind. (etcd misses that pair when another permission for the same key
-/// stands before it, and then the older, wider kind stays in force.)
+/// Granting the same `key`, `range_end` pair again changes its type. (etcd misses the pair when another permission for
+/// the same key comes before it, and then the older, wider type stays in force.)
 fn role_grant_permission(auth: &Auth, request: &pb::AuthRoleGrantPermissionRequest) -> Outcome {
     let permission = request.perm.as_ref().ok_or(AuthError::PermissionNotGiven)?;
     if !is_grantable(&permission.key, &permission.range_end) {
@@ -201,7 +201,7 @@ fn is_for(permission: &Permission, key: &[u8], range_end: &[u8]) -> bool {
     permission.key == key && permission.range_end == range_end
 }
 
-/// Slices of a log entry keep all of it in memory; what is stored for long is copied out.
+/// Copies the hash: a slice of a log entry would keep the whole entry in memory.
 fn stored(hash: &Bytes) -> Secret {
     Secret::new(Bytes::copy_from_slice(hash))
 }

@@ -1,4 +1,4 @@
-//! The auth store as one value, the identities it knows, and what a command may change of it.
+//! The auth store as one value, the identity of a request, and the changes a command can make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::proto::authpb::Permission;
 /// The name of the user that must exist, and of the role that may do everything.
 pub const ROOT: &str = "root";
 
-/// Bytes that no log line may show.
+/// Bytes that must never be logged.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Bytes);
 
@@ -35,8 +35,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Who asks, and at which auth revision that was found out. Nobody in particular has no name and revision 0; a member's
-/// own commands are asked for by nobody.
+/// The user behind a request, and the auth revision at which it was authenticated. An anonymous identity has no name
+/// and revision 0; commands that members propose themselves are anonymous.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// User name.
@@ -46,12 +46,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Nobody in particular.
+    /// The anonymous identity.
     pub fn nobody() -> Self {
         Self::default()
     }
 
-    /// Whether nobody was identified.
+    /// Whether the request is anonymous.
     pub fn is_nobody(&self) -> bool {
         self.revision == 0
     }
@@ -60,9 +60,9 @@ impl Identity {
 /// A user as stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
-    /// The password's bcrypt hash; empty when there is none, which no password matches.
+    /// The password's bcrypt hash; empty when there is none, and then no password matches.
     pub password: Secret,
-    /// Whether the user was made without a password, to be known by certificate only.
+    /// Whether the user was created without a password, to authenticate by client certificate only.
     pub no_password: bool,
     /// Names of its roles, in order.
     pub roles: Vec<String>,
@@ -87,16 +87,16 @@ pub struct Role {
     pub permissions: Vec<Permission>,
 }
 
-/// What a command does to the auth store, beyond its answer.
+/// The effect of a command on the auth store, besides its response.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AuthEffect {
     /// The store changes.
     Changed(AuthChange),
-    /// A user has a new token. Members remember it; it is no part of the replicated state.
+    /// A user has a new token. Members keep it in memory; it is not part of the replicated state.
     Login {
-        /// Who.
+        /// User name.
         user: String,
-        /// The token, whole.
+        /// The complete token.
         token: Secret,
     },
 }
@@ -112,23 +112,23 @@ pub struct AuthChange {
     pub users: Vec<(String, Option<User>)>,
     /// Roles by name; `None` = deleted.
     pub roles: Vec<(String, Option<Role>)>,
-    /// A user whose tokens are void from now on.
+    /// A user whose tokens are revoked by this change.
     pub logged_out: Option<String>,
 }
 
-/// The auth store. Cloning is cheap enough for what changes rarely.
+/// The auth store. It is cloned on change, which is rare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Auth {
     enabled: bool,
     revision: u64,
     users: BTreeMap<String, Arc<User>>,
     roles: BTreeMap<String, Arc<Role>>,
-    /// Per user, what its roles open; follows from the two above.
+    /// Merged permissions per user, derived from the two fields above.
     grants: BTreeMap<String, Arc<Grants>>,
 }
 
 impl Default for Auth {
-    /// The store of a new cluster: nobody, off, revision 1.
+    /// The auth store of a new cluster: no users, authentication off, revision 1.
     fn default() -> Self {
         let (users, roles, grants) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { enabled: false, revision: 1, users, roles, grants }
@@ -136,7 +136,7 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// A store of these parts.
+    /// An auth store with these parts.
     pub fn new(
         enabled: bool,
         revision: u64,
@@ -153,7 +153,7 @@ impl Auth {
         Self::default().after(&change)
     }
 
-    /// This store with `change` made.
+    /// This store with `change` applied.
     pub fn after(&self, change: &AuthChange) -> Self {
         let mut next = self.clone();
         (next.enabled, next.revision) = (change.enabled, change.revision);
@@ -210,11 +210,11 @@ impl Auth {
         self.roles.iter().map(|(name, role)| (name.as_str(), role.as_ref()))
     }
 
-    /// Whether `by` may do what only root may. Always while authentication is off.
+    /// Checks that `by` has the root role. Always succeeds while authentication is off.
     ///
     /// # Errors
-    /// `UserEmpty`, `UserNotFound`, `Denied`. The identity's revision does not matter here, as in etcd: what it may is
-    /// looked up now.
+    /// `UserEmpty`, `UserNotFound`, `Denied`. The identity's auth revision is not checked, as in etcd: current roles
+    /// decide.
     pub fn admin(&self, by: &Identity) -> Result<(), AuthError> {
         if !self.enabled {
             return Ok(());
@@ -226,7 +226,7 @@ impl Auth {
         if user.is_root() { Ok(()) } else { Err(AuthError::Denied) }
     }
 
-    /// Whether `by` is anybody at all. Always while authentication is off.
+    /// Checks that `by` is not anonymous. Always succeeds while authentication is off.
     ///
     /// # Errors
     /// `UserEmpty`.
@@ -234,7 +234,7 @@ impl Auth {
         if self.enabled && by.is_nobody() { Err(AuthError::UserEmpty) } else { Ok(()) }
     }
 
-    /// Whether `by` may read all of etcd's pair `key`, `range_end`.
+    /// Checks whether `by` may read all of etcd's pair `key`, `range_end`.
     ///
     /// # Errors
     /// `UserEmpty`, `OldRevision`, `Denied`.
@@ -242,7 +242,7 @@ impl Auth {
         self.allowed(by, |grants| grants.may_read(key, range_end))
     }
 
-    /// Whether `by` may change all of it.
+    /// Checks whether `by` may write all of it.
     ///
     /// # Errors
     /// `UserEmpty`, `OldRevision`, `Denied`.
@@ -250,7 +250,7 @@ impl Auth {
         self.allowed(by, |grants| grants.may_write(key, range_end))
     }
 
-    /// Whether the user, identified at any time, may read the range now.
+    /// Checks whether the user may read the range now, whatever its identity's auth revision.
     ///
     /// # Errors
     /// `Denied`.
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_and_an_old_identity_are_refused_before_permissions_are_looked_at() {
+    fn an_anonymous_and_an_old_identity_are_refused_before_permissions_are_checked() {
         let auth = store();
         assert_eq!(auth.read(&Identity::nobody(), b"b", b""), Err(AuthError::UserEmpty));
         assert_eq!(auth.read(&by(ROOT, 6), b"b", b""), Err(AuthError::OldRevision));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn admins_are_known_by_their_role_now_whatever_their_revision() {
+    fn admins_need_the_root_role_now_whatever_their_auth_revision() {
         let auth = store();
         assert_eq!(auth.admin(&by(ROOT, 1)), Ok(()));
         assert_eq!(auth.admin(&by("ann", 7)), Err(AuthError::Denied));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn while_it_is_off_everybody_may_everything() {
+    fn with_authentication_off_everything_is_allowed() {
         let auth = Auth::default();
         let nobody = Identity::nobody();
         let answers = [auth.admin(&nobody), auth.somebody(&nobody), auth.read(&nobody, b"a", b"\0")];
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_role_reaches_the_users_that_have_it_and_a_deleted_user_opens_nothing() {
+    fn a_changed_role_changes_its_users_permissions_and_a_deleted_user_has_none() {
         let auth = store();
         let change = AuthChange {
             enabled: true,

@@ -1,4 +1,4 @@
-//! Users, roles and permissions through apply, as every replica runs it.
+//! Users, roles and permissions, tested through apply.
 
 use super::*;
 use crate::model::command::Command;
@@ -71,7 +71,7 @@ fn disable() -> Command {
     auth(Action::Disable(pb::AuthDisableRequest {}))
 }
 
-/// Authentication is on; there are root and ann, who has the role `low` without permissions.
+/// Authentication is on, with root and ann, whose role `low` has no permissions.
 pub(crate) fn secured() -> World {
     let mut world = World::default();
     for command in [user(ROOT), give_role(ROOT, ROOT), user("ann"), role("low"), give_role("ann", "low"), enable()] {
@@ -80,7 +80,7 @@ pub(crate) fn secured() -> World {
     world
 }
 
-/// Gives ann's role one more permission.
+/// Grants ann's role one more permission.
 pub(crate) fn grant(world: &mut World, kind: Type, key: &str, range_end: &str) {
     world.as_root(&allow("low", kind, key, range_end)).unwrap();
 }
@@ -137,7 +137,7 @@ fn every_change_moves_the_auth_revision_and_a_repeated_grant_does_not() {
 }
 
 #[test]
-fn complaints_are_etcds() {
+fn errors_are_etcds() {
     let mut world = World::default();
     for command in [user("u"), role("r"), role("s"), give_role("u", "s"), allow("s", Type::Read, "k", "m")] {
         world.done(&command);
@@ -170,7 +170,7 @@ fn complaints_are_etcds() {
 }
 
 #[test]
-fn root_keeps_its_standing_while_authentication_is_on_and_may_lose_it_while_it_is_off() {
+fn root_cannot_be_removed_while_authentication_is_on_but_can_while_it_is_off() {
     let mut world = secured();
     world.as_root(&role(ROOT)).unwrap();
     for command in [drop_user(ROOT), take_role(ROOT, ROOT), drop_role(ROOT)] {
@@ -184,7 +184,7 @@ fn root_keeps_its_standing_while_authentication_is_on_and_may_lose_it_while_it_i
 }
 
 #[test]
-fn only_root_manages_and_whoever_lost_that_is_refused_at_apply() {
+fn only_root_manages_users_and_a_lost_root_role_is_refused_at_apply() {
     let mut world = secured();
     for (by, error) in [
         (Identity::nobody(), AuthError::UserEmpty),
@@ -216,7 +216,7 @@ fn a_write_proposed_before_a_revoke_and_applied_after_it_is_refused() {
 }
 
 #[test]
-fn a_deleted_role_leaves_everybody_and_lists_stay_in_order() {
+fn a_deleted_role_is_revoked_from_every_user_and_lists_stay_sorted() {
     let mut world = World::default();
     for command in [role("m"), role("a"), role("z"), user("u"), user("b")] {
         world.done(&command);
@@ -235,7 +235,7 @@ fn a_deleted_role_leaves_everybody_and_lists_stay_in_order() {
 }
 
 #[test]
-fn permissions_stand_by_key_and_the_same_range_changes_its_kind_wherever_it_stands() {
+fn permissions_are_sorted_by_key_and_regranting_a_range_changes_its_type() {
     let mut world = World::default();
     world.done(&role("r"));
     for (key, end) in [("m", ""), ("b", ""), ("m", "n"), ("a", "\0")] {
@@ -269,7 +269,7 @@ fn passwords_change_only_for_users_that_have_one() {
 }
 
 #[test]
-fn a_login_answers_a_token_that_names_its_entry_and_changes_no_state() {
+fn a_login_returns_a_token_that_names_its_log_entry_and_changes_no_state() {
     let mut world = secured();
     let before = world.view.clone();
     let effects = world.run(&login("ann"));
@@ -281,7 +281,7 @@ fn a_login_answers_a_token_that_names_its_entry_and_changes_no_state() {
 }
 
 #[test]
-fn whoever_is_deleted_or_has_a_new_password_is_logged_out() {
+fn deleting_a_user_or_changing_its_password_revokes_its_tokens() {
     let mut world = World::default();
     for name in ["u", "v"] {
         world.done(&user(name));

@@ -10,10 +10,10 @@ use crate::proto::mvccpb::KeyValue;
 
 use super::{Failure, header};
 
-/// A delete on its own. Deleting nothing succeeds and leaves the revision alone.
+/// A delete outside a transaction. Deleting nothing succeeds and does not change the revision.
 ///
 /// # Errors
-/// None but the view's.
+/// Only those of the view.
 pub fn apply(view: &impl View, request: &DeleteRangeRequest) -> Result<Effects, Failure> {
     let (changes, response) = write(view, request, view.revision() + 1)?;
     let revision = view.revision() + i64::from(!changes.is_empty());
@@ -22,11 +22,11 @@ pub fn apply(view: &impl View, request: &DeleteRangeRequest) -> Result<Effects, 
     Ok(effects)
 }
 
-/// The changes a delete makes in a write at `revision`, and its answer, whose header carries `revision` only if the
-/// write has changed something by now.
+/// The changes of a delete at `revision`, and its response, whose header carries `revision` only if the write has
+/// changed something so far.
 ///
 /// # Errors
-/// None but the view's.
+/// Only those of the view.
 pub fn write(
     view: &impl View,
     request: &DeleteRangeRequest,
@@ -55,7 +55,7 @@ pub fn write(
     Ok((changes, response))
 }
 
-/// The change that ends the life of `record`'s key, and what the record says.
+/// The change that deletes the key of `record`, and the decoded record.
 ///
 /// # Errors
 /// The record is damaged.
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_records_come_in_key_order_when_asked() {
+    fn prev_kv_returns_the_old_records_in_key_order() {
         let mut world = three_keys();
         let old = [world.kv("a").unwrap(), world.kv("b").unwrap()];
         let response = answer(&mut world, DeleteRangeRequest { prev_kv: true, ..delete("a", "c") });

@@ -1,4 +1,4 @@
-//! The rules of keys: put, delete, range. Transactions are made of these.
+//! The key-value rules: put, delete, range. Transactions are composed of them.
 
 pub mod delete;
 pub mod put;
@@ -11,13 +11,13 @@ use super::effects::Refusal;
 use super::view::ViewError;
 use crate::proto::etcdserverpb::ResponseHeader;
 
-/// Why a rule has no answer: the request was refused, or the view could not be read.
+/// Why a rule failed: the request was refused, or the view could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// An answer like any other: every replica gives it.
+    /// A deterministic refusal, the same on every replica.
     #[error(transparent)]
     Refusal(#[from] Refusal),
-    /// This member's own trouble.
+    /// A local failure of this member.
     #[error(transparent)]
     View(#[from] ViewError),
 }
@@ -31,7 +31,7 @@ impl From<AuthError> for Failure {
 /// How [`range`] and the read-only transactions fail.
 pub type RangeError = Failure;
 
-/// A header with the one field that the rules know.
+/// A header with only the revision, the one field that the rules know.
 pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..ResponseHeader::default() })
 }

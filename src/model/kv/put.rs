@@ -1,4 +1,4 @@
-//! Put: one key, one new version. The hot path: one read of the key, one encoding, no copy of the value but that one.
+//! Put: one key, one new version. The hot path: one read of the key, one encoding, which is the only copy of the value.
 
 use crate::model::effects::{Change, Effects, Refusal, Response};
 use crate::model::record::Record;
@@ -8,7 +8,7 @@ use crate::proto::mvccpb::KeyValue;
 
 use super::{Failure, header};
 
-/// A put on its own: always a new revision, also when the value stays the same.
+/// A put outside a transaction: always a new revision, even when the value is unchanged.
 ///
 /// # Errors
 /// As [`write`].
@@ -20,12 +20,12 @@ pub fn apply(view: &impl View, request: &PutRequest) -> Result<Effects, Failure>
     Ok(effects)
 }
 
-/// The change a put makes in a write at `revision`, and its answer.
+/// The change of a put at `revision`, and its response.
 ///
-/// The lease of the request replaces the key's; 0 detaches it, unless `ignore_lease` keeps the old one.
+/// The request's lease replaces the key's; 0 detaches the key, unless `ignore_lease` keeps the old lease.
 ///
 /// # Errors
-/// [`Refusal::LeaseNotFound`] first, then [`Refusal::KeyNotFound`] for `ignore_value` or `ignore_lease` on a missing key.
+/// [`Refusal::LeaseNotFound`], then [`Refusal::KeyNotFound`] for `ignore_value` or `ignore_lease` on a missing key.
 pub fn write(view: &impl View, request: &PutRequest, revision: i64) -> Result<(Change, PutResponse), Failure> {
     check_lease(view, request)?;
     let before = view.get(&request.key)?;
@@ -53,11 +53,11 @@ pub fn write(view: &impl View, request: &PutRequest, revision: i64) -> Result<(C
     Ok((change, response))
 }
 
-/// The refusals of [`write`] alone, for a transaction that must know them before it writes anything.
+/// The checks of [`write`] alone, for a transaction that must be checked before it writes anything.
 ///
 /// # Errors
-/// The other way round than [`write`]: first [`Refusal::KeyNotFound`], then [`Refusal::LeaseNotFound`], as in etcd up to
-/// 3.6.
+/// In the opposite order to [`write`]: first [`Refusal::KeyNotFound`], then [`Refusal::LeaseNotFound`], as in etcd up
+/// to 3.6.
 pub fn validate(view: &impl View, request: &PutRequest) -> Result<(), Failure> {
     if needs_old(request) && view.get(&request.key)?.is_none() {
         return Err(Refusal::KeyNotFound.into());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_count_from_one_in_each_generation() {
+    fn versions_start_at_one_in_each_generation() {
         let mut world = World::default();
         world.put("a", "1");
         world.put("a", "2");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_has_the_new_revision_and_the_old_record_only_when_asked() {
+    fn the_response_has_the_new_revision_and_prev_kv_only_when_requested() {
         let mut world = World::default();
         let asked = |value| PutRequest { prev_kv: true, ..put("a", value) };
         assert_eq!(answer(&mut world, asked("1")), PutResponse { header: header(2), prev_kv: None });
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn ignore_value_and_ignore_lease_keep_their_half_of_the_old_record() {
+    fn ignore_value_keeps_the_old_value_and_ignore_lease_the_old_lease() {
         let mut world = World::default();
         world.grant(1);
         world.grant(2);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn keeping_a_half_of_a_missing_key_is_refused() {
+    fn ignore_value_and_ignore_lease_on_a_missing_key_are_refused() {
         let mut world = World::default();
         let value = PutRequest { ignore_value: true, ..put("a", "") };
         let lease = PutRequest { ignore_lease: true, ..put("a", "x") };

@@ -1,8 +1,8 @@
-//! Range: what a read answers, at the current revision or an older one, alone or inside a transaction.
+//! Range: reads at the current revision or an older one, alone or inside a transaction.
 //!
-//! Records pass through as stored bytes unless an option must look inside: filters and sort targets other than the key
-//! decode, `keys_only` encodes again without the value. `count` is always the number of keys in the range, whatever
-//! limit and filters leave of them.
+//! Records are returned as stored bytes unless an option needs them decoded: filters and sort targets other than the
+//! key decode, `keys_only` encodes again without the value. `count` is always the number of keys in the range, before
+//! limit and filters.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
@@ -65,7 +65,7 @@ fn revision_to_read(view: &impl View, asked: i64) -> Result<Option<i64>, Refusal
     }
 }
 
-/// The stricter test that a transaction makes of its ranges before it writes: a negative revision is taken literally.
+/// The stricter check of a transaction's ranges before it writes: a negative revision is taken literally.
 ///
 /// # Errors
 /// [`Refusal::FutureRevision`], [`Refusal::Compacted`].
@@ -92,10 +92,10 @@ fn needs_decoding(request: &RangeRequest) -> bool {
     has_filters(request) || request.sort_target() != SortTarget::Key
 }
 
-/// How many records to keep at most while scanning in key order: one above the limit, to learn whether there are more.
+/// Maximum number of records to keep while scanning in key order: limit + 1, to learn whether there are more.
 ///
-/// An explicit order other than by ascending key needs every record first. A sort target *without* an order does not
-/// count as one: etcd cuts such a range in key order and sorts what is left.
+/// An explicit order other than by ascending key needs every record first. A sort target *without* an order does not:
+/// etcd truncates such a range in key order and then sorts it.
 fn fetch_limit(request: &RangeRequest) -> usize {
     let key_order = match request.sort_order() {
         SortOrder::None => true,
@@ -128,13 +128,13 @@ fn visit(view: &impl View, keys: &KeyRange, at: Option<i64>, each: &mut Visit<'_
         (KeyRange::Span { .. }, None) => return view.scan(keys, each),
         (KeyRange::Span { .. }, Some(revision)) => return view.scan_at(keys, revision, each),
     };
-    // There is nothing to break off after the only record.
+    // A `Break` after the only record changes nothing.
     let _ = one.map(each);
     Ok(())
 }
 
-/// The first `most` records and the number of all. At the current revision the scan ends with the last record kept and
-/// the view counts the rest; an older revision has no cheaper count than the scan itself.
+/// The first `most` records and the total count. At the current revision the scan ends with the last record kept and
+/// the view counts the rest; at an older revision no count is cheaper than the scan itself.
 fn collect(view: &impl View, keys: &KeyRange, at: Option<i64>, most: usize) -> Result<(Vec<Record>, i64), ViewError> {
     let mut records = Vec::new();
     let mut total = 0;
@@ -151,7 +151,7 @@ fn collect(view: &impl View, keys: &KeyRange, at: Option<i64>, most: usize) -> R
     Ok((records, total))
 }
 
-/// As [`collect`], with what is in each record; what the filters refuse is dropped while scanning.
+/// As [`collect`], with each record decoded; records that fail the filters are dropped while scanning.
 fn collect_decoded(
     view: &impl View,
     keys: &KeyRange,
@@ -187,7 +187,7 @@ fn collect_decoded(
     damage.map_or(Ok((found, total)), Err)
 }
 
-/// Bounds are inclusive; 0 switches one off.
+/// Bounds are inclusive; 0 means no bound.
 fn passes(kv: &KeyValue, request: &RangeRequest) -> bool {
     let not_above = |most: i64, revision: i64| most == 0 || revision <= most;
     not_above(request.max_mod_revision, kv.mod_revision)
@@ -196,8 +196,8 @@ fn passes(kv: &KeyValue, request: &RangeRequest) -> bool {
         && (request.min_create_revision == 0 || kv.create_revision >= request.min_create_revision)
 }
 
-/// Sorts by the target; equal ones stay in key order. A target without an order means ascending. By key there is
-/// nothing to do: records come in key order.
+/// Sorts by the target, stably, so that ties stay in key order. A target without an order means ascending. Records
+/// arrive in key order, so ascending by key needs no sort.
 fn sorted(mut found: Vec<(KeyValue, Record)>, request: &RangeRequest) -> Vec<Record> {
     let compare = |a: &KeyValue, b: &KeyValue| -> Ordering {
         match request.sort_target() {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_cuts_and_says_so_and_the_count_ignores_it() {
+    fn a_limit_truncates_and_sets_more_and_the_count_ignores_it() {
         let world = world();
         let limited = |limit| keys(&world, &RangeRequest { limit, ..all() });
         assert_eq!(limited(2), shown("ab", true, 4));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_revision_shows_the_state_of_then() {
+    fn a_read_at_an_older_revision_returns_the_state_at_that_revision() {
         let mut world = world();
         world.delete("b");
         let old = RangeRequest { revision: 3, ..all() };
@@ -328,13 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn count_only_counts_and_shows_nothing() {
+    fn count_only_returns_the_count_and_no_records() {
         let counted = RangeRequest { count_only: true, limit: 1, min_mod_revision: 5, ..all() };
         assert_eq!(keys(&world(), &counted), shown("", false, 4));
     }
 
     #[test]
-    fn every_target_sorts_both_ways_with_equal_ones_in_key_order() {
+    fn every_target_sorts_both_ways_with_ties_in_key_order() {
         let world = world();
         let table = [
             (SortTarget::Key, "abcd", "dcba"),
@@ -352,10 +352,10 @@ mod tests {
     }
 
     #[test]
-    fn a_target_without_an_order_sorts_only_what_the_limit_left() {
+    fn a_target_without_an_order_sorts_after_the_limit() {
         let mut world = world();
         world.put("e", "");
-        // One above the limit is fetched in key order (a, b), sorted by revision (b, a), then cut.
+        // Limit + 1 records are fetched in key order (a, b), sorted by revision (b, a), then truncated.
         assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Mod, 1)), shown("b", true, 5));
         assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 1)), shown("a", true, 5));
         assert_eq!(keys(&world, &sort(SortOrder::None, SortTarget::Value, 3)), shown("abc", true, 5));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_have_inclusive_bounds_and_leave_the_count_alone() {
+    fn filters_have_inclusive_bounds_and_do_not_change_the_count() {
         let world = world();
         let table: [(RangeRequest, &str); 6] = [
             (RangeRequest { min_mod_revision: 4, ..all() }, "acd"),
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_in_a_record_is_an_error_not_an_answer() {
+    fn a_damaged_record_is_an_error() {
         let mut world = world();
         let mut effects = world.run(&Command::Put(crate::model::tests::world::put("z", "1")));
         effects.changes[0].after = Some(Record::from_stored(Bytes::from_static(&[0x0a, 0xff])));

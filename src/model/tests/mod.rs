@@ -1,5 +1,5 @@
-//! Properties of the rules as a whole: they agree with a second, naive telling of the key space ([`spec`]), and they are
-//! functions of their arguments alone. `world` is the shorthand that all tests of the rules share.
+//! Properties of the rules as a whole: they agree with a second, naive implementation ([`spec`]), and they are pure
+//! functions. `world` has the helpers that all tests of the rules share.
 
 pub(crate) mod spec;
 pub(crate) mod world;
@@ -32,7 +32,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_run_of_commands_answers_and_leaves_what_the_spec_says(
+    fn any_sequence_of_commands_gives_the_responses_and_state_of_the_spec(
         commands in prop::collection::vec(any_command(), 1..24),
         reads in prop::collection::vec(any_range(), 1..12),
     ) {
@@ -69,7 +69,7 @@ proptest! {
     }
 
     #[test]
-    fn a_read_only_txn_answers_alike_beside_the_log_and_through_it(
+    fn a_read_only_txn_gives_the_same_response_with_and_without_the_log(
         commands in prop::collection::vec(any_command(), 1..12),
         request in any_read_txn(),
     ) {

@@ -1,5 +1,5 @@
-//! etcd's key space said a second time, as simply as can be: whole states are copied, nothing is shared, nothing is fast.
-//! The rules must agree with it on every answer and every record.
+//! A second, deliberately naive implementation of etcd's key space: whole states are copied, nothing is optimised.
+//! The rules must agree with it on every response and every record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +64,7 @@ impl Spec {
         self.states.last_key_value().unwrap().1
     }
 
-    /// What the command answers; the state moves on.
+    /// Runs the command on the state and returns its response.
     pub(crate) fn run(&mut self, command: &Command) -> Result<Response, Refusal> {
         let mut draft = Draft { keys: self.keys().clone(), changed: false };
         self.entries += 1;
@@ -171,7 +171,7 @@ impl Spec {
             request.max_create_revision,
         ] != [0; 4];
         if request.sort_order == 0 && !filtered && request.limit > 0 {
-            // The quirk: without an order the cut comes before the sort.
+            // etcd's quirk: without an order the range is truncated before it is sorted.
             kvs.truncate(request.limit as usize + 1);
         }
         match request.sort_target {
@@ -256,7 +256,7 @@ impl Spec {
     }
 }
 
-/// Reverses the order by the target and leaves equal ones in key order.
+/// Sorts descending by the target, with ties in key order.
 fn descending(kvs: &mut [KeyValue], target: i32) {
     match target {
         1 => kvs.sort_by_key(|kv| (-kv.version, kv.key.clone())),

@@ -1,4 +1,4 @@
-//! Shorthand for the tests of the rules: requests in one line, a world to run them in, and strategies for random ones.
+//! Helpers for the tests of the rules: request builders, an in-memory store to run them on, and proptest strategies.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ use crate::proto::mvccpb::KeyValue;
 /// The term of every entry that [`World::run`] applies.
 pub(crate) const TERM: u64 = 5;
 
-/// A store in memory to which commands are applied one after the other.
+/// An in-memory store to which commands are applied one after the other.
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) view: MemoryView,
@@ -30,7 +30,7 @@ impl World {
         self.run_as(&Identity::nobody(), command)
     }
 
-    /// Runs what root asks for.
+    /// Runs a command as root.
     pub(crate) fn as_root(&mut self, command: &Command) -> Result<Response, Refusal> {
         use crate::model::view::View;
         let by = Identity { user: ROOT.to_owned(), revision: self.view.auth().revision() };
@@ -44,12 +44,12 @@ impl World {
         effects
     }
 
-    /// Runs what must succeed.
+    /// Runs a command that must succeed.
     pub(crate) fn done(&mut self, command: &Command) -> Response {
         self.run(command).outcome.unwrap()
     }
 
-    /// Runs what must be refused.
+    /// Runs a command that must be refused.
     pub(crate) fn refused(&mut self, command: &Command) -> Refusal {
         let before = self.view.clone();
         let refusal = self.run(command).outcome.unwrap_err();
@@ -149,13 +149,13 @@ pub(crate) fn any_delete() -> impl Strategy<Value = DeleteRangeRequest> {
     parts.prop_map(|(key, range_end, prev_kv)| DeleteRangeRequest { key, range_end, prev_kv })
 }
 
-/// Revisions around the few that a short run reaches, with the default often.
+/// Revisions near those that a short run reaches, and often the default.
 fn any_revision() -> impl Strategy<Value = i64> {
     prop_oneof![4 => Just(0i64), 3 => -2..12i64]
 }
 
 pub(crate) fn any_range() -> impl Strategy<Value = RangeRequest> {
-    // Half of all ranges are wide, so that limits and orders have something to work on.
+    // Half of all ranges are wide, so that limits and sort orders matter.
     let span = prop_oneof![(any_key(), any_end()), Just((text("a"), text("\0")))];
     let keys = (span, -1..4i64, any_revision());
     let shape = (0..3i32, 0..5i32, any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
@@ -194,7 +194,7 @@ pub(crate) fn any_compare() -> impl Strategy<Value = Compare> {
         (0..4i64).prop_map(|number| Some(TargetUnion::Lease(number))),
         prop_oneof![Just(""), Just("1"), Just("2")].prop_map(|value| Some(TargetUnion::Value(text(value)))),
     ];
-    // One above the last known number of both enums.
+    // Includes one unknown number of both enums.
     (0..5i32, 0..6i32, any_key(), any_end(), operand).prop_map(|(result, target, key, range_end, target_union)| {
         Compare { result, target, key, range_end, target_union }
     })

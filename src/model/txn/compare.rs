@@ -1,4 +1,4 @@
-//! The guards of a transaction.
+//! The compares of a transaction.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
@@ -23,8 +23,8 @@ pub fn all_hold(view: &impl View, compares: &[Compare]) -> Result<bool, ViewErro
     Ok(true)
 }
 
-/// A compare over a range holds when it holds for every key there. Where there is no key, numbers count as 0 and a
-/// comparison of the value is false, whatever it asks: a missing value has no wire form.
+/// A compare over a range holds when it holds for every key in it. With no key in it, numbers count as 0 and a value
+/// compare is always false: the wire format cannot express a missing value.
 fn holds(view: &impl View, compare: &Compare) -> Result<bool, ViewError> {
     let mut any = false;
     let mut all = true;
@@ -39,7 +39,7 @@ fn holds(view: &impl View, compare: &Compare) -> Result<bool, ViewError> {
     };
     match KeyRange::new(compare.key.clone(), compare.range_end.clone()) {
         KeyRange::One(key) => {
-            // There is nothing to break off after the only record.
+            // A `Break` after the only record changes nothing.
             let _ = view.get(&key)?.map(&mut test);
         }
         range if range.is_empty() => {}
@@ -53,8 +53,8 @@ fn holds(view: &impl View, compare: &Compare) -> Result<bool, ViewError> {
     }
 }
 
-/// An operand of another kind than the target counts as none given: 0, or no bytes. A target that this program does not
-/// know compares as equal; a relation that it does not know holds. Both as in etcd.
+/// An operand of another type than the target counts as missing: 0, or no bytes. An unknown target compares as equal;
+/// an unknown relation holds. Both as in etcd.
 fn matches(compare: &Compare, kv: &KeyValue) -> bool {
     let operand = compare.target_union.as_ref();
     let ordering = match CompareTarget::try_from(compare.target) {
@@ -81,7 +81,7 @@ fn value(operand: Option<&TargetUnion>) -> Bytes {
     }
 }
 
-/// The field that a numeric target names, and the number to hold against it.
+/// The value of the field that a numeric target names, and the number to compare it with.
 fn numbers(target: CompareTarget, operand: Option<&TargetUnion>, kv: &KeyValue) -> (i64, i64) {
     match (target, operand) {
         (CompareTarget::Version, Some(TargetUnion::Version(number))) => (kv.version, *number),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_of_a_missing_key_compares_with_nothing() {
+    fn a_value_compare_of_a_missing_key_is_false() {
         let empty = Some(TargetUnion::Value(Bytes::new()));
         assert_eq!(verdicts("x", "", CompareTarget::Value, empty.clone()), [false; 4]);
         assert_eq!(verdicts("x", "y", CompareTarget::Value, empty), [false; 4]);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_foreign_operand_counts_as_zero_or_empty() {
+    fn a_missing_or_mistyped_operand_counts_as_zero_or_empty() {
         assert_eq!(verdicts("a", "", CompareTarget::Version, None), ABOVE);
         assert_eq!(verdicts("a", "", CompareTarget::Version, Some(TargetUnion::ModRevision(2))), ABOVE);
         assert_eq!(verdicts("a", "", CompareTarget::Value, None), ABOVE);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn all_must_hold_and_none_at_all_do() {
+    fn all_compares_must_hold_and_an_empty_list_holds() {
         let world = world();
         let yes = compare(CompareResult::Equal, CompareTarget::Version, Some(TargetUnion::Version(2)));
         let no = compare(CompareResult::Less, CompareTarget::Version, Some(TargetUnion::Version(2)));

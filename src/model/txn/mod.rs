@@ -1,8 +1,8 @@
-//! Transactions: compare once, check the whole path, then write.
+//! Transactions: evaluate the compares, check the whole path, then write.
 //!
 //! The order is the contract. Every compare, nested ones included, sees the state before the transaction. The path that
-//! the compares choose is then checked against that same state, so a refusal leaves nothing behind. Only then do the
-//! operations run, each seeing the writes of those before it through an [`overlay`].
+//! the compares choose is then checked against that same state, so a refusal changes nothing. Only then do the
+//! operations run, each seeing the writes of earlier operations through an [`overlay`].
 
 mod compare;
 mod overlay;
@@ -18,8 +18,8 @@ use super::view::View;
 use overlay::Overlay;
 use path::Path;
 
-/// Whether every operation of both branches is a plain range. A nested transaction makes it a write, even when it only
-/// reads: such a transaction goes through the log, as in etcd.
+/// Whether every operation of both branches is a plain range. With a nested transaction, even one that only reads, it
+/// counts as a write and goes through the log, as in etcd.
 pub fn is_read_only(request: &TxnRequest) -> bool {
     operations(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
 }
@@ -35,7 +35,7 @@ pub(super) fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestO
     request.success.iter().chain(&request.failure)
 }
 
-/// Answers a transaction that [`is_read_only`] from `view`, without the log.
+/// Runs a transaction that [`is_read_only`] on `view`, without the log.
 ///
 /// # Errors
 /// The refusal of the first range whose revision is compacted or in the future.
@@ -45,11 +45,11 @@ pub fn read_only(view: &impl View, request: &TxnRequest) -> Result<TxnResponse, 
     Ok(response)
 }
 
-/// What a transaction does when it comes out of the log. One revision for all its writes, none when it wrote nothing.
+/// Applies a committed transaction. All its writes share one new revision; without writes there is no new revision.
 ///
 /// # Errors
-/// The refusal of the first operation on the chosen path that cannot be done, in order of the operations. Nothing is
-/// written then.
+/// The refusal of the first invalid operation on the chosen path, in order of the operations. Nothing is written
+/// then.
 pub fn apply(view: &impl View, request: &TxnRequest) -> Result<Effects, Failure> {
     let (overlay, response) = run(view, request)?;
     let mut effects = Effects::nothing(overlay.revision(), Ok(Response::Txn(response)));
@@ -66,9 +66,9 @@ fn run<'v, V: View>(view: &'v V, request: &TxnRequest) -> Result<(Overlay<'v, V>
     Ok((overlay, response))
 }
 
-/// Runs the operations of a path. A put can still be refused here, in the one case that the check before cannot see:
-/// it keeps the old value of a key that this very transaction deleted. (The duplicate-key rule lets that through for
-/// deletes "to the last key"; etcd crashes on it.) The overlay is dropped then, so nothing is written.
+/// Runs the operations of a path. A put can still be refused here, in the one case that the earlier check cannot see:
+/// it keeps the old value of a key that this transaction deleted. (The duplicate-key rule allows that for deletes "to
+/// the last key"; etcd crashes on it.) The overlay is dropped then, so nothing is written.
 fn execute<V: View>(overlay: &mut Overlay<'_, V>, path: &Path<'_>) -> Result<Vec<ResponseOp>, Failure> {
     let mut responses = Vec::with_capacity(path.operations.len());
     let mut nested = path.nested.iter();
@@ -88,7 +88,7 @@ fn execute<V: View>(overlay: &mut Overlay<'_, V>, path: &Path<'_>) -> Result<Vec
             Some(Request::RequestTxn(_)) => {
                 let inner = nested.next().expect("a path resolves one inner path per nested transaction");
                 let responses = execute(overlay, inner)?;
-                // etcd leaves the header of a nested answer empty, but present.
+                // etcd sends an empty header in a nested response.
                 let header = Some(ResponseHeader::default());
                 OpResponse::ResponseTxn(TxnResponse { header, succeeded: inner.succeeded, responses })
             }
@@ -130,7 +130,7 @@ mod tests {
         header.as_ref().unwrap().revision
     }
 
-    /// Per response: the revision in its header, and how many keys it speaks of.
+    /// Per response: the revision in its header, and the number of keys in it.
     fn outline(response: &TxnResponse) -> Vec<(i64, i64)> {
         let op = |op: &ResponseOp| match op.response.as_ref().unwrap() {
             OpResponse::ResponseRange(range) => (revision(&range.header), range.count),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_on_the_path_leaves_nothing_behind() {
+    fn a_refusal_on_the_path_changes_nothing() {
         let mut world = World::default();
         world.put("a", "1");
         world.put("a", "2");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_operation_that_cannot_be_done_is_the_one_reported() {
+    fn the_first_invalid_operation_is_reported() {
         let mut world = World::default();
         let future = || range_op(RangeRequest { revision: 9, ..range("a", "") });
         let leaseless = || put_op(PutRequest { lease: 9, ..put("b", "") });
@@ -247,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn a_put_may_not_rely_on_a_key_that_its_own_txn_creates() {
+    fn ignore_value_of_a_key_created_by_the_same_txn_is_refused() {
         let mut world = World::default();
         let keep = PutRequest { ignore_value: true, ..put("a", "") };
         let request = always(vec![txn_op(always(vec![put_op(put("a", "1"))])), put_op(keep)]);
         assert_eq!(world.refused(&Command::Txn(request)), Refusal::KeyNotFound);
     }
 
-    /// etcd stops the process here; refusing as a whole is what every replica can do alike.
+    /// etcd crashes here; we refuse the whole transaction, identically on every replica.
     #[test]
     fn keeping_the_value_of_a_key_deleted_by_the_same_txn_is_refused_as_a_whole() {
         let mut world = World::default();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nest_of_reads_goes_through_the_log_and_answers_from_every_level() {
+    fn nested_reads_go_through_the_log_and_respond_at_every_level() {
         let mut world = World::default();
         let response = done(&mut world, nest(4));
         assert_eq!(world.view.revision(), 2);

@@ -1,7 +1,7 @@
-//! A view with a transaction's own writes laid over it: what its later operations see.
+//! A view with a transaction's own writes on top: what its later operations see.
 //!
-//! Only keys changed by this transaction are held here. The revision shown is the one being written as soon as anything
-//! was written; older revisions are the base's.
+//! Only keys changed by this transaction are held here. After the first write, the current revision is the one being
+//! written; reads at older revisions go to the base.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
@@ -39,7 +39,7 @@ impl<'v, V: View> Overlay<'v, V> {
         self.base.revision() + 1
     }
 
-    /// Takes the next write.
+    /// Adds the next write.
     pub fn absorb(&mut self, change: Change) {
         let in_base = change.before.is_some();
         let entry = self.changed.entry(change.key.clone()).or_insert(Entry { now: None, lease: 0, in_base });
@@ -123,7 +123,7 @@ impl<V: View> View for Overlay<'_, V> {
             return Err(error);
         }
         if !ended {
-            // The rest lies behind the last key of the base.
+            // The remaining writes are beyond the last key of the base.
             let _ = ours.filter_map(|(_, entry)| entry.now.clone()).try_for_each(visit);
         }
         Ok(())
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_ends_when_told_also_in_the_middle_of_its_own_keys() {
+    fn a_scan_stops_at_break_also_within_the_overlays_keys() {
         let mut world = World::default();
         world.put("b", "");
         let mut overlay = Overlay::new(&world.view);
@@ -217,7 +217,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The overlay of some writes is the state that the same writes lead to, but for the revision numbers.
+        /// An overlay of writes shows the state after the same writes, except for revision numbers.
         #[test]
         fn an_overlay_shows_what_a_store_would_after_its_writes(
             before in prop::collection::vec(any_put(), 0..5),

@@ -1,4 +1,4 @@
-//! Which branch each transaction of a nest takes, and whether everything on that path can be done.
+//! The branch each nested transaction takes, and whether every operation on that path is valid.
 
 use crate::model::effects::Refusal;
 use crate::model::kv::{self, Failure};
@@ -37,10 +37,10 @@ pub fn resolve<'r>(view: &impl View, request: &'r TxnRequest) -> Result<Path<'r>
     Ok(Path { succeeded, operations, nested })
 }
 
-/// Looks for the first operation of `path` that the state before the transaction forbids.
+/// Checks every operation of `path` against the state before the transaction.
 ///
 /// # Errors
-/// That operation's refusal; [`Refusal::KeyNotFound`] for an operation without a kind.
+/// The first refusal; [`Refusal::KeyNotFound`] for an operation with no request set.
 pub fn validate(view: &impl View, path: &Path<'_>) -> Result<(), Failure> {
     let mut nested = path.nested.iter();
     for operation in path.operations {

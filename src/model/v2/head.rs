@@ -1,4 +1,4 @@
-//! What every request of the v2 API must know before anything else, small enough to be kept beside the rows.
+//! The index and auth flag that every v2 request needs, cached beside the rows.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::auth::switched_on;
 use super::{FIRST_INDEX, layout, tree};
 use crate::model::view::ViewError;
 
-/// Index and switch of a keyspace, as its rows have them. A store keeps one and takes in what it writes.
+/// Index and auth flag of a keyspace. A store caches one and updates it with every row it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Index of the keyspace.
@@ -22,13 +22,13 @@ impl Default for Head {
 }
 
 impl Head {
-    /// The rows it is read from: [`Head::take_in`] each of them.
+    /// The rows it is loaded from: call [`Head::take_in`] with each of them.
     pub const ROWS: [&[u8]; 2] = [layout::INDEX, layout::AUTH_SWITCH];
 
-    /// Takes in a row as it is stored now; any row may be shown.
+    /// Updates the head from a row's current value; rows that are not part of the head are ignored.
     ///
     /// # Errors
-    /// The row does not read as what it should be.
+    /// The row does not decode.
     pub fn take_in(&mut self, key: &[u8], value: Option<&Bytes>) -> Result<(), ViewError> {
         match key {
             layout::INDEX => self.index = tree::index_of(value)?,
@@ -39,8 +39,8 @@ impl Head {
     }
 }
 
-/// Whether commands read this row again, so that it is worth keeping at hand once it is written: nodes, the index, users
-/// and roles; not the window of events, nor the order of expiry.
+/// Whether commands read this row again, so that it is worth caching once written: nodes, the index, users and roles,
+/// but not the event window or the expiry order.
 pub fn is_read_back(key: &[u8]) -> bool {
     !key.starts_with(layout::EVENTS) && !key.starts_with(layout::TTLS)
 }

@@ -1,14 +1,14 @@
-//! Where things are in the v2 part of the store.
+//! Key layout of the v2 part of the store.
 //!
 //! | key | value |
 //! | --- | --- |
 //! | `i` | current index, u64 BE |
-//! | `n` parent `00 01` name | a node; the children of a directory are neighbours, in name order |
+//! | `n` parent `00 01` name | a node; the children of a directory are adjacent, in name order |
 //! | `t` expiration `00 01`-free path | empty; nodes with a TTL in the order they expire |
 //! | `e` index | an event of the window |
-//! | `w` | where the window begins, and its large events; absent until there was one |
+//! | `w` | first index of the window, and its large events; absent until there was a large event |
 //! | `au` name, `ar` name | a user, a role |
-//! | `as` | the switch of authentication: `0` or `1`; absent until anything about it is stored |
+//! | `as` | whether authentication is enabled: `0` or `1`; absent until any auth data is stored |
 //!
 //! Zero bytes inside paths are written `00 ff`, so that the separator is never part of a name.
 
@@ -78,7 +78,7 @@ pub(super) fn child_name(prefix: &[u8], key: &[u8]) -> Bytes {
     name.freeze()
 }
 
-/// Key of a node's place in the order of expiry.
+/// Key of a node in the expiry order.
 pub(super) fn ttl(expiration: UnixNanos, path: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(9 + path.len());
     key.put_slice(TTLS);
@@ -93,7 +93,7 @@ pub(super) fn read_ttl(key: &[u8]) -> Option<(UnixNanos, Bytes)> {
     Some(((order ^ (1 << 63)) as i64, Bytes::copy_from_slice(&key[9..])))
 }
 
-/// Signed times in an order that big-endian bytes keep.
+/// Maps a signed time to an unsigned number whose big-endian bytes sort in time order.
 fn order(time: UnixNanos) -> u64 {
     (time as u64) ^ (1 << 63)
 }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zero_byte_in_a_name_never_looks_like_a_separator() {
+    fn a_zero_byte_in_a_name_is_never_taken_for_a_separator() {
         assert_ne!(node(b"/a\x00\x01b"), node(b"/a/b"));
         let prefix = children(b"/a");
         assert_eq!(child_name(&prefix, &node(b"/a/x\x00y")), &b"x\x00y"[..]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_split_into_parent_and_name_and_join_again() {
+    fn paths_split_into_parent_and_name_and_join_back() {
         for (path, parent, name) in [("/a", "/", "a"), ("/a/b", "/a", "b"), ("/a/b/c", "/a/b", "c")] {
             assert_eq!(split(path.as_bytes()), (parent.as_bytes(), name.as_bytes()));
             assert_eq!(join(parent.as_bytes(), name.as_bytes()), path);

@@ -1,7 +1,7 @@
 //! The v2 keyspace: a tree of files and directories with its own index and a window of past events.
 //!
-//! Pure, like the rest of `model`. The tree lives in the v2 part of the view, laid out by [`layout`]; its index and the
-//! v3 revision never mix. Times are part of a command: the proposer reads the clock, apply never does.
+//! Pure, like the rest of `model`. The tree is stored in the v2 part of the view, keyed by [`layout`]; its index is
+//! independent of the v3 revision. Times are part of a command: the proposer reads the clock, apply never does.
 
 pub mod auth;
 mod head;
@@ -25,11 +25,11 @@ pub use head::{Head, is_read_back};
 pub use read::{Budget, event_at, get, index, next_expiry, oldest_event, walk, window};
 pub use window::begins_at as window_begins_at;
 
-/// How many events the window keeps at most, over the whole keyspace; etcd's own number.
+/// Maximum number of events in the window, over the whole keyspace; the same number as etcd's.
 pub const WINDOW: u64 = 1000;
-/// An event of more bytes is large: the window keeps those as far as all of them take no more than [`LARGE_EVENTS_BYTES`].
+/// An event of more bytes is large: the window keeps large events up to [`LARGE_EVENTS_BYTES`] in total.
 pub const LARGE_EVENT_BYTES: usize = 16 << 10;
-/// Bytes of large events in the window; the newest event stays whatever it takes. With 999 others the window takes 64 MiB.
+/// Maximum total bytes of large events; the newest is kept whatever its size. With 999 others the window takes 64 MiB.
 pub const LARGE_EVENTS_BYTES: u64 = 48 << 20;
 
 /// Index of an empty keyspace: what a fresh single etcd reports before the first user write.
@@ -54,7 +54,7 @@ pub fn apply(view: &impl View, command: &Bytes, at: Position) -> Result<Effects,
     let answer = match outcome {
         Ok(event) => Outcome { event, index: tree.index(), ..Outcome::default() },
         Err(refusal) => {
-            // A refused operation leaves no trace, not even the parents it would have needed.
+            // A refused operation changes nothing: parents it already created are dropped too.
             tree.forget();
             Outcome { error: Some(Error { index: tree.index(), ..refusal }), index: tree.index(), ..Outcome::default() }
         }

@@ -1,4 +1,4 @@
-//! The mutations, one function each, with etcd's order of checks.
+//! The mutations, one function per verb, with etcd's order of checks.
 
 use bytes::Bytes;
 
@@ -7,16 +7,16 @@ use super::tree::{Tree, refuse, show};
 use super::types::{Command, Error, Event, Node, Stored, UnixNanos, Verb, code};
 use crate::model::view::{View, ViewError};
 
-/// Nodes one sweep deletes at most; the leader proposes the next sweep at once while more are due.
+/// Maximum nodes deleted by one sweep; the leader proposes the next sweep at once while more have expired.
 pub(super) const SWEEP_LIMIT: usize = 1000;
 
 /// An expiration before 2000-01-01 means permanent, as in etcd.
 const EARLIEST_EXPIRATION: UnixNanos = 946_684_800_000_000_000;
 
-/// `Ok(Ok(_))` did something or was a sync; `Ok(Err(_))` refused; `Err(_)` cannot read the state.
+/// `Ok(Ok(_))`: a mutation or a sync; `Ok(Err(_))`: refused; `Err(_)`: the state cannot be read.
 type Done = Result<Result<Option<Event>, Error>, ViewError>;
 
-/// Unwraps the inner result of a step, or passes its refusal on.
+/// Unwraps the inner result of a step, or returns its refusal.
 macro_rules! accepted {
     ($step:expr) => {
         match $step? {
@@ -28,7 +28,7 @@ macro_rules! accepted {
 
 pub(super) fn run<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Done {
     match command.verb() {
-        // A change of authentication is no mutation of the tree, and comes elsewhere.
+        // Auth changes do not mutate the tree and are applied in `auth`.
         Verb::Sync | Verb::Auth => Ok(Ok(None)),
         Verb::Set => set(tree, command),
         Verb::Create => create(tree, command, command.path.clone(), "create"),
@@ -75,7 +75,7 @@ fn create<V: View>(tree: &mut Tree<'_, V>, command: &Command, path: Bytes, actio
     Ok(Ok(Some(make(tree, command, path, command.value.clone(), None, action))))
 }
 
-/// Stores a new node, which starts a new life even where it replaces a file, and tells of it.
+/// Stores a new node and emits its event. It gets a new created index even if it replaces a file.
 fn make<V: View>(
     tree: &mut Tree<'_, V>,
     command: &Command,
@@ -170,7 +170,7 @@ fn delete<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Done {
 fn compare_and_delete<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Done {
     let before = accepted!(tree.get(&command.path));
     if before.dir {
-        // The root has no name to show.
+        // For the root the cause is empty.
         let cause: &[u8] = if is_root(&command.path) { b"" } else { &command.path };
         return Ok(Err(refuse(code::NOT_FILE, cause)));
     }
@@ -182,14 +182,14 @@ fn compare_and_delete<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Don
 
 fn expire<V: View>(tree: &mut Tree<'_, V>, cutoff: UnixNanos) -> Done {
     for path in tree.due(cutoff, SWEEP_LIMIT)? {
-        // An expired directory has already taken its expired children along.
+        // The node may be gone already, deleted with its expired directory.
         let Some(node) = tree.node(&path)? else { continue };
         take_away(tree, &path, &node, cutoff, "expire")?;
     }
     Ok(Ok(None))
 }
 
-/// Removes a node with everything below it and tells of it once.
+/// Removes a node and everything below it, and emits a single event.
 fn take_away<V: View>(
     tree: &mut Tree<'_, V>,
     path: &Bytes,
@@ -216,7 +216,7 @@ fn take_away<V: View>(
     Ok(event)
 }
 
-/// Why the conditions do not hold; the cause names what failed, the value first.
+/// The error if the conditions do not hold; its cause names the failed conditions, the value first.
 fn compare(command: &Command, node: &Stored) -> Option<Error> {
     let value_fails = !command.prev_value.is_empty() && command.prev_value != node.value;
     let index_fails = command.prev_index != 0 && command.prev_index != node.modified;

@@ -1,4 +1,4 @@
-//! Reads of the tree and of the window of events.
+//! Reads of the tree and of the event window.
 
 use std::ops::ControlFlow;
 
@@ -14,13 +14,13 @@ use crate::model::view::{View, ViewError};
 /// A node that was read, and the index of the keyspace it was read at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// The node; of a directory with its visible children.
+    /// The node; a directory includes its visible children.
     pub node: Node,
     /// Index of the keyspace.
     pub index: u64,
 }
 
-/// How many nodes a read may look at.
+/// Maximum number of nodes a read may visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget(pub usize);
 
@@ -35,12 +35,12 @@ impl Budget {
     }
 }
 
-/// Reads the node at the clean, absolute `path` as of `now`. A directory shows its children that are not hidden: one
-/// level, or all with `recursive`; always sorted by name, which etcd does only on request and else leaves open. `None`
-/// when there is more than the budget allows.
+/// Reads the node at the clean, absolute `path` as of `now`. A directory includes its children that are not hidden: one
+/// level, or all with `recursive`; always sorted by name, while etcd guarantees an order only on request. `None` when
+/// the read exceeds the budget.
 ///
 /// # Errors
-/// The outer one when the state cannot be read; the inner one is the client's, with its index.
+/// Outer: the state cannot be read. Inner: the error to return to the client, with its index.
 pub fn get(
     view: &impl View,
     path: &[u8],
@@ -63,8 +63,8 @@ pub fn get(
     }
 }
 
-/// The file at `path`, where one look at the latest state is enough to answer: nothing else is shown with it, and what is
-/// stored has directories above it.
+/// Fast path: the file at `path` from a single read of the latest state. That is enough for a file: no other node is
+/// returned with it, and the parents of a stored node always exist.
 fn file(view: &impl View, path: &[u8], now: UnixNanos) -> Result<Option<Found>, ViewError> {
     if path == b"/" {
         return Ok(None);
@@ -74,17 +74,17 @@ fn file(view: &impl View, path: &[u8], now: UnixNanos) -> Result<Option<Found>, 
     if stored.dir {
         return Ok(None);
     }
-    // The row may be newer than the index that was reached before. Then its own write is what the answer shows: who waits
-    // for what comes after the answer's index misses nothing.
+    // The row may be newer than `reached`. Then the answer has the index of the row's own write, so that a client
+    // waiting from the answer's index on misses no event.
     let index = reached.max(stored.modified);
     Ok(Some(Found { node: tree::show(&Bytes::copy_from_slice(path), &stored, now), index }))
 }
 
 /// Visits the node at the clean, absolute `path` and everything below it, hidden nodes too: depth first, names in byte
-/// order, in memory that grows with the depth only. The root itself is not visited. `Break` ends the walk.
+/// order, with memory proportional to the depth. The root itself is not visited. `Break` ends the walk.
 ///
 /// # Errors
-/// The outer one when the state cannot be read; the inner one is the client's, with its index.
+/// Outer: the state cannot be read. Inner: the error to return to the client, with its index.
 pub fn walk(
     view: &impl View,
     path: &[u8],
@@ -141,18 +141,18 @@ pub fn next_expiry(view: &impl View) -> Result<Option<UnixNanos>, ViewError> {
     Ok(next)
 }
 
-/// Oldest index the window answers for when the keyspace is at `current`.
+/// Oldest index the window covers when the keyspace is at `current`.
 pub fn oldest_event(current: u64) -> u64 {
     (current + 1).saturating_sub(WINDOW).max(1)
 }
 
-/// The event of this index; `None` when it is not in the window, or shown to nobody.
+/// The event of this index; `None` when it is not in the window, or not visible to clients.
 pub fn event_at(view: &impl View, index: u64) -> Result<Option<Event>, ViewError> {
     let event = view.v2_get(&layout::event(index))?.map(decode_event).transpose()?;
     Ok(event.filter(|event| !event.refresh))
 }
 
-/// Every event of the window that is shown, oldest first.
+/// Every event in the window that is visible to clients, oldest first.
 pub fn window(view: &impl View) -> Result<Vec<Brief>, ViewError> {
     let mut rows = Vec::new();
     view.v2_scan(layout::EVENTS, &mut |_, value| {

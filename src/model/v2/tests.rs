@@ -1,4 +1,4 @@
-//! The rules of the v2 tree, each as etcd 3.4 was seen to follow them.
+//! The rules of the v2 tree, as observed in etcd 3.4.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -144,7 +144,7 @@ fn the_golden_sequence_of_a_fresh_server_holds() {
 }
 
 #[test]
-fn a_missing_key_is_reported_by_its_first_missing_part() {
+fn a_missing_key_is_reported_by_its_first_missing_path_component() {
     let space = Space::default();
     let refusal =
         get(&space, b"/no/such/deep", false, NOW, Budget::NONE).expect("readable").expect_err("nothing there");
@@ -152,7 +152,7 @@ fn a_missing_key_is_reported_by_its_first_missing_part() {
 }
 
 #[test]
-fn missing_parents_appear_with_the_index_of_the_write_that_needed_them() {
+fn missing_parents_are_created_with_the_index_of_the_write() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/a/b/c", "1"));
     let found = get(&space, b"/a/b", false, NOW, Budget::NONE).expect("readable").expect("found").expect("small");
@@ -161,7 +161,7 @@ fn missing_parents_appear_with_the_index_of_the_write_that_needed_them() {
 }
 
 #[test]
-fn a_refused_write_leaves_no_parents_behind() {
+fn a_refused_write_creates_no_parents() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/f", "1"));
     assert_eq!(space.refusal(command(Verb::Create, "/f/x/y", "1")), (code::NOT_DIR, "/f".to_owned()));
@@ -170,7 +170,7 @@ fn a_refused_write_leaves_no_parents_behind() {
 }
 
 #[test]
-fn conditions_are_checked_in_etcds_order_and_named_value_first() {
+fn conditions_are_checked_in_etcds_order_and_the_cause_names_the_value_first() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/c", "two"));
     let swap = |value: &str, index: u64| Command {
@@ -189,7 +189,7 @@ fn conditions_are_checked_in_etcds_order_and_named_value_first() {
 }
 
 #[test]
-fn directories_refuse_values_and_the_root_refuses_everything_but_posts() {
+fn directories_reject_values_and_the_root_rejects_all_but_post() {
     let mut space = Space::default();
     space.event(Command { dir: true, ..command(Verb::Set, "/d", "") });
     assert_eq!(space.refusal(Command { dir: true, ..command(Verb::Set, "/d", "") }), (code::NOT_FILE, "/d".to_owned()));
@@ -214,7 +214,7 @@ fn an_updated_directory_reports_a_new_index_and_keeps_the_old_one() {
 }
 
 #[test]
-fn deleting_a_directory_takes_everything_along_in_one_event() {
+fn deleting_a_directory_deletes_everything_below_in_one_event() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/d/x/1", "v"));
     space.event(command(Verb::Set, "/d/_hidden", "v"));
@@ -245,7 +245,7 @@ fn hidden_nodes_are_left_out_of_listings_but_readable_by_name() {
 }
 
 #[test]
-fn refresh_keeps_the_value_moves_the_index_and_stays_out_of_the_window() {
+fn a_refresh_keeps_the_value_takes_an_index_and_is_invisible() {
     let mut space = Space::default();
     space.event(Command { expiration: Some(NOW + 5 * SECOND), ..command(Verb::Set, "/r", "kept") });
     let refresh = Command { refresh: true, expiration: Some(NOW + 90 * SECOND), ..command(Verb::Set, "/r", "") };
@@ -268,7 +268,7 @@ fn every_write_without_a_ttl_makes_a_node_permanent() {
 }
 
 #[test]
-fn a_sweep_deletes_what_is_due_in_order_of_expiry_each_with_its_own_index() {
+fn a_sweep_deletes_expired_nodes_in_expiry_order_each_with_its_own_index() {
     let mut space = Space::default();
     space.event(Command { expiration: Some(NOW + 3 * SECOND), ..command(Verb::Set, "/late", "") });
     space.event(Command { expiration: Some(NOW + SECOND), ..command(Verb::Set, "/early", "") });
@@ -287,7 +287,7 @@ fn a_sweep_deletes_what_is_due_in_order_of_expiry_each_with_its_own_index() {
 }
 
 #[test]
-fn a_read_that_would_look_at_too_much_says_so_instead() {
+fn a_read_over_its_budget_returns_none() {
     let mut space = Space::default();
     for path in ["/d/a", "/d/b", "/d/_c", "/d/e/f"] {
         space.event(command(Verb::Set, path, ""));
@@ -300,7 +300,7 @@ fn a_read_that_would_look_at_too_much_says_so_instead() {
     assert_eq!((nodes(true, 5), nodes(true, 4)), (Some(3), None));
 }
 
-/// A space whose values can be read as they are now, behind an index that was reached before.
+/// A space whose `v2_latest` returns current values with an index reached earlier.
 struct Behind<'s>(&'s Space, u64);
 
 impl View for Behind<'_> {
@@ -352,7 +352,7 @@ impl View for Behind<'_> {
 }
 
 #[test]
-fn the_index_of_an_answer_is_never_behind_what_it_shows() {
+fn the_index_of_an_answer_is_never_below_the_modified_index_in_it() {
     let mut space = Space::default();
     let older = space.event(command(Verb::Set, "/k", "old")).index();
     let newer = space.event(command(Verb::Set, "/k", "new")).index();
@@ -396,7 +396,7 @@ fn the_window_holds_the_last_thousand_events() {
 }
 
 #[test]
-fn the_window_is_bounded_in_bytes_too_and_says_where_it_begins() {
+fn the_window_is_bounded_in_bytes_too_and_reports_its_first_index() {
     let mut space = Space::default();
     space.event(command(Verb::Set, "/small", "1"));
     assert_eq!(window_begins_at(&space).expect("readable"), 1);
@@ -420,7 +420,7 @@ fn the_window_is_bounded_in_bytes_too_and_says_where_it_begins() {
     assert_eq!(space.0.keys().filter(|key| key.starts_with(layout::EVENTS)).count(), 1000);
 }
 
-/// A tree as plain as can be: path → value or directory.
+/// A reference model of the tree: path → value, or `None` for a directory.
 #[derive(Default, Clone, PartialEq, Debug)]
 struct Plain(BTreeMap<String, Option<String>>);
 
@@ -464,7 +464,7 @@ fn read_plain(space: &Space) -> Plain {
 
 proptest! {
     #[test]
-    fn sets_and_recursive_deletes_leave_the_tree_a_plain_map_would(
+    fn sets_and_recursive_deletes_match_a_plain_map(
         steps in prop::collection::vec((any::<bool>(), prop::collection::vec(prop::sample::select(vec!["a", "b", "ab"]), 1..4), "[xy]{0,2}"), 1..60),
     ) {
         let (mut space, mut plain) = (Space::default(), Plain::default());

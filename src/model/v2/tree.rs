@@ -1,4 +1,4 @@
-//! The tree while one command runs: the stored nodes with the command's own writes on top.
+//! The tree during one command: the stored nodes with the command's own writes on top.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -46,14 +46,14 @@ impl<'v, V: View> Tree<'v, V> {
         self.writes.insert(key, value);
     }
 
-    /// Current index, with this command's steps counted.
+    /// Current index, including those taken by this command.
     pub(super) fn index(&self) -> u64 {
         self.index
     }
 
-    /// Drops everything the command did.
+    /// Discards the command's writes.
     pub(super) fn forget(&mut self) {
-        // Refusals come before the first step of the index, so only writes can be there.
+        // Refusals happen before the first index is taken, so there are only writes to discard.
         self.writes.clear();
         debug_assert!(self.events.is_empty(), "a refused command had already caused an event");
     }
@@ -67,7 +67,7 @@ impl<'v, V: View> Tree<'v, V> {
         if path == b"/" {
             return Ok(Ok(root()));
         }
-        // What is there has directories above it: nearly always this one look is enough.
+        // Parents of a stored node always exist, so one read is nearly always enough.
         if let Some(node) = self.node(path)? {
             return Ok(Ok(node));
         }
@@ -87,12 +87,12 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(Ok(at))
     }
 
-    /// The stored node, without a look at its parents.
+    /// The stored node, without checking its parents.
     pub(super) fn node(&self, path: &[u8]) -> Result<Option<Stored>, ViewError> {
         self.read(&layout::node(path))?.map(|bytes| decode(&bytes)).transpose()
     }
 
-    /// Makes the missing directories of `path`, as part of the write with the next index.
+    /// Creates the missing directories of `path`, as part of the write that takes the next index.
     pub(super) fn make_parents(&mut self, path: &[u8]) -> Result<Result<(), Error>, ViewError> {
         let mut missing = Vec::new();
         let mut at = Bytes::copy_from_slice(path);
@@ -113,7 +113,7 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(Ok(()))
     }
 
-    /// Stores a node and its place in the order of expiry; `before` is what it replaces.
+    /// Stores a node and its entry in the expiry order; `before` is the node it replaces.
     pub(super) fn put(&mut self, path: &Bytes, node: &Stored, before: Option<&Stored>) {
         self.unlist(path, before);
         if let Some(expiration) = node.expiration {
@@ -159,7 +159,7 @@ impl<'v, V: View> Tree<'v, V> {
     }
 
     pub(super) fn has_children(&self, path: &[u8]) -> Result<bool, ViewError> {
-        // Nothing below a directory is written before this is asked, so the view alone knows.
+        // No command writes below a directory before this check, so reading the view is enough.
         let mut any = false;
         self.view.v2_scan(&layout::children(path), &mut |_, _| {
             any = true;
@@ -168,7 +168,7 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(any)
     }
 
-    /// Up to `limit` nodes due at `cutoff`, earliest first.
+    /// Up to `limit` nodes expired at `cutoff`, earliest first.
     pub(super) fn due(&self, cutoff: UnixNanos, limit: usize) -> Result<Vec<Bytes>, ViewError> {
         let mut due = Vec::new();
         self.view.v2_scan(layout::TTLS, &mut |key, _| match layout::read_ttl(key) {
@@ -181,7 +181,7 @@ impl<'v, V: View> Tree<'v, V> {
         Ok(due)
     }
 
-    /// Takes the next index, and lets the oldest event of the window go.
+    /// Takes the next index, and drops the oldest event from the window.
     pub(super) fn step(&mut self) -> u64 {
         self.index += 1;
         if self.index > WINDOW {
@@ -191,7 +191,7 @@ impl<'v, V: View> Tree<'v, V> {
         self.index
     }
 
-    /// Takes the next index for what is shown to nobody but has its place in the window all the same.
+    /// Takes the next index for a change that is invisible to clients but still occupies a place in the window.
     pub(super) fn step_unseen(&mut self) {
         let index = self.step();
         let node = Node { modified: index, ..Node::default() };
@@ -213,7 +213,7 @@ impl<'v, V: View> Tree<'v, V> {
         self.events.push(event);
     }
 
-    /// Lets old events go where the large ones have become too many. To be called when the command is done.
+    /// Drops old events while large events take too many bytes. To be called when the command is done.
     pub(super) fn bound_window(&mut self) -> Result<(), ViewError> {
         if self.large.is_empty() {
             return Ok(());
@@ -252,7 +252,7 @@ pub(super) fn index_of(row: Option<&Bytes>) -> Result<u64, ViewError> {
     bytes.map(u64::from_be_bytes).map_err(|_| ViewError { what: "the v2 index", cause: "not eight bytes".to_owned() })
 }
 
-/// The root: a directory nobody made.
+/// The root: an implicit directory.
 pub(super) fn root() -> Stored {
     Stored { dir: true, ..Default::default() }
 }
@@ -261,12 +261,12 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Stored, ViewError> {
     Stored::decode(bytes.clone()).map_err(|error| ViewError { what: "a v2 node", cause: error.to_string() })
 }
 
-/// A refusal; the caller fills in the index.
+/// An etcd error; the caller fills in the index.
 pub(super) fn refuse(code: u32, cause: &[u8]) -> Error {
     Error { code, cause: Bytes::copy_from_slice(cause), index: 0 }
 }
 
-/// A node as it is shown at `now`, without children.
+/// A node as returned to clients at `now`, without children.
 pub(super) fn show(path: &Bytes, node: &Stored, now: UnixNanos) -> Node {
     Node {
         key: path.clone(),

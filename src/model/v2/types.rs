@@ -76,7 +76,7 @@ pub struct Stored {
     /// Value of a file.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::bytes::Bytes,
-    /// Index of the write that made it.
+    /// Index of the write that created it.
     #[prost(uint64, tag = "3")]
     pub created: u64,
     /// Index of the last write of it.
@@ -87,7 +87,7 @@ pub struct Stored {
     pub expiration: Option<UnixNanos>,
 }
 
-/// A node as events and answers show it.
+/// A node as it appears in events and answers.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Node {
     /// Absolute path; `/` for the root.
@@ -128,10 +128,10 @@ pub struct Event {
     /// The node before it.
     #[prost(message, optional, tag = "3")]
     pub prev_node: Option<Node>,
-    /// A refresh: counts in the window, shown to nobody.
+    /// A refresh: occupies a place in the window, but is never sent to clients.
     #[prost(bool, tag = "4")]
     pub refresh: bool,
-    /// Paths that a deletion took along, without the node itself. Only on live events, not in the window.
+    /// Paths deleted below the node, without the node itself. Only on live events, not in the window.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub removed: Vec<::bytes::Bytes>,
 }
@@ -142,7 +142,7 @@ impl Event {
         self.node.as_ref().map_or(0, |node| node.modified)
     }
 
-    /// Whether the node was not there before: answered with 201.
+    /// Whether the node is new: answered with 201.
     pub fn is_created(&self) -> bool {
         self.action == "create" || (self.action == "set" && self.prev_node.is_none())
     }
@@ -154,7 +154,7 @@ pub struct Error {
     /// etcd's error code, such as 100.
     #[prost(uint32, tag = "1")]
     pub code: u32,
-    /// What it is about, usually a path; empty = not shown.
+    /// etcd's `cause`, usually a path; empty = not sent.
     #[prost(bytes = "bytes", tag = "2")]
     pub cause: ::bytes::Bytes,
     /// Index of the keyspace when it was refused.
@@ -184,7 +184,7 @@ pub mod code {
     pub const EVENT_INDEX_CLEARED: u32 = 401;
 }
 
-/// What a mutation answers to its proposer.
+/// The response to a mutation's proposer.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Outcome {
     /// Absent on a refusal, and for [`Verb::Sync`], [`Verb::Expire`] and [`Verb::Auth`].

@@ -1,25 +1,25 @@
-//! Which events a client that waits is to see (reference: etcd-v2 §5).
+//! Which events a waiting client receives (reference: etcd-v2 §5).
 //!
-//! The four oddities of etcd's history that the reference lists are not copied: the past is filtered exactly as the
-//! present is, by path component and without what is hidden (docs/decisions/043).
+//! The four quirks of etcd's event history that the reference lists are not copied: past events are filtered exactly as
+//! live ones are, by path component and without hidden nodes (docs/decisions/043).
 
 use bytes::Bytes;
 
 use super::types::Event;
 
-/// What decides whether an event concerns a watcher. Small enough to keep a window of them in memory.
+/// The parts of an event that decide whether it matches a watcher; small enough to keep a whole window in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Brief {
     /// Index of the event.
     pub index: u64,
     /// Path of its node.
     pub key: Bytes,
-    /// A directory went away, and with it everything below.
+    /// Whether a directory was deleted, and everything below it.
     pub took_along: bool,
 }
 
 impl Brief {
-    /// `None` for what counts in the window and is shown to nobody.
+    /// `None` for an event that is in the window but invisible to clients.
     pub fn of(event: &Event) -> Option<Self> {
         let node = event.node.as_ref().filter(|_| !event.refresh)?;
         let took_along = node.dir && matches!(event.action.as_str(), "delete" | "expire");
@@ -27,7 +27,7 @@ impl Brief {
         Some(Self { index: node.modified, key: Bytes::copy_from_slice(&node.key), took_along })
     }
 
-    /// Whether a client that watches `watched` is to see the event.
+    /// Whether a client that watches `watched` receives the event.
     pub fn concerns(&self, watched: &[u8], recursive: bool) -> bool {
         if self.key == watched {
             return true;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_directory_reaches_watchers_below_it_by_path_component() {
+    fn deleting_a_directory_notifies_watchers_below_it_by_path_component() {
         assert!(brief("/y", true).concerns(b"/y/deep/er", false));
         assert!(!brief("/y", true).concerns(b"/yfoo", false));
         assert!(!brief("/y", false).concerns(b"/y/z", false));

@@ -1,15 +1,15 @@
-//! What bounds the window of events in bytes. etcd bounds it in number alone, and a thousand events can take gigabytes:
-//! each holds the value that was set and the one before.
+//! The byte limit of the event window. etcd limits only the number of events, and a thousand events can take gigabytes:
+//! each holds the new value and the previous one.
 //!
-//! Small events are bounded by their number. Of the large ones their sizes are kept in one row, which is written only when a
-//! large event comes, so that small writes cost nothing.
+//! Small events are bounded by their number. The sizes of large events are kept in one row, which is written only when
+//! there is a large event, so that small writes cost nothing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{LARGE_EVENTS_BYTES, layout, read};
 use crate::model::view::{View, ViewError};
 
-/// Where the window begins, and its large events.
+/// The first index of the window, and its large events.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Window {
     /// No event before this index is kept.
@@ -42,7 +42,7 @@ impl Window {
         row.freeze()
     }
 
-    /// Takes in large events of a keyspace that is at `index` now. Returns the indices of the events that go.
+    /// Adds large events of a keyspace that is now at `index`. Returns the indexes of the events to drop.
     pub(super) fn add(&mut self, events: impl IntoIterator<Item = (u64, u64)>, index: u64) -> std::ops::Range<u64> {
         let oldest = read::oldest_event(index);
         self.large.retain(|(at, _)| *at >= oldest);
@@ -60,7 +60,7 @@ impl Window {
     }
 }
 
-/// Oldest index that the window answers for.
+/// Oldest index that the window covers.
 ///
 /// # Errors
 /// The state cannot be read.
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_reads_back_as_it_was_written() {
+    fn a_window_decodes_as_it_was_encoded() {
         for window in [Window::default(), Window { from: 7, large: vec![(8, 9), (10, u64::MAX)] }] {
             assert_eq!(Window::decode(Some(window.encode())).expect("reads"), window);
         }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn large_events_push_out_all_before_them_and_the_newest_stays() {
+    fn large_events_evict_all_older_events_and_the_newest_is_kept() {
         let mut window = Window::default();
         assert_eq!(window.add([(5, LARGE_EVENTS_BYTES / 2)], 5), 1..1);
         assert_eq!(window.add([(9, LARGE_EVENTS_BYTES / 2)], 9), 1..1);

@@ -150,6 +150,11 @@ pub struct Address {
 }
 
 impl Address {
+    /// The member's id.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
     /// Opens a connection for `channel`, with the handshake done.
     pub async fn open(&self, channel: Channel) -> Result<Stream, WireError> {
         let urls = self.urls.lock().clone();

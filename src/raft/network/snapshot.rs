@@ -82,7 +82,15 @@ pub(crate) async fn ship(
     }
     let held = held(answer, &files)?;
     let (total, kept) = (files.total_bytes(), held.iter().sum::<u64>());
-    tracing::info!(bytes = total, held = kept, files = files.files().len(), "sending database snapshot");
+    let (to, index) = (format!("{:x}", address.id()), files.meta().last_log_id.map_or(0, |id| id.index));
+    tracing::info!(
+        remote_peer_id = to,
+        snapshot_index = index,
+        bytes = total,
+        held = kept,
+        files = files.files().len(),
+        "sending database snapshot"
+    );
     for (number, (file, from)) in files.files().iter().zip(held).enumerate() {
         if from < file.size {
             ship_file(&mut line, &files, number as u64, &file.name, from).await?;
@@ -95,7 +103,7 @@ pub(crate) async fn ship(
         return Err(CodecError::Unknown { what: "answer to a snapshot", tag: answer.kind }.into());
     }
     let response = SnapshotResponse::new(self::vote(&mut Reader::new(answer.body))?);
-    tracing::info!(bytes = total, sent = total - kept, "sent database snapshot");
+    tracing::info!(remote_peer_id = to, bytes = total, sent = total - kept, "sent database snapshot");
     Ok(response)
 }
 

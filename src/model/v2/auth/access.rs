@@ -1,29 +1,29 @@
-//! Who may touch what: patterns against paths.
+//! Permission checks: matches paths against the path patterns of roles.
 
 use super::types::{Role, User};
 use super::{GUEST, ROOT, rules};
 use crate::model::view::{View, ViewError};
 
-/// What a request wants to touch.
+/// The access a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want<'r> {
-    /// The clean path below `/v2/keys` with a trailing slash where the request had one; empty for the bare root. etcd
-    /// compares it so: `/foo/*` permits `/foo/` and not `/foo`.
+    /// The clean path below `/v2/keys`, with a trailing slash if the request had one; empty for the bare root. etcd
+    /// compares it this way: `/foo/*` permits `/foo/` but not `/foo`.
     pub path: &'r str,
-    /// Whether everything below it is touched too.
+    /// Whether the request is recursive.
     pub recursive: bool,
-    /// Anything but a read or a watch.
+    /// True for anything but a read or a watch.
     pub write: bool,
 }
 
-/// Whether `user`, or without one the guest, may do what it wants while authentication is on. One role that permits it
-/// suffices; permissions of several roles are not combined.
+/// Whether `user`, or the guest role when there is no user, has this access while authentication is on. One role that
+/// permits it suffices; permissions of several roles are not combined.
 ///
 /// # Errors
 /// The state cannot be read.
 pub fn may(view: &impl View, user: Option<&User>, want: Want<'_>) -> Result<bool, ViewError> {
     let Some(user) = user else {
-        // etcd does not look at the recursion of guests.
+        // etcd ignores `recursive` for guests.
         let guest = rules::role(view, GUEST)?;
         return Ok(guest.is_some_and(|role| permits(&role, Want { recursive: false, ..want })));
     };
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_rest_and_everything_else_is_exact() {
+    fn a_trailing_star_matches_any_suffix_and_all_else_is_exact() {
         assert!(reads("/foo/*", "/foo/a", false) && reads("/foo/*", "/foo/", false));
         assert!(!reads("/foo/*", "/foo", false), "etcd keeps the trailing slash of the request");
         assert!(reads("/foo*", "/foobar", false));

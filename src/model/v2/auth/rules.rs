@@ -1,4 +1,4 @@
-//! What a change of users, roles or the switch does, with etcd's order of checks.
+//! Applies changes of users, roles and the enabled flag, with etcd's order of checks.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use crate::model::v2::layout;
 use crate::model::v2::tree::Tree;
 use crate::model::view::{View, ViewError};
 
-/// Indexes that etcd takes when it first stores anything about authentication: for three directories and the switch.
+/// Indexes etcd takes when it first stores auth data: for three directories and the enabled flag.
 const FIRST_STEPS: usize = 4;
 
 /// `Ok(Err(_))` refused.
@@ -28,12 +28,12 @@ pub fn enabled(view: &impl View) -> Result<bool, ViewError> {
     Ok(switched_on(view.v2_get(layout::AUTH_SWITCH)?.as_ref()))
 }
 
-/// What the row of the switch says.
+/// Decodes the row of the enabled flag.
 pub(in crate::model::v2) fn switched_on(row: Option<&Bytes>) -> bool {
     row.is_some_and(|on| on.as_ref() == ON)
 }
 
-/// The user of this name. `root` has the role root whatever is stored.
+/// The user of this name. `root` always has the role root, whatever is stored.
 pub fn user(view: &impl View, name: &str) -> Result<Option<User>, ViewError> {
     view.v2_get(&layout::auth_user(name))?.map(|stored| decode(&stored).map(with_root_role)).transpose()
 }
@@ -68,7 +68,7 @@ fn listed<M: Message + Default>(view: &impl View, prefix: &[u8]) -> Result<Vec<M
     rows.iter().map(decode).collect()
 }
 
-/// Runs one change over the tree's index. A refusal changes no user, role or switch.
+/// Applies one change, which takes the tree's next index. A refusal changes no user, role or enabled flag.
 pub(in crate::model::v2) fn run<V: View>(tree: &mut Tree<'_, V>, command: &Command) -> Result<Outcome, ViewError> {
     let done = match &command.change {
         Some(Change::PutUser(put)) => put_user(tree, put)?,
@@ -95,7 +95,7 @@ fn put_user<V: View>(tree: &mut Tree<'_, V>, put: &PutUser) -> Done {
             let new = User { name: put.name.clone(), password: put.password.clone(), roles: put.roles.clone() };
             let new = with_root_role(new);
             write(tree, layout::auth_user(&new.name), &new)?;
-            // etcd answers 201 only where it was not told whether the user is new.
+            // etcd answers 201 only if the request did not say whether the user is new.
             Ok(Ok(Outcome { user: Some(without_hash(new)), created: !wants_new, ..Outcome::default() }))
         }
     }
@@ -174,8 +174,8 @@ fn change_role<V: View>(tree: &mut Tree<'_, V>, before: &Role, grant: &Permissio
     Ok(Ok(Outcome { role: Some(after), ..Outcome::default() }))
 }
 
-/// Old patterns with some more and some less, sorted; what is granted twice comes back as the error. Revoking what was
-/// not granted is no error to etcd.
+/// The old patterns with `grant` added and `revoke` removed, sorted; the error is a pattern granted twice. Revoking a
+/// pattern that was not granted is no error in etcd.
 fn merge(old: &[String], grant: &[String], revoke: &[String]) -> Result<Names, String> {
     let mut patterns: BTreeSet<&String> = old.iter().collect();
     for pattern in grant {
@@ -203,7 +203,7 @@ fn enable<V: View>(tree: &mut Tree<'_, V>) -> Done {
     if user(tree.view(), ROOT)?.is_none() {
         return refuse(Reason::NoRootUser, "");
     }
-    // Enabling shuts nobody out: that takes a revocation from guest.
+    // Enabling alone denies guests nothing: that takes a revocation from the guest role.
     if role(tree.view(), GUEST)?.is_none() {
         write(tree, layout::auth_role(GUEST), &everything(GUEST))?;
     }
@@ -228,7 +228,7 @@ fn switch<V: View>(tree: &mut Tree<'_, V>, to: &'static [u8]) {
 }
 
 fn remove<V: View>(tree: &mut Tree<'_, V>, row: Bytes, missing: Reason, name: &str) -> Done {
-    // etcd makes its directories also for what it then refuses, and later indexes show it.
+    // etcd creates its directories even for a change it then refuses, and later indexes reflect that.
     make_directories(tree)?;
     if tree.view().v2_get(&row)?.is_none() {
         return refuse(missing, name);
@@ -245,7 +245,7 @@ fn write<V: View>(tree: &mut Tree<'_, V>, row: Bytes, stored: &impl Message) -> 
     Ok(())
 }
 
-/// Takes the indexes that etcd takes before it first writes here.
+/// Takes the indexes that etcd takes before its first write of auth data.
 fn make_directories<V: View>(tree: &mut Tree<'_, V>) -> Result<(), ViewError> {
     if !tree.has_row(layout::AUTH_SWITCH)? {
         (0..FIRST_STEPS).for_each(|_| tree.step_unseen());
@@ -264,7 +264,7 @@ fn everything(name: &str) -> Role {
     Role { name: name.to_owned(), permissions: Some(Permissions { read: all(), write: all() }) }
 }
 
-/// What leaves the state machine: hashes of passwords stay in it.
+/// The user as returned to clients, without the password hash.
 fn without_hash(user: User) -> User {
     User { password: String::new(), ..user }
 }

@@ -1,4 +1,4 @@
-//! The rules of users and roles, each as etcd 3.4.23 was seen to follow them.
+//! The rules of users and roles, as observed in etcd 3.4.23.
 
 use super::types::{Change, Command, Names, Outcome, Permissions, PutRole, PutUser, Reason, Switch};
 use super::*;
@@ -59,7 +59,7 @@ fn the_first_write_takes_five_indexes_and_later_ones_one_each() {
 }
 
 #[test]
-fn a_user_is_made_with_roles_or_without_and_changed_by_grants() {
+fn a_user_is_created_with_or_without_roles_and_changed_by_grants() {
     let mut space = Space::default();
     let made = put(&mut space, with_password("a"));
     assert!(made.created && made.user.as_ref().is_some_and(|user| user.roles.is_none()));
@@ -98,7 +98,7 @@ fn root_has_its_role_whatever_is_stored() {
 }
 
 #[test]
-fn a_role_is_made_then_changed_by_grants_and_sorted_from_then_on() {
+fn a_role_is_created_then_changed_by_grants_and_sorted_from_then_on() {
     let mut space = Space::default();
     let role_named = |name: &str| PutRole { name: name.to_owned(), ..PutRole::default() };
     let bare = change(&mut space, Change::PutRole(role_named("r")));
@@ -120,7 +120,7 @@ fn a_role_is_made_then_changed_by_grants_and_sorted_from_then_on() {
 }
 
 #[test]
-fn enabling_needs_root_makes_guest_and_shuts_nobody_out_until_guest_loses_it() {
+fn enabling_needs_root_and_guests_keep_full_access_until_it_is_revoked() {
     let mut space = Space::default();
     let switch = |enable| Change::Switch(Switch { enable });
     assert_eq!(reason(&mut space, switch(true)), Reason::NoRootUser);

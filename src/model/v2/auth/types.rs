@@ -3,7 +3,7 @@
 /// A list that may be absent, which etcd shows as `null`, unlike an empty one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Names {
-    /// In the order given, or sorted once a change has gone over them.
+    /// In the order given, or sorted once a change has been applied.
     #[prost(string, repeated, tag = "1")]
     pub names: Vec<String>,
 }
@@ -29,29 +29,29 @@ impl User {
     }
 }
 
-/// Path patterns: ending in `*` they stand for a prefix.
+/// Path patterns: one ending in `*` matches a prefix.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Permissions {
-    /// What may be read.
+    /// Readable paths.
     #[prost(message, optional, tag = "1")]
     pub read: Option<Names>,
-    /// What may be written.
+    /// Writable paths.
     #[prost(message, optional, tag = "2")]
     pub write: Option<Names>,
 }
 
 impl Permissions {
-    /// What may be read.
+    /// Readable paths.
     pub fn read(&self) -> &[String] {
         self.read.as_ref().map_or(&[], |patterns| &patterns.names)
     }
 
-    /// What may be written.
+    /// Writable paths.
     pub fn write(&self) -> &[String] {
         self.write.as_ref().map_or(&[], |patterns| &patterns.names)
     }
 
-    /// Whether nothing is named.
+    /// Whether there are no patterns.
     pub fn is_empty(&self) -> bool {
         self.read().is_empty() && self.write().is_empty()
     }
@@ -68,8 +68,8 @@ pub struct Role {
     pub permissions: Option<Permissions>,
 }
 
-/// A PUT of a user. With `grant` or `revoke` it changes an existing one; with `roles` it makes a new one; with neither it
-/// does whichever fits.
+/// A PUT of a user. With `grant` or `revoke` it changes an existing user; with `roles` it creates one; with neither it
+/// creates or changes, depending on whether the user exists.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PutUser {
     /// Its name.
@@ -89,7 +89,7 @@ pub struct PutUser {
     pub revoke: Vec<String>,
 }
 
-/// A PUT of a role: with `grant` or `revoke` naming anything it changes an existing one, else it makes a new one.
+/// A PUT of a role: with a non-empty `grant` or `revoke` it changes an existing role, else it creates one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PutRole {
     /// Its name.
@@ -114,7 +114,7 @@ pub struct Switch {
     pub enable: bool,
 }
 
-/// One change of users, roles or the switch.
+/// One change of users, roles or the enabled flag.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Change {
     /// Make or change a user.
@@ -142,35 +142,35 @@ pub struct Command {
     pub change: Option<Change>,
 }
 
-/// Why a change was refused. `subject` and `user` of the [`Refusal`] fill etcd's sentence.
+/// Why a change was refused. `subject` and `user` of the [`Refusal`] complete etcd's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum Reason {
     /// A new user has no password.
     EmptyPassword = 0,
-    /// A user with roles is to be made and exists.
+    /// The user to create with roles exists.
     UserExists = 1,
     /// The user to change or to show does not exist.
     NoUser = 2,
     /// The user to remove does not exist.
     NoUserToDelete = 3,
-    /// The change of a user leaves it as it was.
+    /// The change would leave the user unchanged.
     UserUnchanged = 4,
     /// A role is granted twice to a user.
     DuplicateRole = 5,
     /// A role that the user does not have is revoked.
     UngrantedRole = 6,
-    /// root must stay while authentication is on.
+    /// root cannot be deleted while authentication is on.
     RootStays = 7,
-    /// The role to make exists.
+    /// The role to create exists.
     RoleExists = 8,
     /// The role to change or to show does not exist.
     NoRole = 9,
     /// The role to remove does not exist.
     NoRoleToDelete = 10,
-    /// The change of a role leaves it as it was.
+    /// The change would leave the role unchanged.
     RoleUnchanged = 11,
-    /// The role root is fixed.
+    /// The role root cannot be changed.
     RoleIsRoot = 12,
     /// A permission to read is granted twice.
     DuplicateRead = 13,
@@ -198,10 +198,10 @@ pub struct Refusal {
     pub user: String,
 }
 
-/// What a change answers.
+/// The response to a change.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Outcome {
-    /// The user after a PUT. The password hash stays behind.
+    /// The user after a PUT, without the password hash.
     #[prost(message, optional, tag = "1")]
     pub user: Option<User>,
     /// The role after a PUT.
