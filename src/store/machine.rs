@@ -44,6 +44,9 @@ const ROW_BYTES: usize = 256;
 /// the time, so the one that is forgotten after so many others does not come back by chance.
 pub const MAX_REMOVED: usize = 1 << 16;
 
+/// What becomes of entries that apply was to take up when the member stopped.
+const UNAPPLIED: &str = "committed entries were not applied, and will be at the next start";
+
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFiles>;
 type Answer = (ApplyResponder<TypeConfig>, Reply);
 
@@ -76,7 +79,7 @@ impl Machine {
         if passes || space.ready(Part::State, needed, "committed entries are applied").await {
             return Ok(());
         }
-        Err(stopped("committed entries were not applied, and will be at the next start"))
+        Err(stopped(UNAPPLIED))
     }
 
     /// Finds out what one piece of the log does. Nothing is written.
@@ -302,7 +305,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut entries = entries.fuse();
         while let Some(piece) = Piece::take(&mut entries).await? {
             let full = piece.entries.len() >= MAX_BATCH_ENTRIES || piece.bytes >= MAX_BATCH_BYTES;
-            self.watermark.wait(piece.last.index).await;
+            if !self.watermark.wait(piece.last.index).await {
+                return Err(stopped(UNAPPLIED));
+            }
             let decided = self.decide(piece);
             let (space, bytes) = (&self.store.shared.options.space, decided.sealed.batch.size_in_bytes() as u64);
             space.add_pending(bytes);

@@ -11,8 +11,8 @@
 //! 3. **The reserve.** A file of real blocks that is given back when a flush, or the opening of the state, needs them.
 //!    Its length also tells the next start that this life ended low.
 //!
-//! The log needs no reserve but what its own files hold for a purge: they are filled with zeros before they are used. One thread looks at the file systems
-//! ten times a second; whoever only asks whether space is low reads one flag.
+//! The log needs no reserve but what its own files hold for a purge: they are filled with zeros before they are used. One
+//! thread looks at the file systems ten times a second; whoever only asks whether space is low reads one flag.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -84,15 +84,18 @@ pub struct LogBounds {
     pub segments: u64,
     /// Files made ready, or kept to be used again.
     pub spares: u64,
+    /// Entries that wait in memory to be written.
+    pub queue: u64,
 }
 
 impl LogBounds {
-    /// On a file system of `total` bytes: an eighth for segments, no more than a GiB and no less than four files, and an
-    /// eighth of that for spares.
+    /// On a file system of `total` bytes: an eighth for segments, no more than a GiB and no less than four files, an
+    /// eighth of that for spares, and a quarter of it, 64 MiB at most, for what waits to be written.
     pub fn of(total: u64) -> Self {
         let segment = (total / 128 / MIB * MIB).clamp(4 * MIB, 16 * MIB);
         let segments = (total / 8).clamp(4 * segment, 1024 * MIB);
-        Self { segment, segments, spares: (segments / 8).clamp(segment, 4 * segment) }
+        let spares = (segments / 8).clamp(segment, 4 * segment);
+        Self { segment, segments, spares, queue: (segments / 4).min(64 * MIB) }
     }
 }
 
@@ -445,6 +448,11 @@ impl Space {
         self.inner.closed.cancel();
     }
 
+    /// Whether the member stops.
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.closed.is_cancelled()
+    }
+
     /// How often whoever waits looks again.
     pub(super) fn look_every(&self) -> Duration {
         self.inner.look_every
@@ -542,14 +550,14 @@ mod tests {
         space.look();
         assert!(!space.is_low() && !space.was_low());
         assert!(space.has_room(Part::State, u64::MAX) && space.has_spare_room(Part::Log, u64::MAX));
-        let bounds = LogBounds { segment: 16 * MIB, segments: 1024 * MIB, spares: 64 * MIB };
+        let bounds = LogBounds { segment: 16 * MIB, segments: 1024 * MIB, spares: 64 * MIB, queue: 64 * MIB };
         assert_eq!(space.log_bounds(), bounds);
     }
 
     #[test]
     fn the_log_takes_a_share_of_its_disk() {
         let bounds = |total: u64| {
-            let LogBounds { segment, segments, spares } = LogBounds::of(total);
+            let LogBounds { segment, segments, spares, .. } = LogBounds::of(total);
             (segment / MIB, segments / MIB, spares / MIB)
         };
         assert_eq!(bounds(64 * MIB), (4, 16, 4));

@@ -398,6 +398,12 @@ impl State {
         }
     }
 
+    /// Whether a segment could go if the entries before `first` did.
+    pub fn would_release(&self, first: u64) -> bool {
+        let needed = self.runs.iter().find(|run| run.entries.end > first).map_or(u64::MAX, |run| run.segment.seq);
+        self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.seq < needed)
+    }
+
     fn release(&mut self) -> Vec<Arc<Segment>> {
         let needed = self.runs.front().map_or(u64::MAX, |run| run.segment.seq);
         let mut released = Vec::new();

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::mark::Mark;
 use super::meter::LogMeter;
-use super::overtake::{Ahead, take_purges};
+use super::overtake;
 use super::prepare::Preparer;
 use super::record;
 use super::recover::Recovered;
@@ -25,7 +25,8 @@ use crate::raft::codec;
 use crate::raft::types::{Entry, LogId, Payload, Vote};
 use crate::store::watermark::Watermark;
 
-/// Bytes that one write takes from the queue; a single larger item goes alone.
+/// Bytes that one write takes from the queue, and no more than half a segment: on a full disk one file that was freed must
+/// do. A single larger item goes alone.
 const DRAIN_BYTES: usize = 4 << 20;
 /// A committed hint waits this long for a write to travel with, then goes alone and unsynced: enough for a killed process
 /// to find it again.
@@ -248,43 +249,28 @@ impl Shared {
         self.grown.notify_waiters();
     }
 
-    /// Takes the purges that need not wait for what stands before them in `items`, which are being written, and in the queue.
+    /// Up to where purges among `items`, which are being written, and in the queue may go ahead of what waits for space.
     /// `last` is the last entry on disk.
-    pub fn take_purges(&self, items: &mut VecDeque<Item>, last: LogId) -> Ahead {
-        let mut ahead = Ahead::default();
-        let mut queue = self.queue.lock();
-        if take_purges(items, last, &mut ahead).is_continue() {
-            let before = ahead.whole.len();
-            let _ = take_purges(&mut queue.items, last, &mut ahead);
-            queue.bytes -= ahead.whole[before..].iter().map(|item| item.bytes).sum::<usize>();
-        }
-        ahead
+    pub fn purgeable(&self, items: &VecDeque<Item>, last: LogId) -> Option<LogId> {
+        let queue = self.queue.lock();
+        overtake::reach(items.iter().chain(&queue.items).map(|item| &item.operation), last)
     }
 
-    /// Waits a moment, or less when the log is closed meanwhile. Whether it is.
+    /// Waits a moment, or less when the log is closed meanwhile. Whether it is, or the member stops.
     pub fn rest(&self, at_most: Duration) -> bool {
         let mut queue = self.queue.lock();
         if !queue.stopped {
             self.wake.wait_for(&mut queue, at_most);
         }
-        queue.stopped
+        queue.stopped || self.options.space.is_closed()
     }
 
-    /// Accepts nothing more. Returns what was queued.
+    /// Accepts nothing more, and nobody waits for room any more. Returns what was queued.
     pub fn fail(&self) -> VecDeque<Item> {
         let mut queue = self.queue.lock();
         queue.failed = true;
-        std::mem::take(&mut queue.items)
-    }
-
-    /// What is queued, to be told that it is not written.
-    pub fn take_all(&self) -> VecDeque<Item> {
-        std::mem::take(&mut self.queue.lock().items)
-    }
-
-    /// Lets those go on who wait for room in the queue.
-    pub fn has_room(&self) {
         self.space.notify_waiters();
+        std::mem::take(&mut queue.items)
     }
 
     /// Waits for what is to be done next.
@@ -292,7 +278,7 @@ impl Shared {
         let mut queue = self.queue.lock();
         loop {
             if !queue.items.is_empty() {
-                let items = queue.drain();
+                let items = queue.drain(DRAIN_BYTES.min(self.options.segment_bytes as usize / 2));
                 self.space.notify_waiters();
                 // A hint may only stand behind the entries it names, and some may still be queued.
                 let hint = if queue.items.is_empty() { queue.hint.take() } else { None };
@@ -318,11 +304,11 @@ impl Shared {
 }
 
 impl Queue {
-    fn drain(&mut self) -> VecDeque<Item> {
+    fn drain(&mut self, most: usize) -> VecDeque<Item> {
         let mut bytes = 0;
         let fits = |item: &&Item| {
             bytes += item.bytes;
-            bytes <= DRAIN_BYTES
+            bytes <= most
         };
         let count = self.items.iter().take_while(fits).count().max(1);
         let items: VecDeque<Item> = self.items.drain(..count).collect();

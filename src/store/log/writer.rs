@@ -86,8 +86,21 @@ impl Writer {
             preparer,
             watermark,
         };
+        writer.reserve()?;
         writer.mark()?;
         Ok(writer)
+    }
+
+    /// Gives the file that recovery ended in what is reserved, which it lacks when purges used it up in an earlier life, or
+    /// when an older version wrote it. Without space for it the next purge needs a spare, or space.
+    fn reserve(&mut self) -> Result<(), LogError> {
+        let (start, end) = (self.tail.filled.max(self.tail.offset), self.tail.offset + RESERVED);
+        if start < end && self.shared.options.space.has_room(Part::Log, RESERVED) {
+            self.tail.segment.write(&[0; RESERVED as usize][..(end - start) as usize], start)?;
+            self.tail.segment.sync()?;
+            self.tail.filled = end;
+        }
+        Ok(())
     }
 
     /// Writes until the log is closed or fails.
@@ -122,9 +135,6 @@ impl Writer {
     /// Writes and syncs `items` in one piece, once there are blocks for them, and tells who waits for them.
     fn drain(&mut self, items: &mut VecDeque<Item>, hint: Option<LogId>) -> Result<(), LogError> {
         let blocks = self.wait_for_blocks(items)?;
-        if items.is_empty() {
-            return hint.map_or(Ok(()), |hint| self.write_hint(hint));
-        }
         let steps = self.write(items.iter().map(|item| &item.operation), hint, blocks)?;
         self.settle(steps);
         for item in items.drain(..) {
@@ -135,19 +145,16 @@ impl Writer {
     }
 
     /// Returns where `items` can be written. Purges among them and behind them that free space are written meanwhile.
-    fn wait_for_blocks(&mut self, items: &mut VecDeque<Item>) -> Result<Blocks, LogError> {
-        let bytes = |items: &VecDeque<Item>| (items.iter().map(|item| item.bytes).sum::<usize>() + record::SUMMARY) as u64;
-        if let Some(blocks) = self.find_blocks(bytes(items)) {
+    fn wait_for_blocks(&mut self, items: &VecDeque<Item>) -> Result<Blocks, LogError> {
+        let bytes = (items.iter().map(|item| item.bytes).sum::<usize>() + record::SUMMARY) as u64;
+        if let Some(blocks) = self.find_blocks(bytes) {
             return Ok(blocks);
         }
         let space = self.shared.options.space.clone();
-        let _waiting = space.start_waiting(Part::Log, bytes(items), "the raft log grows");
+        let _waiting = space.start_waiting(Part::Log, bytes, "the raft log grows");
         loop {
             self.purge_ahead(items)?;
-            if items.is_empty() {
-                return Ok(Blocks::Tail);
-            }
-            if let Some(blocks) = self.find_blocks(bytes(items)) {
+            if let Some(blocks) = self.find_blocks(bytes) {
                 return Ok(blocks);
             }
             if self.shared.rest(space.look_every()) {
@@ -175,21 +182,25 @@ impl Writer {
         (lacking == 0 || space.has_room(Part::Log, lacking)).then_some(Blocks::NextSegment)
     }
 
-    /// Writes a purge of what is on disk if one waits in `items` or behind them, and releases the segments that go with it.
-    fn purge_ahead(&mut self, items: &mut VecDeque<Item>) -> Result<(), LogError> {
-        let Some(last) = self.summary.last.filter(|_| self.tail.offset + PURGE_BYTES <= self.tail.filled) else {
+    /// Writes what purges in `items` or behind them say of entries on disk, if a file can go then, and lets it go.
+    fn purge_ahead(&mut self, items: &VecDeque<Item>) -> Result<(), LogError> {
+        let Some(upto) = self.summary.last.and_then(|last| self.shared.purgeable(items, last)) else { return Ok(()) };
+        // What frees nothing must not use up what is reserved.
+        if self.is_purged(upto) || !self.shared.state().would_release(upto.index + 1) {
             return Ok(());
-        };
-        let ahead = self.shared.take_purges(items, last);
-        if let Some(upto) = ahead.upto.filter(|upto| self.summary.purged < Some(*upto)) {
-            tracing::info!(upto = upto.index, "purging the raft log ahead of what waits for disk space");
-            let steps = self.write([&Operation::Purge(upto)], None, Blocks::Reserved)?;
-            self.settle(steps);
         }
-        for item in ahead.whole {
-            item.tell(Ok(()));
-        }
+        let fits = self.tail.offset + PURGE_BYTES <= self.tail.filled;
+        let blocks = if fits { Some(Blocks::Reserved) } else { self.find_blocks(PURGE_BYTES) };
+        let Some(blocks) = blocks else { return Ok(()) };
+        tracing::info!(upto = upto.index, "purging the raft log ahead of what waits for disk space");
+        let steps = self.write([&Operation::Purge(upto)], None, blocks)?;
+        self.settle(steps);
         Ok(())
+    }
+
+    /// Whether a purge up to `id` is on disk.
+    fn is_purged(&self, id: LogId) -> bool {
+        self.summary.purged.is_some_and(|purged| purged.index >= id.index)
     }
 
     /// Writes and syncs operations in one piece. Returns what is on disk now.
@@ -240,6 +251,8 @@ impl Writer {
                 self.summary.vote = Some(*vote);
                 self.push(&Record::Vote(*vote));
             }
+            // It went ahead.
+            Operation::Purge(id) if self.is_purged(*id) => {}
             Operation::Purge(id) => {
                 self.summary.purged = Some(*id);
                 self.summary.last = later(self.summary.last, Some(*id));
@@ -370,7 +383,9 @@ impl Writer {
 
     /// Ends without having written `items` and what is queued: they were never acknowledged, and nobody waits any more.
     fn close(&self, items: VecDeque<Item>) {
-        for item in items.into_iter().chain(self.shared.take_all()) {
+        tracing::warn!("the raft log is closed while it waits for disk space; what it had not written was never acknowledged");
+        self.watermark.end();
+        for item in items.into_iter().chain(self.shared.fail()) {
             item.tell(Err(io::Error::other(LogError::Full.to_string())));
         }
     }
@@ -384,7 +399,6 @@ impl Writer {
         for item in items.into_iter().chain(queued) {
             item.tell(Err(io::Error::other(error.to_string())));
         }
-        self.shared.has_room();
         (self.shared.options.on_failure)();
     }
 }

@@ -36,7 +36,7 @@ impl Disk {
     }
 
     fn options(space: &Space) -> LogOptions {
-        LogOptions { space: space.clone(), spare_bytes: 0, ..small() }
+        LogOptions { space: space.clone(), spare_bytes: 0, queue_bytes: 4 << 10, ..small() }
     }
 
     fn store(&mut self) -> &mut LogStore {
@@ -140,20 +140,43 @@ async fn a_snapshot_from_elsewhere_frees_all_of_a_full_disk_although_appends_wai
 }
 
 #[tokio::test]
-async fn many_purges_on_a_full_disk_that_free_nothing_harm_nothing() {
+async fn many_purges_that_free_nothing_do_not_use_up_what_one_needs_that_frees_a_file() {
     let mut disk = Disk::new();
-    let (waiting, told) = disk.fill(3).await;
-    let settled = waiting - 1;
-    for index in 0..settled {
+    let (waiting, told) = disk.fill(100).await;
+    // All in the first file.
+    for index in 0..15 {
         disk.store().purge(log_id(1, index)).await.expect("purges");
         // Each may be written by itself.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    disk.is_large();
-    within("there is space", told).await.expect("told").expect("is written");
+    assert!(disk.space.is_awaited());
+    disk.store().purge(log_id(1, waiting - 2)).await.expect("purges");
+    within("the append goes on", told).await.expect("told").expect("is written");
     let store = disk.reopen().await;
-    assert_eq!(state(store).await, (Some(log_id(1, settled - 1)), Some(log_id(1, waiting))));
-    assert_holds(store, 1, settled..waiting + 1, SIZE).await;
+    assert_eq!(state(store).await, (Some(log_id(1, waiting - 2)), Some(log_id(1, waiting))));
+    assert_holds(store, 1, waiting - 1..waiting + 1, SIZE).await;
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_version_gets_at_the_start_what_a_purge_needs() {
+    let mut disk = Disk::new();
+    append(disk.store(), 1, 0..100, SIZE).await;
+    disk.store = None;
+    let newest = segments(disk.dir.path()).pop().expect("a segment");
+    let end = fs::read(&newest).expect("reads").iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    fs::OpenOptions::new().write(true).open(&newest).and_then(|file| file.set_len(end)).expect("is shortened");
+    for file in fs::read_dir(disk.dir.path()).expect("lists").flatten() {
+        if file.file_name().to_string_lossy().starts_with("spare-") {
+            fs::remove_file(file.path()).expect("removes");
+        }
+    }
+    disk.reopen().await;
+    assert!(fs::metadata(&newest).expect("is there").len() > end);
+    disk.is_full();
+    let (waiting, told) = disk.append_until_one_waits(100).await;
+    assert_eq!(waiting, 100, "there was room for more than a purge");
+    disk.store().purge(log_id(1, 98)).await.expect("purges");
+    within("the append goes on", told).await.expect("told").expect("is written");
 }
 
 #[tokio::test]
@@ -163,6 +186,33 @@ async fn a_log_that_is_closed_while_it_waits_loses_only_what_was_not_acknowledge
     // Closing waits for the thread, which must not wait for space.
     disk.store = None;
     assert!(within("who waits is told", told).await.expect("told").is_err());
+    let store = disk.reopen().await;
+    assert_eq!(state(store).await, (None, Some(log_id(1, waiting - 1))));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_space_in_the_log_is_told_so_when_the_member_stops() {
+    let mut disk = Disk::new();
+    let (waiting, told) = disk.fill(20).await;
+    let mut queued = vec![told];
+    let mut blocked = loop {
+        let ((done, told), mut store) = (TypeConfig::oneshot(), disk.store().clone());
+        let index = waiting + queued.len() as u64;
+        queued.push(told);
+        let mut next =
+            Box::pin(async move { store.append([entry(1, index, SIZE)], IOFlushed::signal(done)).await.map(drop) });
+        match futures::poll!(&mut next) {
+            std::task::Poll::Ready(appended) => appended.expect("is queued"),
+            std::task::Poll::Pending => break next,
+        }
+    };
+    disk.space.close();
+    assert!(within("the append that waits for room ends", &mut blocked).await.is_err());
+    drop(blocked);
+    for told in queued {
+        assert!(!matches!(within("who waits is told", told).await, Ok(Ok(()))), "nothing was written");
+    }
+    assert!(within("a vote is refused", disk.store().save_vote(&crate::raft::types::Vote::new(2, 1))).await.is_err());
     let store = disk.reopen().await;
     assert_eq!(state(store).await, (None, Some(log_id(1, waiting - 1))));
 }
