@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::LogError;
 use super::mark::{Mark, Place};
 use super::placer::Placer;
 use super::prepare::Preparer;
@@ -20,7 +21,6 @@ use super::recover::{Summary, Tail};
 use super::segment::{HEADER, Header, Segment};
 use super::state::{Point, Step, kept_hint, later};
 use super::wal::{Item, Operation, Shared, Work};
-use super::LogError;
 use crate::raft::types::LogId;
 use crate::store::error::say_unheard;
 use crate::store::space::Part;
@@ -152,14 +152,17 @@ impl Writer {
         }
         let space = self.shared.options.space.clone();
         let _waiting = space.start_waiting(Part::Log, bytes, "the raft log grows");
+        let mut ends = false;
         loop {
             self.purge_ahead(items)?;
             if let Some(blocks) = self.find_blocks(bytes) {
                 return Ok(blocks);
             }
-            if self.shared.rest(space.look_every()) {
+            if ends {
                 return Err(LogError::Full);
             }
+            // One more look: a log that is closed with space at last writes what is queued.
+            ends = self.shared.rest(space.look_every());
         }
     }
 
@@ -383,7 +386,9 @@ impl Writer {
 
     /// Ends without having written `items` and what is queued: they were never acknowledged, and nobody waits any more.
     fn close(&self, items: VecDeque<Item>) {
-        tracing::warn!("the raft log is closed while it waits for disk space; what it had not written was never acknowledged");
+        tracing::warn!(
+            "the raft log is closed while it waits for disk space; what it had not written was never acknowledged"
+        );
         self.watermark.end();
         for item in items.into_iter().chain(self.shared.fail()) {
             item.tell(Err(io::Error::other(LogError::Full.to_string())));

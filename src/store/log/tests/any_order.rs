@@ -312,7 +312,9 @@ impl World {
     /// Whether the log may be `found` so: as after any record, or with a purge ahead of what waited for space.
     fn may_be(&self, found: &Model) -> bool {
         let ahead = |at: usize, state: &Model| {
-            let Some(last) = state.last().filter(|last| self.was_full && found.last() == Some(*last)) else { return false };
+            let Some(last) = state.last().filter(|last| self.was_full && found.last() == Some(*last)) else {
+                return false;
+            };
             self.states[at..].iter().filter_map(|later| later.purged).any(|upto| {
                 let mut state = state.clone();
                 state.purge(if upto.index <= last.index { upto } else { last });
