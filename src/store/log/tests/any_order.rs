@@ -309,17 +309,15 @@ impl World {
         self.begin_again(next).await;
     }
 
-    /// Whether the log may be `found` so: as after any record, or with a purge ahead of what waited for space.
+    /// Whether the log may be `found` so: as after any record, or with a purge ahead of what waited for space, as far as the
+    /// disk went when it was written.
     fn may_be(&self, found: &Model) -> bool {
         let ahead = |at: usize, state: &Model| {
-            let Some(last) = state.last().filter(|last| self.was_full && found.last() == Some(*last)) else {
-                return false;
-            };
-            self.states[at..].iter().filter_map(|later| later.purged).any(|upto| {
-                let mut state = state.clone();
-                state.purge(if upto.index <= last.index { upto } else { last });
-                state == *found
-            })
+            let asked = self.states[at..].iter().filter_map(|later| later.purged).map(|id| id.index).max();
+            let Some(upto) = found.purged.filter(|upto| self.was_full && state.holds(*upto)) else { return false };
+            let mut state = state.clone();
+            state.purge(upto);
+            asked >= Some(upto.index) && state == *found
         };
         self.states.iter().enumerate().any(|(at, state)| state == found || ahead(at, state))
     }
