@@ -46,7 +46,7 @@ const ID: u64 = 8;
 /// Everything that a member with these settings keeps, on file systems of `log_total` and `state_total` bytes.
 pub fn table(settings: &Settings, log_total: u64, state_total: u64) -> Vec<Bound> {
     let mut table = on_disk(settings, log_total, state_total);
-    table.extend(in_memory(settings));
+    table.extend(in_memory(settings, log_total));
     table
 }
 
@@ -80,15 +80,15 @@ fn on_disk(settings: &Settings, log_total: u64, state_total: u64) -> Vec<Bound> 
     ]
 }
 
-fn in_memory(settings: &Settings) -> Vec<Bound> {
+fn in_memory(settings: &Settings, log_total: u64) -> Vec<Bound> {
     let (log, memory) = (LogOptions::default(), &settings.memory);
     let append = network::APPEND_QUEUE as u64 * log.read_bytes as u64;
-    let in_flight = MAX_IN_FLIGHT_KIB as u64 * 1024;
+    let (in_flight, queue) = (MAX_IN_FLIGHT_KIB as u64 * 1024, LogBounds::of(log_total).queue);
     vec![
         bound("write buffers", Kept::Memory, memory.write_buffer_bytes, "--write-buffer-bytes"),
         bound("block cache", Kept::Memory, memory.block_cache_bytes, "--block-cache-bytes"),
         bound("newest raft entries", Kept::Memory, log.ring_bytes as u64, "the log's ring"),
-        bound("raft entries not on disk yet", Kept::Memory, log.queue_bytes as u64, "appends wait"),
+        bound("raft entries not on disk yet", Kept::Memory, queue, "appends wait"),
         bound("commands in flight", Kept::Memory, in_flight, "refused as too many requests"),
         bound(
             "entries on their way to a follower",
@@ -149,6 +149,15 @@ mod tests {
             let fixed = table.iter().filter(|bound| bound.what.starts_with("raft log") || bound.what == "reserve");
             let bytes: u64 = fixed.filter_map(|bound| bound.bytes).sum();
             assert!(bytes <= total / 2, "{bytes} of {mebibytes} MiB");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_small_disk_is_a_quarter_of_what_the_log_may_take_there() {
+        for (mebibytes, queue) in [(64, 4), (512, 16), (1024, 32), (4096, 64), (1 << 20, 64)] {
+            let table = table(&defaults(), mebibytes << 20, 10 << 30);
+            let found = table.iter().find(|bound| bound.what == "raft entries not on disk yet");
+            assert_eq!(found.and_then(|bound| bound.bytes), Some(queue << 20), "{mebibytes} MiB");
         }
     }
 

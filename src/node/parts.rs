@@ -252,6 +252,7 @@ async fn consensus(
     let log_options = LogOptions {
         segment_bytes: bounds.segment,
         spare_bytes: bounds.spares,
+        queue_bytes: bounds.queue as usize,
         space: space.clone(),
         on_sync: Some(metrics.sync_observer()),
         ..LogOptions::default()

@@ -25,7 +25,6 @@ pub mod types;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -73,7 +72,7 @@ pub(crate) struct Inner {
     reads: ReadQueue,
     in_flight: Arc<Semaphore>,
     /// Commands wait until a snapshot lets the log go on.
-    log_is_full: AtomicBool,
+    log_is_full: watch::Sender<bool>,
     carried: mpsc::Sender<Carried>,
     changing: Mutex<()>,
     /// One hash for other members at a time.
@@ -142,7 +141,7 @@ pub async fn start(options: RaftOptions) -> Result<Consensus, StartError> {
         lead_times: parking_lot::Mutex::default(),
         reads: ReadQueue::default(),
         in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)),
-        log_is_full: AtomicBool::new(false),
+        log_is_full: watch::Sender::new(false),
         carried,
         changing: Mutex::new(()),
         hashing: Arc::new(Semaphore::new(1)),
@@ -211,6 +210,8 @@ impl Consensus {
     /// Stops consensus on this member; what is in flight answers `Stopped`. Leadership should have moved before.
     pub async fn shutdown(&self) {
         self.inner.stopping.cancel();
+        // Before: the core may wait for what waits for space.
+        self.inner.store.space().close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop cleanly");
         }

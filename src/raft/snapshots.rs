@@ -18,8 +18,6 @@ const LOOK_OFTEN: Duration = Duration::from_millis(20);
 const AT_MOST_EVERY: Duration = Duration::from_secs(10);
 /// So many entries are always worth a snapshot: replaying them takes seconds.
 const MOST_ENTRIES: u64 = 500_000;
-/// A command that waits for room in the log looks again after this time.
-const ROOM_EVERY: Duration = Duration::from_millis(5);
 
 /// What has come since the last snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +65,13 @@ impl Inner {
 
     /// Returns when the log has room for commands: while a snapshot that is due is not there yet, it may have none.
     pub(super) async fn log_room(&self) {
-        while self.log_is_full.load(Ordering::Relaxed) && !self.stopping.is_cancelled() {
-            sleep(ROOM_EVERY).await;
+        if !*self.log_is_full.borrow() {
+            return;
+        }
+        let mut is_full = self.log_is_full.subscribe();
+        tokio::select! {
+            _ = is_full.wait_for(|full| !full) => {}
+            () = self.stopping.cancelled() => {}
         }
     }
 }
@@ -117,7 +120,7 @@ impl Keeper {
         // While space is low what grows the store is refused, and what frees some must not wait.
         let full = !inner.store.space().is_low()
             && self.meter.bytes_behind(inner.snapshot_index()) > inner.rules.log_bytes / 4 * 3;
-        if inner.log_is_full.swap(full, Ordering::Relaxed) != full {
+        if inner.log_is_full.send_replace(full) != full {
             tracing::info!(full, limit = inner.rules.log_bytes, "commands wait while the log is full");
         }
         full

@@ -44,6 +44,9 @@ const ROW_BYTES: usize = 256;
 /// the time, so the one that is forgotten after so many others does not come back by chance.
 pub const MAX_REMOVED: usize = 1 << 16;
 
+/// What becomes of entries that apply was to take up when the member stopped.
+const UNAPPLIED: &str = "committed entries were not applied, and will be at the next start";
+
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFiles>;
 type Answer = (ApplyResponder<TypeConfig>, Reply);
 
@@ -66,11 +69,17 @@ impl Machine {
 
     /// Returns when `bytes` can be written. A batch that fills no write buffer passes without: alarms, votes and small
     /// deletions must go on.
-    async fn wait_for_space(&self, space: &Space, bytes: u64) {
+    ///
+    /// # Errors
+    /// The member stops first.
+    async fn wait_for_space(&self, space: &Space, bytes: u64) -> Result<(), io::Error> {
         let database = self.store.shared.database();
-        if !database.takes_without_flush(bytes, &self.store.shared.options) {
-            space.ready(Part::State, || database.unflushed() + bytes, "committed entries are applied").await;
+        let passes = database.takes_without_flush(bytes, &self.store.shared.options);
+        let needed = || database.unflushed() + bytes;
+        if passes || space.ready(Part::State, needed, "committed entries are applied").await {
+            return Ok(());
         }
+        Err(stopped(UNAPPLIED))
     }
 
     /// Finds out what one piece of the log does. Nothing is written.
@@ -296,12 +305,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut entries = entries.fuse();
         while let Some(piece) = Piece::take(&mut entries).await? {
             let full = piece.entries.len() >= MAX_BATCH_ENTRIES || piece.bytes >= MAX_BATCH_BYTES;
-            self.watermark.wait(piece.last.index).await;
+            if !self.watermark.wait(piece.last.index).await {
+                return Err(stopped(UNAPPLIED));
+            }
             let decided = self.decide(piece);
             let (space, bytes) = (&self.store.shared.options.space, decided.sealed.batch.size_in_bytes() as u64);
             space.add_pending(bytes);
             if space.is_low() {
-                self.wait_for_space(space, bytes).await;
+                self.wait_for_space(space, bytes).await?;
             }
             self.carry_out(decided);
             if full {
@@ -336,13 +347,15 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let store = self.store.clone();
+        let (space, unflushed) = (store.space().clone(), || store.shared.database().unflushed());
+        // A checkpoint flushes. It runs beside everything else, so it may as well wait; not on a thread of the pool, which
+        // nothing could end.
+        if !space.ready(Part::State, unflushed, "a snapshot flushes the state").await {
+            return Err(stopped("no snapshot was made"));
+        }
         let build = move || {
-            let database = store.shared.database();
-            // A checkpoint flushes. It runs beside everything else, so it may as well wait.
-            let space = &store.shared.options.space;
-            space.wait(Part::State, database.unflushed(), "a snapshot flushes the state", || false);
             let begun = Instant::now();
-            let snapshot = store.shared.snapshots.build(&database)?;
+            let snapshot = store.shared.snapshots.build(&store.shared.database())?;
             store.worked(Work::Snapshot, begun.elapsed());
             Ok(snapshot)
         };
@@ -351,13 +364,18 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
+/// What a wait for space ends with when the member stops.
+fn stopped(so: &str) -> io::Error {
+    io::Error::other(format!("this member stops while it waits for disk space: {so}"))
+}
+
 /// Runs disk work beside the serving thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, io::Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done?),
-        Err(stopped) => Err(io::Error::other(stopped)),
+        Err(ended) => Err(io::Error::other(ended)),
     }
 }
 

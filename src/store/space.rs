@@ -5,14 +5,14 @@
 //! 1. **Low.** When less than a low mark is left, the member is *low*: merging of table files pauses, what is in memory
 //!    only is flushed while it still fits, and the API refuses what grows the store, unless the member stands *aside*:
 //!    a quorum of others has space, and this one need not write for the cluster to go on (`node::space`).
-//! 2. **Waiting.** When not even that much is left, what needs new blocks waits ([`Space::wait`]) instead of failing: the
-//!    log's thread before it grows a file, apply before it fills a write buffer, a flush before it starts. Reads go on.
-//!    Whatever waits goes on by itself when there is space again.
+//! 2. **Waiting.** When not even that much is left, what needs new blocks waits instead of failing: the log's thread before
+//!    it grows a file, apply before it fills a write buffer, a flush before it starts. Reads go on. Whatever waits goes on
+//!    by itself when there is space again, and what would free some does not wait behind it.
 //! 3. **The reserve.** A file of real blocks that is given back when a flush, or the opening of the state, needs them.
 //!    Its length also tells the next start that this life ended low.
 //!
-//! The log needs no reserve: its files are filled with zeros before they are used. One thread looks at the file systems
-//! ten times a second; whoever only asks whether space is low reads one flag.
+//! The log needs no reserve but what its own files hold for a purge: they are filled with zeros before they are used. One
+//! thread looks at the file systems ten times a second; whoever only asks whether space is low reads one flag.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 const MIB: u64 = 1 << 20;
 /// Between two looks at the file systems.
@@ -63,6 +64,9 @@ struct Inner {
     refuses: AtomicBool,
     levels: watch::Sender<bool>,
     waiting: AtomicUsize,
+    /// Between two looks of whoever waits.
+    look_every: Duration,
+    closed: CancellationToken,
     /// What the next flush of the state will write, bytes: taken already, as it were.
     pending: AtomicU64,
     /// How much of it came since the last look.
@@ -80,15 +84,18 @@ pub struct LogBounds {
     pub segments: u64,
     /// Files made ready, or kept to be used again.
     pub spares: u64,
+    /// Entries that wait in memory to be written.
+    pub queue: u64,
 }
 
 impl LogBounds {
-    /// On a file system of `total` bytes: an eighth for segments, no more than a GiB and no less than four files, and an
-    /// eighth of that for spares.
+    /// On a file system of `total` bytes: an eighth for segments, no more than a GiB and no less than four files, an
+    /// eighth of that for spares, and a quarter of it, 64 MiB at most, for what waits to be written.
     pub fn of(total: u64) -> Self {
         let segment = (total / 128 / MIB * MIB).clamp(4 * MIB, 16 * MIB);
         let segments = (total / 8).clamp(4 * segment, 1024 * MIB);
-        Self { segment, segments, spares: (segments / 8).clamp(segment, 4 * segment) }
+        let spares = (segments / 8).clamp(segment, 4 * segment);
+        Self { segment, segments, spares, queue: (segments / 4).min(64 * MIB) }
     }
 }
 
@@ -100,6 +107,20 @@ struct Place {
     low: u64,
     /// With this left, it is low no more.
     enough: u64,
+    #[cfg(test)]
+    scripted: Option<Scripted>,
+}
+
+/// Bytes left, where a test says so.
+#[cfg(test)]
+#[derive(Clone)]
+struct Scripted(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0())
+    }
 }
 
 #[derive(Debug)]
@@ -135,11 +156,21 @@ impl Place {
     fn open(dir: &Path, buffers: u64) -> Option<Self> {
         let (total, _) = measure(dir).ok().filter(|(total, _)| *total > 0)?;
         let low = low_mark(total, buffers);
-        Some(Self { dir: dir.to_path_buf(), low, enough: low + (low / 4).max(2 * MIB) })
+        Some(Self {
+            dir: dir.to_path_buf(),
+            low,
+            enough: low + (low / 4).max(2 * MIB),
+            #[cfg(test)]
+            scripted: None,
+        })
     }
 
     /// Bytes left. A file system that does not answer is not called full.
     fn left(&self) -> u64 {
+        #[cfg(test)]
+        if let Some(Scripted(left)) = &self.scripted {
+            return left();
+        }
         measure(&self.dir).map_or(u64::MAX, |(_, left)| left)
     }
 }
@@ -246,6 +277,8 @@ impl Space {
             refuses: AtomicBool::new(false),
             levels: watch::Sender::new(false),
             waiting: AtomicUsize::new(0),
+            look_every: LOOK_EVERY,
+            closed: CancellationToken::new(),
             pending: AtomicU64::new(0),
             unseen: AtomicU64::new(0),
             looking: Mutex::new(()),
@@ -398,44 +431,62 @@ impl Space {
         !self.is_low() && place.left() >= place.enough.saturating_add(bytes)
     }
 
-    /// Blocks until `bytes` can be written to `part`, and says what for while it waits. False when `stopped` says so first.
-    pub fn wait(&self, part: Part, bytes: u64, what: &'static str, stopped: impl Fn() -> bool) -> bool {
-        if self.has_room(part, bytes) {
+    /// Returns when `bytes`, asked anew each time, can be written to `part`, and says what for while it waits. False when
+    /// the member stops first.
+    pub async fn ready(&self, part: Part, bytes: impl Fn() -> u64, what: &'static str) -> bool {
+        if self.has_room(part, bytes()) {
             return true;
         }
-        let _waiting = self.start_waiting(part, bytes, what);
+        let _waiting = self.start_waiting(part, bytes(), what);
         loop {
-            if stopped() {
-                return false;
+            tokio::select! {
+                () = self.inner.closed.cancelled() => return false,
+                () = tokio::time::sleep(self.look_every()) => {}
             }
-            std::thread::sleep(LOOK_EVERY);
-            if self.has_room(part, bytes) {
+            if self.has_room(part, bytes()) {
                 return true;
             }
         }
     }
 
-    /// The same for tasks; `bytes` is asked anew each time.
-    pub async fn ready(&self, part: Part, bytes: impl Fn() -> u64, what: &'static str) {
-        if self.has_room(part, bytes()) {
-            return;
-        }
-        let _waiting = self.start_waiting(part, bytes(), what);
-        while !self.has_room(part, bytes()) {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+    /// The member stops: nothing waits for space any more.
+    pub fn close(&self) {
+        self.inner.closed.cancel();
     }
 
-    fn start_waiting(&self, part: Part, bytes: u64, what: &'static str) -> Waiting<'_> {
+    /// Whether the member stops.
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.closed.is_cancelled()
+    }
+
+    /// How often whoever waits looks again.
+    pub(super) fn look_every(&self) -> Duration {
+        self.inner.look_every
+    }
+
+    /// Says that somebody waits, until what is returned is dropped.
+    pub(super) fn start_waiting(&self, part: Part, bytes: u64, what: &'static str) -> Waiting<'_> {
         self.inner.waiting.fetch_add(1, Ordering::AcqRel);
         let dir = self.place(part).map_or_else(String::new, |place| place.dir.display().to_string());
         tracing::warn!(what, bytes, dir, "no space left: waiting for space instead of failing; free some to go on");
         Waiting { space: self, what }
     }
+
+    /// Space that is never low, in which so many bytes can be written as `left` says.
+    #[cfg(test)]
+    pub fn scripted(left: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        let left = Scripted(Arc::new(move || left().saturating_add(MARGIN)));
+        let place = || Some(Place { dir: PathBuf::new(), low: 0, enough: MARGIN, scripted: Some(left.clone()) });
+        let mut space = Self::of(place(), place(), None);
+        if let Some(inner) = Arc::get_mut(&mut space.inner) {
+            inner.look_every = Duration::from_millis(1);
+        }
+        space
+    }
 }
 
 /// Somebody waits for space.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     space: &'a Space,
     what: &'static str,
 }
@@ -505,14 +556,14 @@ mod tests {
         space.look();
         assert!(!space.is_low() && !space.was_low());
         assert!(space.has_room(Part::State, u64::MAX) && space.has_spare_room(Part::Log, u64::MAX));
-        let bounds = LogBounds { segment: 16 * MIB, segments: 1024 * MIB, spares: 64 * MIB };
+        let bounds = LogBounds { segment: 16 * MIB, segments: 1024 * MIB, spares: 64 * MIB, queue: 64 * MIB };
         assert_eq!(space.log_bounds(), bounds);
     }
 
     #[test]
     fn the_log_takes_a_share_of_its_disk() {
         let bounds = |total: u64| {
-            let LogBounds { segment, segments, spares } = LogBounds::of(total);
+            let LogBounds { segment, segments, spares, .. } = LogBounds::of(total);
             (segment / MIB, segments / MIB, spares / MIB)
         };
         assert_eq!(bounds(64 * MIB), (4, 16, 4));
@@ -521,12 +572,22 @@ mod tests {
         assert_eq!(bounds(1 << 40), (16, 1024, 64));
     }
 
-    #[test]
-    fn a_wait_ends_when_it_is_stopped() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let space = Space::watch(dir.path(), &dir.path().join("wal"), 32 * MIB).expect("a space");
-        assert!(space.wait(Part::Log, 1, "test", || false));
-        assert!(!space.wait(Part::Log, u64::MAX, "test", || true));
+    #[tokio::test]
+    async fn a_wait_ends_when_there_is_space_or_the_member_stops() {
+        let left = Arc::new(AtomicU64::new(MIB));
+        let space = Space::scripted({
+            let left = left.clone();
+            move || left.load(Ordering::Acquire)
+        });
+        assert!(space.ready(Part::Log, || MIB, "test").await);
+        let freed = async {
+            assert!(space.is_awaited());
+            left.store(2 * MIB, Ordering::Release);
+        };
+        let (ready, ()) = tokio::join!(space.ready(Part::Log, || 2 * MIB, "test"), freed);
+        assert!(ready && !space.is_awaited());
+        space.close();
+        assert!(!space.ready(Part::Log, || 4 * MIB, "test").await);
         assert!(!space.is_awaited());
     }
 }

@@ -7,7 +7,7 @@
 //! can never raise it again: the cut comes after it in the same queue, and nothing is appended before the cut is durable.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -20,13 +20,16 @@ pub struct Watermark {
 #[derive(Debug)]
 struct Shared {
     durable: AtomicU64,
+    ended: AtomicBool,
+    /// Told when either changes.
     moved: Notify,
 }
 
 impl Watermark {
     /// A mark at `durable`: everything up to and including that index was found on disk.
     pub fn new(durable: u64) -> Self {
-        Self { shared: Arc::new(Shared { durable: AtomicU64::new(durable), moved: Notify::new() }) }
+        let (durable, ended) = (AtomicU64::new(durable), AtomicBool::new(false));
+        Self { shared: Arc::new(Shared { durable, ended, moved: Notify::new() }) }
     }
 
     /// A mark that nothing ever waits for: for state machines that run without a log behind them.
@@ -52,18 +55,28 @@ impl Watermark {
         self.shared.durable.fetch_min(last_kept, Ordering::AcqRel);
     }
 
-    /// Returns when everything up to `index` is durable; at once when it already is.
-    pub async fn wait(&self, index: u64) {
+    /// The log ended without having written everything: what is not durable by now never is.
+    pub fn end(&self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.moved.notify_waiters();
+    }
+
+    /// Returns when everything up to `index` is durable; at once when it already is. False when the log ends first.
+    pub async fn wait(&self, index: u64) -> bool {
         while self.durable() < index {
             let moved = self.shared.moved.notified();
             tokio::pin!(moved);
             // Enlists before the second look, so a raise between the look and the await is not missed.
             moved.as_mut().enable();
             if self.durable() >= index {
-                return;
+                return true;
+            }
+            if self.shared.ended.load(Ordering::Acquire) {
+                return false;
             }
             moved.await;
         }
+        true
     }
 }
 
@@ -103,5 +116,12 @@ mod tests {
         assert!(!waiter.is_finished());
         mark.advance(2);
         waiter.await.expect("the waiter ends");
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_the_log() {
+        let mark = Watermark::new(3);
+        let (durable, ()) = tokio::join!(mark.wait(4), async { mark.end() });
+        assert!(!durable && !mark.wait(4).await && mark.wait(3).await);
     }
 }

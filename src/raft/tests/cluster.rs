@@ -18,7 +18,7 @@ use crate::raft::network::{PeerListener, PeerTls, serve};
 use crate::raft::types::{Member, NodeId};
 use crate::raft::{Consensus, LeaderDuties, ProposeError, RaftOptions, Renewal, Rules, start};
 use crate::store::log::LogOptions;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Space, Store, StoreOptions};
 
 /// The longest anything here may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,14 +78,15 @@ pub async fn listener() -> (TcpListener, String) {
     (socket, url)
 }
 
-async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consensus, Store) {
+async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules, space: Space) -> (Consensus, Store) {
     let segment_bytes = (rules.log_bytes / 8).min(4 << 20);
-    let options = LogOptions { segment_bytes, first_segment_bytes: 64 << 10, ..LogOptions::default() };
+    let options =
+        LogOptions { segment_bytes, first_segment_bytes: 64 << 10, space: space.clone(), ..LogOptions::default() };
     // A member of this process that was just stopped may hold its locks for a moment: a snapshot or a sweep ends first.
     let deadline = Instant::now() + PATIENCE;
     let (log, store, machine) = loop {
         let (log, watermark) = crate::store::log::open(&dir.join("wal"), options.clone()).expect("the log opens");
-        match crate::store::open(dir, StoreOptions::default(), watermark) {
+        match crate::store::open(dir, StoreOptions { space: space.clone(), ..StoreOptions::default() }, watermark) {
             Ok((store, machine)) => break (log, store, machine),
             Err(error) if Instant::now() > deadline => panic!("the state does not open: {error}"),
             Err(_still_held) => drop(log),
@@ -111,7 +112,18 @@ async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules) -> (Consens
 impl Node {
     /// A member on `socket`, with the data of `dir`.
     pub async fn start(id: NodeId, socket: TcpListener, url: String, dir: Arc<TempDir>, rules: Rules) -> Self {
-        let (consensus, store) = open(id, CLUSTER, dir.path(), rules).await;
+        Self::start_in(Space::unbounded(), id, socket, url, dir, rules).await
+    }
+
+    async fn start_in(
+        space: Space,
+        id: NodeId,
+        socket: TcpListener,
+        url: String,
+        dir: Arc<TempDir>,
+        rules: Rules,
+    ) -> Self {
+        let (consensus, store) = open(id, CLUSTER, dir.path(), rules, space).await;
         let admission = Admission::start().expect("a thread for callers");
         serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone(), &admission).expect("served");
         let end = End(consensus.clone());
@@ -119,9 +131,14 @@ impl Node {
     }
 
     pub async fn fresh(id: NodeId, socket: TcpListener, url: String, rules: Rules) -> Self {
+        Self::fresh_in(Space::unbounded(), id, socket, url, rules).await
+    }
+
+    /// The same on a disk with as much space as `space` says.
+    pub async fn fresh_in(space: Space, id: NodeId, socket: TcpListener, url: String, rules: Rules) -> Self {
         // In memory: a disk that stalls for longer than an election timeout changes the leader.
         let dir = Arc::new(tempfile::tempdir_in("/dev/shm").expect("a temporary directory"));
-        Self::start(id, socket, url, dir, rules).await
+        Self::start_in(space, id, socket, url, dir, rules).await
     }
 
     /// Stops the member; what it takes to start it again.

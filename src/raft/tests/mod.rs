@@ -2,6 +2,7 @@
 
 mod change;
 mod cluster;
+mod full;
 mod log_bounds;
 mod peers;
 mod replicate;

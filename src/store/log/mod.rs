@@ -1,7 +1,8 @@
 //! The Raft log on disk: entries, votes and committed hints in one ordered stream of records, cut into segment files.
 //!
 //! Holds true:
-//! - Calls take effect in the order they were made, on disk as in memory ([`wal`]: one queue, one thread, one stream).
+//! - Calls take effect in the order they were made, on disk as in memory ([`wal`]: one queue, one thread, one stream), but for
+//!   purges that free space for what waits before them ([`overtake`]).
 //! - Entries can be read as soon as `append` returns; whoever asked is told they are durable only after a sync, in order.
 //! - A failed write or sync ends the process: what the disk holds is then unknown, and only a restart can find out.
 //! - After a restart the log is everything that was ever called durable, or the start is refused ([`recover`]).
@@ -12,6 +13,7 @@
 pub(crate) mod fuzzing;
 mod mark;
 mod meter;
+mod overtake;
 mod placer;
 mod prepare;
 mod read;
@@ -21,6 +23,7 @@ mod segment;
 mod state;
 mod storage;
 mod wal;
+mod writer;
 
 use std::fmt;
 use std::fs;
@@ -58,7 +61,7 @@ pub struct LogOptions {
     pub read_bytes: usize,
     /// Files made ready, or kept to be used again, may take so many bytes together; one may always be there.
     pub spare_bytes: u64,
-    /// What the log's file system has left: the log waits for space before it grows a file.
+    /// What the log's file system has left: the log waits for space before it grows a file, and purges meanwhile.
     pub space: Space,
     /// For the disk metrics.
     pub on_sync: Option<SyncObserver>,

@@ -92,6 +92,11 @@ impl Preparer {
         }
     }
 
+    /// How many bytes of the best spare are its own already. Until the next [`take`](Self::take) it becomes no less.
+    pub fn ready(&self) -> u64 {
+        self.shared.shelf.lock().spares.iter().map(Spare::filled).max().unwrap_or(0)
+    }
+
     /// The mark moved, and the current segment is full to `used` of `capacity` bytes: the next one should be ready by the
     /// time this one is half full.
     pub fn progress(&self, used: u64, capacity: u64) {
@@ -150,7 +155,7 @@ impl Shared {
         }
     }
 
-    /// Removes spares for which there is no room any more: all but one while space is low.
+    /// Removes spares for which there is no room any more: all but the best while space is low.
     fn shed(&self) {
         let most = if self.space.is_low() { 0 } else { self.spare_bytes };
         loop {
@@ -159,7 +164,8 @@ impl Shared {
             if shelf.spares.len() <= 1 || held <= most {
                 return;
             }
-            let Some(spare) = shelf.spares.pop() else { return };
+            let worst = (0..shelf.spares.len()).min_by_key(|&at| shelf.spares[at].filled());
+            let Some(spare) = worst.map(|at| shelf.spares.swap_remove(at)) else { return };
             drop(shelf);
             if let Err(error) = spare.remove() {
                 tracing::warn!(%error, dir = %self.dir.display(), "cannot remove a spare raft log file");

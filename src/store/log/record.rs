@@ -81,6 +81,11 @@ pub(super) struct RunPlace {
 /// Bytes of a run in a layout.
 const RUN_SIZE: usize = 8 + 8 + 8 + 8 + 8 + 4;
 
+/// No less than the record of a layout with so many runs takes.
+pub(super) const fn layout_size(runs: usize) -> usize {
+    HEADER + 1 + 1 + 16 + 4 + runs * RUN_SIZE
+}
+
 /// Which life of which file a segment is. A client whose values end up in the log knows of neither number, so no value
 /// can pass for a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

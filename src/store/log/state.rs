@@ -273,6 +273,11 @@ impl State {
         self.runs.iter().filter_map(place).collect()
     }
 
+    /// How many runs there are on disk.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// How many places are known to start reading at.
     #[cfg(test)]
     pub fn points(&self) -> usize {
@@ -391,6 +396,12 @@ impl State {
             self.ring_bytes -= dropped.as_ref().map_or(0, cost);
             first += 1;
         }
+    }
+
+    /// Whether a segment could go if the entries before `first` did.
+    pub fn would_release(&self, first: u64) -> bool {
+        let needed = self.runs.iter().find(|run| run.entries.end > first).map_or(u64::MAX, |run| run.segment.seq);
+        self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.seq < needed)
     }
 
     fn release(&mut self) -> Vec<Arc<Segment>> {

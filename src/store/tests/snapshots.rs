@@ -8,9 +8,12 @@ use std::time::Duration;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use tokio::time::{sleep, timeout};
 
-use super::{apply, entry, open, put};
+use super::{apply, entry, open, put, small};
 use crate::model::view::View;
-use crate::store::{EventSink, Machine, Moment, Proving, Shipping, SnapshotFiles, SnapshotReceiver, Store};
+use crate::store::{
+    EventSink, Machine, Moment, Proving, Shipping, SnapshotFiles, SnapshotReceiver, Space, Store, StoreOptions,
+    Watermark,
+};
 
 const PIECE: usize = 1000;
 
@@ -172,4 +175,24 @@ async fn a_flipped_bit_is_refused_wherever_it_is() {
         assert_eq!(written.is_err(), Some(at) == damaged);
     }
     assert!(damaged.is_some() && receiver.finish().is_err());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_waits_for_space_ends_when_the_member_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = Space::scripted(|| 0);
+    let options = StoreOptions { space: space.clone(), ..small() };
+    let (store, mut machine) = crate::store::open(dir.path(), options, Watermark::already_durable()).unwrap();
+    apply(&mut machine, [entry(1, put(b"k", b"v"))]).await;
+    let mut builder = machine.try_create_snapshot_builder(true).await.unwrap();
+    let building = tokio::spawn(async move { builder.build_snapshot().await.map(drop) });
+    while !space.is_awaited() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    store.space().close();
+    let ended = timeout(Duration::from_secs(60), building).await.expect("ends").unwrap();
+    assert!(ended.is_err_and(|error| error.to_string().contains("stops")));
+    drop((store, machine));
+    // Nothing holds the state any more.
+    let _ = open(dir.path());
 }

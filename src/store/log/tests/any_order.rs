@@ -1,9 +1,12 @@
-//! The log against a plain vector: any order of its operations, with closings, kills and torn writes in between.
+//! The log against a plain vector: any order of its operations, with closings, kills, torn writes and a full disk
+//! in between.
 //!
 //! `LOG_TEST_OPERATIONS` sets how many operations are made in all (100 to a life, 20 lives to a world); a failure names the
 //! seed of its world, and `LOG_TEST_SEED` runs that world alone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::IOFlushed;
 use openraft::type_config::TypeConfigExt;
@@ -12,6 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::raft::types::{TypeConfig, Vote};
+use crate::store::space::Space;
 
 /// Operations in a normal run.
 const OPERATIONS: u64 = 20_000;
@@ -20,14 +24,19 @@ const LIVES: u64 = 20;
 /// Operations whose end nobody has waited for, at most.
 const UNSEEN: usize = 30;
 const SECTOR: usize = 512;
+/// Appends to a full disk before it must turn out to be full.
+const TO_FILL: usize = 60;
 
-fn tiny() -> LogOptions {
+fn tiny(space: &Space) -> LogOptions {
     LogOptions {
         segment_bytes: 4 << 10,
         first_segment_bytes: 4 << 10,
         ring_bytes: 2 << 10,
         ring_entries: 8,
         read_bytes: 2 << 10,
+        // Else what purges free is enough for a long time.
+        spare_bytes: 8 << 10,
+        space: space.clone(),
         on_failure: || {},
         ..LogOptions::default()
     }
@@ -85,8 +94,14 @@ fn folder() -> tempfile::TempDir {
 struct World {
     random: StdRng,
     dir: tempfile::TempDir,
+    /// Bytes left on the disk.
+    left: Arc<AtomicU64>,
+    space: Space,
     /// `None` only between two lives.
     store: Option<LogStore>,
+    watermark: Watermark,
+    /// The disk was full, and nobody has waited for a record since.
+    was_full: bool,
     /// What must be there at least, then after each record that nobody has waited for.
     states: Vec<Model>,
     /// The states that one operation went through.
@@ -98,12 +113,21 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let dir = folder();
-        let (store, _) = open(dir.path(), tiny()).expect("a new log opens");
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let space = Space::scripted({
+            let left = left.clone();
+            move || left.load(Ordering::Acquire)
+        });
+        let (store, watermark) = open(dir.path(), tiny(&space)).expect("a new log opens");
         let random = StdRng::seed_from_u64(seed);
         Self {
             random,
             dir,
+            left,
+            space,
             store: Some(store),
+            watermark,
+            was_full: false,
             states: vec![Model::default()],
             trail: Vec::new(),
             term: 1,
@@ -129,6 +153,7 @@ impl World {
     /// Everything so far is on disk.
     fn seen(&mut self) {
         self.states.drain(..self.states.len() - 1);
+        self.was_full = false;
     }
 
     async fn operate(&mut self) {
@@ -142,6 +167,7 @@ impl World {
             68..83 => self.purge().await,
             83..90 => self.vote().await,
             90..96 => self.hint().await,
+            96..98 => self.full_disk().await,
             _ => self.read().await,
         }
         if self.states.len() > UNSEEN {
@@ -234,19 +260,78 @@ impl World {
         }
     }
 
-    /// Ends this life in one of three ways and begins the next, which must find one of the states that it may find.
+    /// The disk is full for a while: appends wait, purges come that may go ahead of them, and then there is space again or
+    /// the life ends.
+    async fn full_disk(&mut self) {
+        self.left.store(0, Ordering::Release);
+        self.was_full = true;
+        for _ in 0..TO_FILL {
+            self.append(false).await;
+            let last = self.now().next() - 1;
+            while !self.space.is_awaited() && self.watermark.durable() < last {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            if self.space.is_awaited() {
+                break;
+            }
+        }
+        for _ in 0..self.random.random_range(1..8) {
+            match self.random.random_range(0..10) {
+                0..5 => self.purge().await,
+                5..7 => self.append(false).await,
+                7 => self.hint().await,
+                _ => self.read().await,
+            }
+        }
+        // The log looks again each millisecond: any number of purges may have gone ahead.
+        std::thread::sleep(Duration::from_micros(self.random.random_range(0..3000)));
+        match self.random.random_range(0..4) {
+            0 => self.begin_again(None).await,
+            1 => {
+                let killed = alive(self.dir.path());
+                self.begin_again(Some(killed)).await;
+            }
+            _ => self.left.store(u64::MAX, Ordering::Release),
+        }
+    }
+
+    /// Ends this life in one of three ways and begins the next.
     async fn die(&mut self) {
         let next = match self.random.random_range(0..3) {
-            0 => None,
+            0 => {
+                self.store = None;
+                self.seen();
+                None
+            }
             1 => Some(alive(self.dir.path())),
             _ => Some(self.torn().await),
         };
+        self.begin_again(next).await;
+    }
+
+    /// Whether the log may be `found` so: as after any record, or with a purge ahead of what waited for space, as far as the
+    /// disk went when it was written.
+    fn may_be(&self, found: &Model) -> bool {
+        let ahead = |at: usize, state: &Model| {
+            let asked = self.states[at..].iter().filter_map(|later| later.purged).map(|id| id.index).max();
+            let Some(upto) = found.purged.filter(|upto| self.was_full && state.holds(*upto)) else { return false };
+            let mut state = state.clone();
+            state.purge(upto);
+            asked >= Some(upto.index) && state == *found
+        };
+        self.states.iter().enumerate().any(|(at, state)| state == found || ahead(at, state))
+    }
+
+    /// Begins a life, in the files `next` if there are any, on a disk with space. It must find one of the states that it may
+    /// find.
+    async fn begin_again(&mut self, next: Option<tempfile::TempDir>) {
         self.store = None;
-        match next {
-            Some(next) => self.dir = next,
-            None => self.seen(),
+        self.left.store(u64::MAX, Ordering::Release);
+        if let Some(next) = next {
+            self.dir = next;
         }
-        let (mut store, watermark) = open(self.dir.path(), tiny()).unwrap_or_else(|error| panic!("{error}"));
+        let options = tiny(&self.space);
+        let (mut store, watermark) = open(self.dir.path(), options).unwrap_or_else(|error| panic!("{error}"));
         let (purged, last) = state(&mut store).await;
         let held = read(&mut store, 0..u64::MAX).await;
         let found = Model {
@@ -255,7 +340,7 @@ impl World {
             vote: store.read_vote().await.expect("reads"),
         };
         assert_eq!(last, found.last());
-        assert!(self.states.contains(&found), "found {found:?} instead of one of {:?}", self.states);
+        assert!(self.may_be(&found), "found {found:?} instead of one of {:?}", self.states);
         assert_eq!(held, found.ids.iter().copied().map(made).collect::<Vec<_>>());
         assert_eq!(watermark.durable(), last.map_or(0, |id| id.index));
         let hint = store.read_committed().await.expect("reads");
@@ -264,6 +349,8 @@ impl World {
             "the hint {hint:?} of {found:?}"
         );
         self.states = vec![found];
+        self.was_full = false;
+        self.watermark = watermark;
         self.store = Some(store);
     }
 

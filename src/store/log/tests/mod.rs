@@ -4,6 +4,7 @@ mod any_order;
 mod behaviour;
 mod conformance;
 mod faults;
+mod full;
 mod recovery;
 mod speed;
 
