@@ -50,6 +50,7 @@ pub use options::StoreOptions;
 pub use reader::{HistoryError, Store};
 pub use receiver::{Proving, SnapshotReceiver};
 pub use recent::CAPACITY as RECENT_BYTES;
+#[cfg(test)]
 pub use shipping::Shipping;
 pub use snapshot::SnapshotFiles;
 pub use space::{LogBounds, Part, Space, reserve_bytes};
