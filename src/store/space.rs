@@ -73,6 +73,9 @@ struct Inner {
     unseen: AtomicU64,
     /// Held by who looks.
     looking: Mutex<()>,
+    /// A test's folder, there for as long as anybody writes into it.
+    #[cfg(test)]
+    folder: std::sync::OnceLock<Arc<tempfile::TempDir>>,
 }
 
 /// What the log may take on its file system, bytes.
@@ -282,6 +285,8 @@ impl Space {
             pending: AtomicU64::new(0),
             unseen: AtomicU64::new(0),
             looking: Mutex::new(()),
+            #[cfg(test)]
+            folder: std::sync::OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -295,6 +300,13 @@ impl Space {
     /// Says that space is low, or not, until the next look; for space that nobody measures that is for good.
     pub fn pretend_low(&self, low: bool) {
         self.inner.low.store(low, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    /// Space in `folder`, which stays until the last part that lives in it has ended. A test ends before a member's own
+    /// tasks do, and a store whose folder is gone ends the process, with all other tests.
+    pub fn hold(&self, folder: Arc<tempfile::TempDir>) {
+        assert!(self.inner.folder.set(folder).is_ok(), "one space is one folder's");
     }
 
     /// Whether this member must refuse what grows the store.

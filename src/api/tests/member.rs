@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
@@ -26,7 +25,7 @@ use crate::raft::types::Member as Node;
 use crate::raft::{LeaderDuties, RaftOptions, Renewal, Rules};
 use crate::settings::{AllowList, AuthToken};
 use crate::store::log::LogOptions;
-use crate::store::{EventSink, Store, StoreOptions};
+use crate::store::{EventSink, Space, Store, StoreOptions};
 use crate::watch::Hub;
 
 /// Longest wait for the member to lead itself.
@@ -38,7 +37,6 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// A cluster of one, in this process.
 pub struct Member {
     pub state: Arc<State>,
-    _dir: TempDir,
 }
 
 /// Leases as a leader with a stopped clock would keep them: granted ones are always fresh.
@@ -116,7 +114,9 @@ pub async fn start_with(adjust: impl FnOnce(&mut Limits)) -> Member {
 /// The same, with clients known as the test chooses.
 pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)) -> Member {
     // In memory: a disk that stalls for longer than a request may take says nothing about the API.
-    let dir = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
+    let dir = Arc::new(tempfile::tempdir_in("/dev/shm").expect("a temporary directory"));
+    let space = Space::unbounded();
+    space.hold(dir.clone());
     let mut limits = Limits {
         max_request_bytes: 1_572_864,
         max_txn_ops: 128,
@@ -131,10 +131,12 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
         segment_bytes: 4 << 20,
         first_segment_bytes: small,
         on_sync: Some(metrics.sync_observer()),
+        space: space.clone(),
         ..LogOptions::default()
     };
     let (log, watermark) = crate::store::log::open(&dir.path().join("wal"), log_options).expect("a fresh log");
-    let (store, machine) = crate::store::open(dir.path(), StoreOptions::default(), watermark).expect("a fresh state");
+    let (store, machine) = crate::store::open(dir.path(), StoreOptions { space, ..StoreOptions::default() }, watermark)
+        .expect("a fresh state");
     let duties = Arc::new(FreshLeases::default());
     assert!(duties.0.set(store.clone()).is_ok());
     let rules = Rules {
@@ -177,7 +179,7 @@ pub async fn start_as(options: IdentityOptions, adjust: impl FnOnce(&mut Limits)
     let identities = Identities::new(&options, Arc::new(SystemClock::new())).expect("keys that can be used");
     identities.open();
     let state = State::new(consensus, store, hub, limits, metrics, identities, CancellationToken::new());
-    Member { state, _dir: dir }
+    Member { state }
 }
 
 /// The answer of a call that must succeed.

@@ -1,7 +1,6 @@
 //! A cluster to test with: start members, stop them, wait for what must become true.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +46,7 @@ pub struct Node {
     end: End,
 }
 
-/// Ends what a member left running on the thread of its callers when its test is over. That would keep its store open after
-/// the folder is gone, and a store that cannot be written ends the process, with all other tests.
+/// Ends what a member left running on the thread of its callers when its test is over, or its store and folder would stay.
 struct End(Consensus);
 
 impl Drop for End {
@@ -78,7 +76,9 @@ pub async fn listener() -> (TcpListener, String) {
     (socket, url)
 }
 
-async fn open(id: NodeId, cluster_id: u64, dir: &Path, rules: Rules, space: Space) -> (Consensus, Store) {
+async fn open(id: NodeId, cluster_id: u64, dir: &Arc<TempDir>, rules: Rules, space: Space) -> (Consensus, Store) {
+    space.hold(dir.clone());
+    let dir = dir.path();
     let segment_bytes = (rules.log_bytes / 8).min(4 << 20);
     let options =
         LogOptions { segment_bytes, first_segment_bytes: 64 << 10, space: space.clone(), ..LogOptions::default() };
@@ -123,7 +123,7 @@ impl Node {
         dir: Arc<TempDir>,
         rules: Rules,
     ) -> Self {
-        let (consensus, store) = open(id, CLUSTER, dir.path(), rules, space).await;
+        let (consensus, store) = open(id, CLUSTER, &dir, rules, space).await;
         let admission = Admission::start().expect("a thread for callers");
         serve(PeerListener { socket, tls: false }, PeerTls::Plain, consensus.clone(), &admission).expect("served");
         let end = End(consensus.clone());
